@@ -1,0 +1,109 @@
+"""What all tests share: no network, no writes outside temporary folders, and tiny real objects instead of mocks."""
+
+import importlib.util
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from realm_hf import RealmConfig, RealmTokenizer
+
+TESTS = Path(__file__).parent
+GUARD = TESTS / "guard"
+
+
+def _prepare_environment() -> None:
+    """Runs on import, before a library reads these: caches into a temporary folder, offline, one thread, guarded."""
+    if "REALM_TEST_TMP" not in os.environ:  # the xdist workers inherit the one of the process that started them
+        os.environ["REALM_TEST_TMP"] = tempfile.gettempdir()
+    home = Path(os.environ["REALM_TEST_TMP"]) / f"realm-tests-home-{os.getuid()}"
+    for variable, folder in {
+        "HF_HOME": "hf",
+        "XDG_CACHE_HOME": "cache",
+        "MPLCONFIGDIR": "matplotlib",
+        "TORCHINDUCTOR_CACHE_DIR": "inductor",
+    }.items():
+        os.environ[variable] = str(home / folder)
+    # They would win over HF_HOME:
+    for variable in ("HF_DATASETS_CACHE", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_MODULES_CACHE"):
+        os.environ.pop(variable, None)
+    for variable in (
+        "HF_HUB_OFFLINE",
+        "HF_DATASETS_OFFLINE",
+        "HF_HUB_DISABLE_TELEMETRY",
+        "DISABLE_SAFETENSORS_CONVERSION",
+    ):
+        os.environ[variable] = "1"
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ["REALM_TEST_GUARD"] = "1"
+    paths = [str(GUARD), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
+    guard_module().install()
+
+
+def guard_module():
+    """`tests/guard/sitecustomize.py` under a name of its own: the interpreter may have another `sitecustomize`."""
+    name = "realm_test_guard"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, GUARD / "sitecustomize.py")
+        sys.modules[name] = module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return sys.modules[name]
+
+
+_prepare_environment()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="every kill point and size, not the reduced counts")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--full"):
+        skip = pytest.mark.skip(reason="exhaustive variant: run with --full (make faults)")
+        for item in items:
+            if item.get_closest_marker("full"):
+                item.add_marker(skip)
+
+
+@pytest.fixture
+def full(request: pytest.FixtureRequest) -> bool:
+    """True under `--full`: tests that only differ in a count read it here."""
+    return request.config.getoption("--full")
+
+
+@pytest.fixture(scope="session")
+def tiny_vocab() -> Path:
+    """A WordPiece vocabulary of 2,048 entries; `tests/fixtures/make_vocab.py` made it from public-domain English."""
+    return TESTS / "fixtures" / "vocab.txt"
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tiny_vocab: Path) -> "RealmTokenizer":
+    from realm_hf import RealmTokenizer
+
+    return RealmTokenizer(vocab=str(tiny_vocab), do_lower_case=True)
+
+
+@pytest.fixture
+def tiny_config(tiny_vocab: Path) -> "RealmConfig":
+    """2 layers x 32 hidden x 2 heads, projection 16, no dropout; a fresh one for each test, which may change it."""
+    from realm_hf import RealmConfig
+
+    return RealmConfig(
+        vocab_size=len(tiny_vocab.read_text(encoding="utf-8").splitlines()),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=512,
+        retriever_proj_size=16,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        hidden_act="gelu",
+    )
