@@ -1,0 +1,219 @@
+"""One trainer a run: a lock file that says who holds it, and the epoch that fences what a replaced trainer left
+behind.
+
+The lock is created exclusively with its content in place (a hard link of a finished file: unlike `O_CREAT | O_EXCL`
+followed by a write, a kill between the two leaves no empty lock that nobody can judge). A holder that died on this
+very boot of this very machine is taken over; whether one on another machine is alive cannot be known from here, so
+that one is refused.
+
+`flock` alone was rejected: it is advisory, not kept by every network file system, and says nothing about the holder.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import socket
+import subprocess
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from realm_hf.training.durable import TEMPORARY_PREFIX, RunDirectoryError, fsync_path, read_json, told_in_words
+
+
+class RunLocked(RunDirectoryError):  # noqa: N818 - it is the state that is named
+    """Another trainer holds the run directory."""
+
+
+def boot_id() -> str:
+    """An identifier of this boot of this machine; process ids compare only within it."""
+    linux = Path("/proc/sys/kernel/random/boot_id")
+    if linux.exists():
+        return linux.read_text(encoding="ascii").strip()
+    if platform.system() == "Darwin":
+        answer = subprocess.run(["sysctl", "-n", "kern.bootsessionuuid"], capture_output=True, text=True, check=True)
+        return answer.stdout.strip()
+    return f"unknown-{uuid.uuid4().hex}"
+
+
+def pid_namespace() -> str:
+    """The container's process id namespace: the same boot may run many, each with a process 1 of its own."""
+    link = Path("/proc/self/ns/pid")
+    return str(link.readlink()) if link.exists() else "none"
+
+
+def process_start(pid: int) -> str | None:
+    """When a process started, in the kernel's ticks since boot, or `None` if there is no such process.
+
+    Where /proc does not exist the answer for a living process is `""`: a recycled process id then counts as alive.
+    """
+    if Path("/proc/self/stat").exists():
+        try:
+            stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        except (FileNotFoundError, ProcessLookupError):
+            return None
+        # The second field, the command in parentheses, may itself hold spaces and parentheses.
+        fields = stat.rpartition(")")[2].split()
+        return None if fields[0] in ("Z", "X") else fields[19]
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        return ""
+    return ""
+
+
+@dataclass(frozen=True)
+class LockHolder:
+    """Who holds the run.
+
+    Args:
+        host: Host name.
+        pid: Process id on that host.
+        process_start: Its start time in the kernel's ticks: a recycled process id is told from the holder.
+        boot_id: Boot of the host.
+        pid_namespace: Process id namespace (containers).
+        epoch: The run's epoch that the holder trains under.
+        since: Time of acquisition, ISO 8601, UTC.
+    """
+
+    host: str
+    pid: int
+    process_start: str
+    boot_id: str
+    pid_namespace: str
+    epoch: int
+    since: str
+
+    @classmethod
+    def of_this_process(cls, epoch: int) -> LockHolder:
+        """This process as a holder."""
+        return cls(
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            process_start=process_start(os.getpid()) or "",
+            boot_id=boot_id(),
+            pid_namespace=pid_namespace(),
+            epoch=epoch,
+            since=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+
+    def is_judged_from_here(self) -> bool:
+        """Whether this process can tell if the holder is alive: same host, same boot, same process id namespace."""
+        return (self.host, self.boot_id, self.pid_namespace) == (socket.gethostname(), boot_id(), pid_namespace())
+
+    def is_alive(self) -> bool:
+        """Whether the holder still runs; means something only if `is_judged_from_here()`."""
+        return process_start(self.pid) == self.process_start
+
+
+class TrainerLock:
+    """The held lock of a run directory; released by `release()` or as a context manager.
+
+    Acquire it through [`RunDirectory.lock`].
+    """
+
+    def __init__(self, path: Path, holder: LockHolder):
+        self.path = path
+        self.holder = holder
+
+    @property
+    def epoch(self) -> int:
+        """The epoch under which this trainer writes snapshots and serves generations."""
+        return self.holder.epoch
+
+    @classmethod
+    def acquire(cls, path: Path, next_epoch: Callable[[], int]) -> TrainerLock:
+        """Take the lock, also from a holder that is known to be dead.
+
+        Args:
+            path: The lock file.
+            next_epoch: Called once no living holder is left, just before the lock is taken; returns the new epoch.
+
+        Raises:
+            RunLocked: Somebody else holds it, or nobody can tell.
+            RunDirectoryError: The directory cannot be written to.
+        """
+        with told_in_words("lock", path), _alone_on_this_host(path):
+            if path.exists():
+                _refuse_unless_dead(path)
+                path.unlink()
+            holder = LockHolder.of_this_process(next_epoch())
+            temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{uuid.uuid4().hex[:8]}")
+            with temporary.open("w", encoding="utf-8") as file:
+                json.dump(asdict(holder), file, indent=2)
+                file.flush()
+                os.fsync(file.fileno())
+            try:
+                os.link(temporary, path)
+            except FileExistsError:
+                # A trainer on another host was faster: it does not see our flock, but it sees the file.
+                raise RunLocked(_refusal(path, read_holder(path))) from None
+            finally:
+                temporary.unlink()
+            fsync_path(path.parent)
+        return cls(path, holder)
+
+    def is_held(self) -> bool:
+        """Whether the file still names this holder: false after a person or another trainer took it away."""
+        try:
+            return read_holder(self.path) == self.holder
+        except RunDirectoryError:
+            return False
+
+    def release(self) -> None:
+        """Give the lock back; one that was taken over meanwhile is left alone."""
+        if self.is_held():
+            self.path.unlink(missing_ok=True)
+
+    def __enter__(self) -> TrainerLock:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.release()
+
+
+def read_holder(path: Path) -> LockHolder:
+    """Read the lock file's holder."""
+    content = read_json(path)
+    try:
+        return LockHolder(**content)
+    except TypeError as error:
+        raise RunDirectoryError(
+            f"{path} is not a lock of this version ({error}): remove it if no trainer runs."
+        ) from error
+
+
+@contextmanager
+def _alone_on_this_host(path: Path) -> Iterator[None]:
+    # Only a process on the dead holder's own host takes over, so that a lock among this host's processes is enough to
+    # keep two of them from each removing the other's fresh lock in the belief that it is the dead one's.
+    with path.with_name(f"{path.name}.guard").open("w", encoding="utf-8") as guard:
+        fcntl.flock(guard, fcntl.LOCK_EX)
+        yield
+
+
+def _refuse_unless_dead(path: Path) -> None:
+    holder = read_holder(path)
+    if not holder.is_judged_from_here() or holder.is_alive():
+        raise RunLocked(_refusal(path, holder))
+
+
+def _refusal(path: Path, holder: LockHolder) -> str:
+    who = f"process {holder.pid} on {holder.host} (epoch {holder.epoch}, since {holder.since})"
+    if holder.is_judged_from_here():
+        return (
+            f"A trainer already runs on {path.parent}: {who}. One run directory has one trainer: stop that process or "
+            "choose another output_dir."
+        )
+    return (
+        f"The lock of {path.parent} is held by {who}, on another machine, boot or container, so that from here nobody "
+        f"can tell whether it still runs. If you know that it does not, remove {path} and start again."
+    )

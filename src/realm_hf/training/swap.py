@@ -1,0 +1,307 @@
+"""Two-phase swap: all ranks begin to search a new index generation at the same optimizer step, and none ever waits for
+it.
+
+Phase one: rank 0 proposes a generation, every rank opens it in a background thread while training goes on. Phase two:
+the ranks tell each other in one tiny all-reduce a step how far they are; at the first step at which all are ready, all
+swap; if any failed, all drop it and rank 0 quarantines it. A barrier at the proposal was rejected: the slowest file
+system would stop every rank for as long as it takes to read gigabytes.
+
+The all-reduce runs over a gloo group of its own, on CPU tensors, so that it never forces a GPU to finish its queue.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from realm_hf.index.generations import Generation
+
+logger = logging.getLogger(__name__)
+
+_MAX_NAME_BYTES = 120
+
+
+class SwapFailed(RuntimeError):  # noqa: N818 - it is the event that is named
+    """A generation that had to be served at once could not be opened on every rank."""
+
+
+@dataclass(frozen=True)
+class Swap:
+    """A generation that every rank begins to serve at this step.
+
+    Args:
+        generation: The opened generation; the coordinator closes it after its successor took over and its readers
+            left.
+        name: Its name.
+        step: Optimizer step of the swap.
+        proposed_at_step: Optimizer step at which the ranks began to open it.
+        open_seconds: Seconds that this rank's thread took to open it.
+        pending_seconds: Seconds from the proposal to the swap, by this rank's clock.
+        staleness_steps: `step` minus the step of the snapshot behind it, at the moment of the swap.
+    """
+
+    generation: Generation
+    name: str
+    step: int
+    proposed_at_step: int
+    open_seconds: float
+    pending_seconds: float
+    staleness_steps: int
+
+
+@dataclass(frozen=True)
+class SwapFailure:
+    """A proposal that was dropped by all ranks.
+
+    Args:
+        name: The generation's name.
+        step: Optimizer step at which it was dropped.
+        reasons: Rank -> what went wrong there.
+    """
+
+    name: str
+    step: int
+    reasons: dict[int, str]
+
+
+class _Opening:
+    """One rank's attempt to open a proposed generation in the background."""
+
+    def __init__(self, name: str, step: int, open_generation: Callable[[str], Generation]):
+        self.name = name
+        self.step = step
+        self.started = time.monotonic()
+        self.seconds = 0.0
+        self.generation: Generation | None = None
+        self.error: str | None = None
+        self._open_generation = open_generation
+        self._lock = threading.Lock()
+        self._abandoned = False
+        self._thread = threading.Thread(target=self._run, name=f"open-{name}", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            generation = self._open_generation(self.name)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other ranks must hear of it
+            self.error = f"{type(error).__name__}: {error}"
+            return
+        with self._lock:
+            self.seconds = time.monotonic() - self.started
+            if not self._abandoned:
+                self.generation = generation
+                return
+        generation.close()
+
+    def abandon(self) -> None:
+        """Close what was opened, or have the thread close it when it is done."""
+        with self._lock:
+            self._abandoned = True
+            generation, self.generation = self.generation, None
+        if generation is not None:
+            generation.close()
+
+
+class _Served:
+    """The served generation and how many readers are inside it."""
+
+    def __init__(self, generation: Generation):
+        self.generation = generation
+        self.readers = 0
+        self.retired = False
+
+
+class SwapCoordinator:
+    """Keeps all ranks on one generation.
+
+    Every rank constructs one at the same point (with more than one process that is a collective call) and calls
+    [`tick`] once per optimizer step. Searches go through [`reading`], which keeps the generation open until the search
+    is done:
+
+        with coordinator.reading() as generation:
+            scores, rows = search(generation.index, queries, k)
+
+    Args:
+        accelerator: Its `process_index` and `num_processes` count; with one process there is no communication.
+        open_generation: Opens a generation by name; runs in a background thread.
+        quarantine: Called on rank 0 with the name and the reason of a generation that some rank could not open.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        open_generation: Callable[[str], Generation],
+        quarantine: Callable[[str, str], None] | None = None,
+    ):
+        self.rank = accelerator.process_index
+        self.world_size = accelerator.num_processes
+        self.failures: list[SwapFailure] = []
+        self._open_generation = open_generation
+        self._quarantine = quarantine
+        self._opening: _Opening | None = None
+        self._served: _Served | None = None
+        self._readers_lock = threading.Lock()
+        self._group = dist.new_group(backend="gloo") if self.world_size > 1 else None
+
+    @property
+    def generation(self) -> Generation | None:
+        """The served generation; search it inside [`reading`] only."""
+        return None if self._served is None else self._served.generation
+
+    @property
+    def pending(self) -> str | None:
+        """The name of the generation that the ranks are opening."""
+        return None if self._opening is None else self._opening.name
+
+    def tick(self, proposal: str | None, step: int) -> Swap | None:
+        """One step of the protocol; every rank calls it once per optimizer step, at the same steps.
+
+        Args:
+            proposal: On rank 0 the newest generation that should be served (ignored while another is being opened and
+                if it is served already); the other ranks' value is not read.
+            step: The optimizer step, the same on all ranks.
+
+        Returns:
+            On all ranks in the same call: the generation to serve from now on. Else `None`.
+        """
+        opening = self._opening
+        ready = opening is not None and opening.generation is not None
+        failed = opening is not None and opening.error is not None
+        name, ready_ranks, failed_ranks = self._exchange(self._fresh(proposal), ready=ready, failed=failed)
+        if opening is None:
+            if name:
+                self._opening = _Opening(name, step, self._open_generation)
+            return None
+        if failed_ranks:
+            self._drop(opening, step)
+            return None
+        return self._serve(opening, step) if ready_ranks == self.world_size else None
+
+    def swap_now(self, proposal: str | None, step: int) -> Swap:
+        """Open and serve a generation before the next step: the first one of a run, or in "sync" mode.
+
+        Every rank calls it; a proposal that is still pending is settled first.
+
+        Raises:
+            SwapFailed: Some rank could not open it; the reasons of all ranks are in the message.
+        """
+        if self.rank == 0 and proposal is None:
+            raise ValueError("swap_now needs a generation's name on rank 0, got None")
+        while self._opening is not None:
+            self.tick(None, step)
+            time.sleep(0.002)
+        failures = len(self.failures)
+        self.tick(proposal, step)
+        if self._opening is None:
+            raise SwapFailed(f"Generation {proposal} is served already: there is nothing to swap to at step {step}.")
+        while True:
+            swap = self.tick(None, step)
+            if swap is not None:
+                return swap
+            if len(self.failures) > failures:
+                failure = self.failures[-1]
+                told = "; ".join(f"rank {rank}: {reason}" for rank, reason in failure.reasons.items())
+                raise SwapFailed(f"Generation {failure.name} could not be opened on every rank ({told}).")
+            time.sleep(0.002)
+
+    @contextmanager
+    def reading(self) -> Iterator[Generation]:
+        """Hold the served generation open for the time of a search; safe in any thread.
+
+        Raises:
+            RuntimeError: No generation is served yet.
+        """
+        with self._readers_lock:
+            served = self._served
+            if served is None:
+                raise RuntimeError("No index generation is served yet: call swap_now() before the first search.")
+            served.readers += 1
+        try:
+            yield served.generation
+        finally:
+            with self._readers_lock:
+                served.readers -= 1
+                last_one_out = served.retired and served.readers == 0
+            if last_one_out:
+                served.generation.close()
+
+    def close(self) -> None:
+        """Drop a pending proposal and release the served generation once its readers have left."""
+        if self._opening is not None:
+            self._opening.abandon()
+            self._opening = None
+        self._replace(None)
+
+    def _fresh(self, proposal: str | None) -> str:
+        served = self._served is not None and self._served.generation.name == proposal
+        return "" if proposal is None or served or self._opening is not None or self.rank != 0 else proposal
+
+    def _exchange(self, name: str, *, ready: bool, failed: bool) -> tuple[str, int, int]:
+        if self._group is None:
+            return name, int(ready), int(failed)
+        encoded = name.encode()
+        if len(encoded) > _MAX_NAME_BYTES:
+            raise ValueError(f"A generation's name has at most {_MAX_NAME_BYTES} bytes, got {len(encoded)}: {name}")
+        word = torch.zeros(2 + _MAX_NAME_BYTES, dtype=torch.int32)
+        word[0], word[1] = int(ready), int(failed)
+        # Only rank 0 fills the name's bytes in, so that the sum over ranks is the name itself.
+        word[2 : 2 + len(encoded)] = torch.tensor(list(encoded), dtype=torch.int32)
+        dist.all_reduce(word, op=dist.ReduceOp.SUM, group=self._group)
+        ready_ranks, failed_ranks, *letters = word.tolist()
+        return bytes(letter for letter in letters if letter).decode(), ready_ranks, failed_ranks
+
+    def _serve(self, opening: _Opening, step: int) -> Swap:
+        generation = opening.generation
+        assert generation is not None
+        self._opening = None
+        self._replace(generation)
+        swap = Swap(
+            generation=generation,
+            name=opening.name,
+            step=step,
+            proposed_at_step=opening.step,
+            open_seconds=opening.seconds,
+            pending_seconds=time.monotonic() - opening.started,
+            staleness_steps=step - generation.info.snapshot_step,
+        )
+        logger.info("step %d: serving %s (opened in %.2f s)", step, swap.name, swap.open_seconds)
+        return swap
+
+    def _drop(self, opening: _Opening, step: int) -> None:
+        reasons = self._gather_reasons(opening.error)
+        self._opening = None
+        opening.abandon()
+        failure = SwapFailure(name=opening.name, step=step, reasons=reasons)
+        self.failures.append(failure)
+        told = "; ".join(f"rank {rank}: {reason}" for rank, reason in reasons.items())
+        logger.warning("step %d: generation %s is dropped by all ranks (%s)", step, opening.name, told)
+        if self.rank == 0 and self._quarantine is not None:
+            self._quarantine(opening.name, told)
+
+    def _gather_reasons(self, error: str | None) -> dict[int, str]:
+        errors: list[str | None] = [error]
+        if self._group is not None:
+            errors = [None] * self.world_size
+            dist.all_gather_object(errors, error, group=self._group)
+        return {rank: reason for rank, reason in enumerate(errors) if reason is not None}
+
+    def _replace(self, generation: Generation | None) -> None:
+        with self._readers_lock:
+            old, self._served = self._served, None if generation is None else _Served(generation)
+            if old is None:
+                return
+            old.retired = True
+            unread = old.readers == 0
+        if unread:
+            old.generation.close()
