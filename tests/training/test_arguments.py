@@ -1,0 +1,69 @@
+"""The arguments say what is wrong with them, and one YAML file is as good as the command line."""
+
+import pytest
+
+from realm_hf.training.arguments import InverseClozeArguments, PreTrainingArguments, parse_arguments
+
+
+def test_yaml_file_and_command_line_give_the_same_arguments(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text(
+        "output_dir: runs/x\nmax_steps: 7\nlearning_rate: 1e-4\nuse_cpu: true\nreport_to: [tensorboard, wandb]\nbf16: null\n"
+    )
+    words = "--output_dir runs/x --max_steps 7 --learning_rate 1e-4 --use_cpu --report_to tensorboard wandb".split()
+    assert parse_arguments([PreTrainingArguments], [str(file)]) == parse_arguments([PreTrainingArguments], words)
+
+
+def test_command_line_overrides_the_yaml_file(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("output_dir: runs/x\nmax_steps: 7\nuse_cpu: true\n")
+    (args,) = parse_arguments([PreTrainingArguments], [str(file), "--max_steps", "9", "--use_cpu", "false"])
+    assert (args.output_dir, args.max_steps, args.use_cpu) == ("runs/x", 9, False)
+
+
+def test_unknown_argument_names_the_nearest_one(tmp_path):
+    with pytest.raises(ValueError, match="'refresh_step'.*'refresh_steps'"):
+        parse_arguments([PreTrainingArguments], ["--output_dir", "x", "--refresh_step", "4"])
+    file = tmp_path / "run.yaml"
+    file.write_text("output_dir: x\nnum_candidate: 3\n")
+    with pytest.raises(ValueError, match=r"run\.yaml.*'num_candidate'.*'num_candidates'"):
+        parse_arguments([PreTrainingArguments], [str(file)])
+
+
+def test_missing_or_shapeless_yaml_file_is_said(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none\.yaml"):
+        parse_arguments([PreTrainingArguments], [str(tmp_path / "none.yaml")])
+    file = tmp_path / "list.yaml"
+    file.write_text("- 1\n- 2\n")
+    with pytest.raises(ValueError, match="list.*mapping"):
+        parse_arguments([PreTrainingArguments], [str(file)])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"masking": "entities"}, "masking is 'entities'.*salient"),
+        ({"max_steps": 0}, "max_steps is 0.*at least 1"),
+        ({"num_candidates": 0}, "num_candidates is 0"),
+        ({"learning_rate": 0.0}, "learning_rate is 0.0"),
+        ({"save_total_limit": 0}, "save_total_limit is 0"),
+        ({"on_stale": "wait"}, "max_staleness is not set"),
+        ({"max_staleness": 10, "refresh_steps": 20}, "max_staleness is 10.*refresh_steps = 20"),
+        ({"refresh": "external", "on_stale": "sync", "max_staleness": 900}, "refresh='external' forbids"),
+        ({"refresh": "off", "max_staleness": 900}, "never renews"),
+        ({"output_dir": ""}, "output_dir is empty"),
+    ],
+)
+def test_impossible_value_is_refused_in_words(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        PreTrainingArguments(**{"output_dir": "x", **wrong})
+
+
+def test_contrastive_batch_of_one_is_refused():
+    with pytest.raises(ValueError, match="no negative"):
+        InverseClozeArguments(output_dir="x", per_device_train_batch_size=1)
+
+
+@pytest.mark.parametrize(("given", "means"), [(None, False), ("true", True), ("False", False), ("a/b", "a/b")])
+def test_resume_reads_a_path_or_a_word(given, means):
+    assert PreTrainingArguments(output_dir="x", resume_from_checkpoint=given).resume == means
