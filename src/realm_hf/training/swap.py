@@ -215,6 +215,16 @@ class SwapCoordinator:
                 raise SwapFailed(f"Generation {failure.name} could not be opened on every rank ({told}).")
             time.sleep(0.002)
 
+    def any_rank(self, flag: bool) -> bool:
+        """Whether `flag` is true on any rank; every rank calls it at the same point (a caught SIGTERM, a wait to
+        end).
+        """
+        if self._group is None:
+            return flag
+        word = torch.tensor([int(flag)], dtype=torch.int32)
+        dist.all_reduce(word, op=dist.ReduceOp.SUM, group=self._group)
+        return bool(word.item())
+
     @contextmanager
     def reading(self) -> Iterator[Generation]:
         """Hold the served generation open for the time of a search; safe in any thread.
