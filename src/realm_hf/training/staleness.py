@@ -59,8 +59,9 @@ class IndexRefresh:
         poll_seconds: float = 0.02,
     ):
         if refresh_steps < 1:
-            raise ValueError(f"refresh_steps is {refresh_steps}, but must be at least 1; refresh='off' switches it
-            off.")
+            raise ValueError(
+                f"refresh_steps is {refresh_steps}, but must be at least 1; refresh='off' switches it off."
+            )
         if max_staleness is not None and max_staleness < refresh_steps:
             raise ValueError(
                 f"max_staleness is {max_staleness} steps but a snapshot is taken only every {refresh_steps} "
