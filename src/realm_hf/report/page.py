@@ -1,0 +1,119 @@
+"""The report's page: which sections there are, and the file they go into."""
+
+import json
+import os
+from collections.abc import Callable
+from html import escape
+from importlib import resources
+from pathlib import Path
+
+from .charts import Chart, draw, short_number
+from .run_files import RunRecord, read_run
+from .tables import examples, recall, refreshes, step_times
+
+# (name in the log, heading, how to read it, the axis starts at zero)
+CURVES = (
+    ("loss", "Loss", "-log p(y|x), nats per masked token", False),
+    ("retrieval_utility", "Retrieval utility", "log p(y|z,x) - log p(y|null,x), nats: above 0, passages help", True),
+    ("null_mass", "Null mass", "probability that p(z|x) gives the null passage", True),
+    ("entropy", "Entropy of p(z|x)", "nats; 0: one passage has everything", True),
+    ("staleness_steps", "Staleness", "steps since the snapshot behind the served index", True),
+    ("step_seconds", "Step time", "seconds", True),
+    ("search_seconds", "Search time", "seconds a step", True),
+    ("grad_norm", "Gradient norm", "before clipping", True),
+    ("lr", "Learning rate", "of the optimizer step", True),
+)
+
+KEY = """<p class="key quiet">
+<span><svg viewBox="0 0 14 8"><line class="line" x1="0" x2="14" y1="4" y2="4"/></svg>training, mean and range</span>
+<span><svg viewBox="0 0 14 8"><circle class="held-out" cx="7" cy="4" r="3.5"/></svg>held out</span>
+<span><svg viewBox="0 0 14 8"><rect class="build" width="14" height="8"/></svg>an index is being built</span>
+<span><svg viewBox="0 0 14 8"><line class="swap" x1="7" x2="7" y1="0" y2="8"/></svg>a new generation is served</span>
+</p>"""
+
+
+def write_report(run_dir: str | Path, output: str | Path | None = None) -> Path:
+    """
+    Writes the report of a run, finished or not.
+
+    Args:
+        run_dir (`str` or `Path`):
+            The run directory. `log.jsonl` must be there; `summary.json`, `run.json` and `examples.json` add sections.
+        output (`str` or `Path`, *optional*):
+            The file to write. Default: `report.html` in the run directory. Replaced in one step when it exists.
+
+    Returns:
+        `Path`: the file written.
+
+    Raises:
+        FileNotFoundError: the run has no log.
+        ValueError: the log holds no training record, or a file of the run is damaged.
+    """
+    record = read_run(run_dir)
+    if not record.steps:
+        raise ValueError(f"{record.root / 'log.jsonl'} holds no training record (one with `step` and `loss`) yet.")
+    target = Path(output) if output is not None else record.root / "report.html"
+    partial = target.with_name(f".{target.name}.{os.getpid()}")
+    partial.write_text(render(record), encoding="utf-8")
+    partial.replace(target)
+    return target
+
+
+def render(record: RunRecord) -> str:
+    """The whole page; it refers to no other file and no address."""
+    style = resources.files(__package__).joinpath("style.css").read_text(encoding="utf-8")
+    name = escape(record.root.resolve().name)
+    sections: tuple[Callable[[RunRecord], str], ...] = (
+        _tiles,
+        recall,
+        _curves,
+        step_times,
+        refreshes,
+        examples,
+        _settings,
+    )
+    body = "\n".join(part for part in (section(record) for section in sections) if part)
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{name}: REALM run</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
+        f'<h1>{name}</h1>\n<p class="quiet">REALM pre-training run, reported by realm_hf</p>\n{body}\n'
+        "</body>\n</html>\n"
+    )
+
+
+def _tiles(record: RunRecord) -> str:
+    last = record.steps[-1]
+    figures = [("steps", short_number(float(last["step"])))]
+    tail = max(1, len(record.steps) // 20)
+    for name, label in (("loss", "loss"), ("retrieval_utility", "retrieval utility"), ("null_mass", "null mass")):
+        values = [value for _, value in record.series(name)][-tail:]
+        if values:
+            figures.append((f"{label}, last {len(values)} steps", short_number(sum(values) / len(values))))
+    figures.append(("generations swapped in", str(len(record.summary.get("generations") or record.swap_steps()))))
+    seconds = sum(value for _, value in record.series("step_seconds"))
+    if seconds:
+        figures.append(("training time", f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"))
+    tiles = "".join(
+        f'<div class="tile"><b>{value}</b><span class="quiet">{label}</span></div>' for label, value in figures
+    )
+    return f'<div class="tiles">{tiles}</div>'
+
+
+def _curves(record: RunRecord) -> str:
+    cards = []
+    for name, title, note, from_zero in CURVES:
+        points = record.series(name)
+        if not points:
+            continue
+        held_out = record.evaluation_series(name)
+        chart = Chart(title, note, points, held_out, record.build_intervals(), record.swap_steps(), from_zero)
+        cards.append(f'<div class="card"><h3>{title}</h3><p class="quiet">{note}</p>{draw(chart)}</div>')
+    return f'<h2>Curves</h2>\n{KEY}\n<div class="charts">{"".join(cards)}</div>'
+
+
+def _settings(record: RunRecord) -> str:
+    if not record.settings:
+        return ""
+    text = escape(json.dumps(record.settings, indent=2, sort_keys=True, ensure_ascii=False))
+    return f"<details><summary>Settings of the run (run.json)</summary><pre>{text}</pre></details>"

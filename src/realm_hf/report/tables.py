@@ -1,0 +1,168 @@
+"""The report's tables: recall, step times, refreshes, and masked sentences with their passages."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from .charts import short_number
+from .run_files import RunRecord
+
+RECALL_NAMES = {"initial": "initial weights", "ict": "after ICT", "realm": "after REALM", "bm25": "BM25"}
+PASSAGE_CHARACTERS = 320
+
+
+class Markup(str):
+    """A table cell that is HTML already, its text escaped by whoever made it."""
+
+    __slots__ = ()
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "", kind: str = "") -> str:
+    """An HTML table. A cell of type [`Markup`] is taken as it is; every other one is text, and is escaped."""
+    body = "".join(f"<tr>{''.join(_cell(cell) for cell in row)}</tr>" for row in rows)
+    titles = "".join(f'<th scope="col">{escape(title)}</th>' for title in head)
+    about = f"<caption>{escape(caption)}</caption>" if caption else ""
+    inner = f"{about}<thead><tr>{titles}</tr></thead><tbody>{body}</tbody>"
+    return f'<div class="scroll"><table class="{kind}">{inner}</table></div>'
+
+
+def _cell(text: str) -> str:
+    return text if isinstance(text, Markup) else f"<td>{escape(text)}</td>"
+
+
+def bar(share: float, text: str) -> Markup:
+    """A cell with a bar behind its text; `share` is the bar's length, from 0 to 1."""
+    return Markup(f'<td class="bar" style="--share: {100 * min(max(share, 0.0), 1.0):.1f}%">{escape(text)}</td>')
+
+
+def recall(record: RunRecord) -> str:
+    """Recall@k of held-out questions at each stage, from `summary.json`."""
+    stages: Mapping[str, Mapping[str, float]] = record.summary.get("recall") or {}
+    if not stages:
+        return ""
+    cutoffs = list(dict.fromkeys(cutoff for values in stages.values() for cutoff in values))
+    # Written as shares or as percentages: a share above 1 cannot be.
+    scale = 100.0 if all(value <= 1.0 for values in stages.values() for value in values.values()) else 1.0
+    rows = []
+    for stage, values in stages.items():
+        cells = [bar(values[k] * scale / 100, f"{values[k] * scale:.1f} %") if k in values else "" for k in cutoffs]
+        rows.append([RECALL_NAMES.get(stage, stage), *cells])
+    head = ["", *(f"recall@{cutoff}" for cutoff in cutoffs)]
+    about = "share of the held-out questions whose passage is among the first k"
+    return f'<h2>Retrieval</h2><div class="card">{table(head, rows, about)}</div>'
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """The value at `share` of the sorted `values`, interpolated linearly between neighbours."""
+    ordered = sorted(values)
+    position = share * (len(ordered) - 1)
+    low = int(position)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (position - low) * (ordered[high] - ordered[low])
+
+
+def step_times(record: RunRecord) -> str:
+    """Step time outside and during index builds, as the 50th and 99th percentile."""
+    groups: dict[str, list[float]] = {"no build": [], "during a build": []}
+    for step in record.steps:
+        if isinstance(step.get("step_seconds"), int | float):
+            groups["during a build" if step.get("building") else "no build"].append(float(step["step_seconds"]))
+    rows = [
+        [
+            name,
+            str(len(values)),
+            *(f"{quantile(values, share):.3f} s" for share in (0.5, 0.99)),
+            f"{max(values):.3f} s",
+        ]
+        for name, values in groups.items()
+        if values
+    ]
+    if not rows:
+        return ""
+    return f'<h2>Step time</h2><div class="card">{table(["", "steps", "p50", "p99", "longest"], rows)}</div>'
+
+
+# Figures of a refresh: (name in summary.json, or in the log's record of the step of the swap; heading)
+REFRESH_COLUMNS = (
+    ("snapshot_step", "snapshot"),
+    ("swapped_at_step", "swapped in"),
+    ("staleness_steps", "staleness then"),
+    ("build_seconds", "build, s"),
+    ("churn", "churn"),
+    ("stale_recall", "stale recall"),
+    ("most_retrieved_share", "most retrieved"),
+    ("builder_pid", "builder"),
+)
+
+
+def refreshes(record: RunRecord) -> str:
+    """One row for each generation that was swapped in, with what was measured at its swap."""
+    rows = []
+    at_step = {step["step"]: step for step in record.steps}
+    for generation in record.summary.get("generations") or _generations_of_log(record):
+        measured = {**at_step.get(generation.get("swapped_at_step"), {}), **generation}
+        if isinstance(measured.get("swapped_at_step"), int) and isinstance(measured.get("snapshot_step"), int):
+            measured["staleness_steps"] = measured["swapped_at_step"] - measured["snapshot_step"]
+        rows.append(measured)
+    if not rows:
+        return ""
+    columns = [(name, title) for name, title in REFRESH_COLUMNS if any(row.get(name) is not None for row in rows)]
+    cells = [
+        [
+            Markup(f"<td><code>{escape(str(row.get('name', '')))}</code></td>"),
+            *(_figure(name, row.get(name)) for name, _ in columns),
+        ]
+        for row in rows
+    ]
+    head = ["generation", *(title for _, title in columns)]
+    return f'<h2>Index refreshes</h2><div class="card">{table(head, cells)}</div>'
+
+
+def _figure(name: str, value: Any) -> str:
+    if isinstance(value, int | float) and name != "builder_pid":
+        return str(value) if isinstance(value, int) else short_number(value)
+    return "" if value is None else str(value)
+
+
+def _generations_of_log(record: RunRecord) -> list[dict[str, Any]]:
+    """Of a run that has no summary yet: name and step of each swap."""
+    swaps = set(record.swap_steps())
+    return [
+        {"name": step["generation"], "swapped_at_step": step["step"]}
+        for step in record.steps
+        if float(step["step"]) in swaps
+    ]
+
+
+def examples(record: RunRecord) -> str:
+    """Masked sentences, each with its candidates, their p(z|x) and their utility."""
+    if not record.examples:
+        return ""
+    return "<h2>What it retrieves</h2>" + "".join(_example(example) for example in record.examples)
+
+
+def _example(example: Mapping[str, Any]) -> str:
+    rows = []
+    for candidate in example.get("candidates", []):
+        probability = float(candidate["probability"])
+        utility = candidate.get("utility")
+        rows.append(
+            [
+                bar(probability, f"{probability:.3f}"),
+                "" if utility is None else f"{float(utility):+.2f}",
+                _passage(candidate),
+            ]
+        )
+    sentence = escape(str(example["text"])).replace("[MASK]", "<mark>[MASK]</mark>")
+    answer = f'<p class="quiet">answer: {escape(str(example["answer"]))}</p>' if "answer" in example else ""
+    candidates = table(["p(z|x)", "utility", "passage"], rows, kind="candidates")
+    return f'<div class="card example"><p>{sentence}</p>{answer}{candidates}</div>'
+
+
+def _passage(candidate: Mapping[str, Any]) -> Markup:
+    title, text = str(candidate.get("title", "")), str(candidate.get("text", ""))
+    if not title and not text:
+        return Markup('<td class="quiet">null passage</td>')
+    if len(text) > PASSAGE_CHARACTERS:
+        text = text[:PASSAGE_CHARACTERS].rsplit(" ", 1)[0] + " ..."
+    return Markup(f"<td><b>{escape(title)}</b> {escape(text)}</td>")

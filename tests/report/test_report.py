@@ -1,0 +1,234 @@
+"""The run report on a made-up run whose every figure is known."""
+
+import json
+import random
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from realm_hf.report import read_run, write_report
+from realm_hf.report.charts import Chart, buckets, draw, nice_ticks, short_number
+from realm_hf.report.tables import quantile
+
+VOID = {"meta", "br", "link"}
+
+
+def write_run(root: Path, steps: int = 200) -> Path:
+    """A run of `steps` steps with three refreshes: builds over steps 30-50, 80-100, 130-150, swaps one step later."""
+    random.seed(0)
+    root.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for step in range(1, steps + 1):
+        served = sum(step >= swap for swap in (51, 101, 151))
+        building = any(start <= step <= start + 20 for start in (30, 80, 130))
+        record = {
+            "step": step,
+            "loss": 2.0 + 8.0 * 0.98**step + random.gauss(0, 0.3),
+            "retrieval_utility": 3.0 * (1 - 0.985**step) - 0.4 + random.gauss(0, 0.3),
+            "null_mass": 0.12 + 0.3 * 0.98**step,
+            "entropy": 1.9 - 0.004 * step,
+            "staleness_steps": step - 50 * served,
+            "step_seconds": (1.4 if building else 1.0) + random.random() * 0.1,
+            "search_seconds": 0.02,
+            "grad_norm": 1.5,
+            "lr": 1e-4 * (1 - step / steps),
+            "generation": f"step-{50 * served}-abcd{served}",
+            "building": building,
+        }
+        if step in (51, 101, 151):
+            record |= {"churn": 0.25, "stale_recall": 0.91}
+        lines.append(json.dumps(record))
+        if step % 50 == 0:
+            lines.append(json.dumps({"step": step, "eval_loss": 2.5 + 6 * 0.98**step, "eval_retrieval_utility": 1.0}))
+    (root / "log.jsonl").write_text("\n".join(lines) + "\n")
+    summary = {
+        "recall": {
+            "initial": {"1": 0.49, "5": 0.78, "20": 0.99},
+            "ict": {"1": 0.67, "5": 0.9, "20": 0.99},
+            "realm": {"1": 0.74, "5": 0.93, "20": 1.0},
+            "bm25": {"1": 0.12, "5": 0.5, "20": 0.75},
+        },
+        "generations": [
+            {
+                "name": f"step-{50 * n}-abcd{n}",
+                "snapshot_step": 50 * n - 20,
+                "builder_pid": 4000 + n,
+                "swapped_at_step": 50 * n + 1,
+            }
+            for n in (1, 2, 3)
+        ],
+    }
+    (root / "summary.json").write_text(json.dumps(summary))
+    (root / "run.json").write_text(json.dumps({"protocol": 1, "index_factory": "Flat"}))
+    candidates = [
+        {"title": "", "text": "", "probability": 0.08, "utility": 0.0},
+        {
+            "title": "Nicaragua",
+            "text": "Managua is the seat of government. " * 20,
+            "probability": 0.81,
+            "utility": 4.2,
+        },
+        {"title": "Honduras", "text": "The capital <is> Tegucigalpa.", "probability": 0.11, "utility": -0.3},
+    ]
+    example = {
+        "text": "The government of Nicaragua sits in [MASK] [MASK].",
+        "answer": "Managua",
+        "candidates": candidates,
+    }
+    (root / "examples.json").write_text(json.dumps([example, example]))
+    return root
+
+
+class Outline(HTMLParser):
+    """Checks that tags close in order, and keeps every address that the page would load."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.addresses = [], []
+
+    def handle_starttag(self, tag, attributes):
+        if tag not in VOID:
+            self.open.append(tag)
+        self.addresses += [value for name, value in attributes if name in ("src", "href", "srcset")]
+
+    def handle_startendtag(self, tag, attributes):
+        pass
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_page_is_well_formed_and_loads_nothing(tmp_path):
+    page = write_report(write_run(tmp_path / "run")).read_text()
+    outline = Outline()
+    outline.feed(page)
+    assert outline.open == []
+    assert outline.addresses == []
+    assert "url(" not in page
+    assert "@import" not in page
+    for drawing in re.findall(r"<svg.*?</svg>", page, flags=re.S):
+        ElementTree.fromstring(drawing)
+
+
+def test_page_tells_the_runs_figures(tmp_path):
+    page = write_report(write_run(tmp_path / "run")).read_text()
+    assert "74.0 %" in page  # recall@1 after REALM
+    assert "step-100-abcd2" in page
+    assert "<td>4002</td>" in page
+    assert "<td>0.91</td>" in page  # stale recall, from the log's record of the swap
+    assert "<td>21</td>" in page  # staleness at a swap: swapped at 51, snapshot of step 30
+    assert "0.810" in page
+    assert "+4.20" in page
+
+
+def test_text_of_the_corpus_is_escaped(tmp_path):
+    page = write_report(write_run(tmp_path / "run")).read_text()
+    assert "&lt;is&gt;" in page
+    assert "<is>" not in page
+
+
+def test_a_title_that_looks_like_a_cell_stays_text(tmp_path):
+    run = write_run(tmp_path / "run")
+    (run / "summary.json").write_text(json.dumps({"recall": {"<td onclick=x>": {"1": 0.5}}}))
+    assert "<td onclick" not in write_report(run).read_text()
+
+
+def test_log_alone_is_enough(tmp_path):
+    run = write_run(tmp_path / "run")
+    for name in ("summary.json", "run.json", "examples.json"):
+        (run / name).unlink()
+    page = write_report(run, tmp_path / "elsewhere.html").read_text()
+    assert "Curves" in page
+    assert "step-150-abcd3" in page  # the swaps are read from the log
+
+
+def test_half_a_line_after_a_kill_is_counted_and_left_out(tmp_path):
+    run = write_run(tmp_path / "run", steps=20)
+    with (run / "log.jsonl").open("a") as log:
+        log.write('{"step": 21, "lo')
+    record = read_run(run)
+    assert record.unreadable_lines == 1
+    assert record.steps[-1]["step"] == 20
+
+
+def test_steps_repeated_after_a_resume_count_once_with_the_later_value(tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"step": 1, "loss": 5}\n{"step": 2, "loss": 4}\n{"step": 2, "loss": 3}\n')
+    assert read_run(tmp_path).series("loss") == [(1.0, 5.0), (2.0, 3.0)]
+
+
+def test_a_run_of_one_step_and_a_loss_that_is_not_finite_can_be_drawn(tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"step": 1, "loss": NaN, "null_mass": 0.5}\n')
+    assert "Null mass" in write_report(tmp_path).read_text()
+
+
+def test_no_log_is_an_error_that_names_the_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"log\.jsonl"):
+        write_report(tmp_path)
+
+
+def test_log_without_a_training_record_is_an_error(tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"step": 0, "eval_loss": 1.0}\n')
+    with pytest.raises(ValueError, match="no training record"):
+        write_report(tmp_path)
+
+
+def test_damaged_summary_is_an_error_that_names_the_file(tmp_path):
+    run = write_run(tmp_path / "run", steps=5)
+    (run / "summary.json").write_text("{")
+    with pytest.raises(ValueError, match=r"summary\.json"):
+        write_report(run)
+
+
+def test_builds_and_swaps_are_found_in_the_log(tmp_path):
+    record = read_run(write_run(tmp_path / "run"))
+    assert record.build_intervals() == [(30.0, 50.0), (80.0, 100.0), (130.0, 150.0)]
+    assert record.swap_steps() == [51.0, 101.0, 151.0]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0, 10, [0, 5, 10]),
+        (0, 1, [0, 0.5, 1.0]),
+        (-0.4, 2.6, [-1, 0, 1, 2, 3]),
+        (5, 5, [4.4, 4.6, 4.8, 5.0, 5.2, 5.4, 5.6]),
+    ],
+)
+def test_ticks_are_round_and_enclose_the_data(low, high, expected):
+    ticks = nice_ticks(low, high)
+    assert ticks[0] <= low
+    assert ticks[-1] >= high
+    assert 3 <= len(ticks) <= 7
+    if low < high:
+        assert ticks == pytest.approx(expected)
+
+
+def test_buckets_keep_the_extremes_and_the_mean():
+    points = [(float(i), float(i % 10)) for i in range(1000)]
+    joined = buckets(points)
+    assert len(joined) == 80
+    assert min(least for *_, least, _ in joined) == 0
+    assert max(greatest for *_, greatest in joined) == 9
+    assert sum(mean for _, mean, _, _ in joined) / 80 == pytest.approx(4.5, abs=0.05)
+
+
+def test_line_goes_through_the_values():
+    drawing = draw(Chart("t", "n", [(0, 0.0), (10, 1.0)], from_zero=True))
+    line = ElementTree.fromstring(drawing).find("polyline").get("points")
+    assert line == "48.0,192.0 388.0,12.0"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.05, "0.05"), (1500, "1.5k"), (2e6, "2M"), (12.345, "12.3"), (-0.5, "-0.5")]
+)
+def test_short_numbers(value, text):
+    assert short_number(value) == text
+
+
+def test_quantiles_interpolate():
+    assert quantile([3, 1, 2, 4], 0.5) == 2.5
+    assert quantile([1.0], 0.99) == 1.0
+    assert quantile(list(range(101)), 0.99) == 99
