@@ -1,8 +1,7 @@
-"""Writing files and directories so that a reader sees all of one or nothing, also after a power cut.
+"""Small files that a reader sees whole or not at all, and the file system's errors told in words.
 
-A directory is written under a temporary name beside its final one, every file and the directory are fsynced, one
-rename publishes it and the parent is fsynced. `os.replace` of a file follows the same order. Errors of the file system
-are told in words: a training run of days should not die with a bare `[Errno 28]`.
+A training run of days should not die with a bare `[Errno 28]`. Directories are committed by
+[`~realm_hf.data.commit.atomic_directory`]; this is its counterpart for single JSON files, which may be replaced.
 """
 
 from __future__ import annotations
@@ -89,32 +88,6 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise RunDirectoryError(f"{path} holds a {type(content).__name__} where a JSON object was expected.")
     return content
-
-
-@contextmanager
-def committed_directory(final: Path) -> Iterator[Path]:
-    """Write a directory that appears under its final name complete or never.
-
-    Yields a temporary directory beside `final`; when the block ends well it is made durable and renamed, else it is
-    removed.
-
-    Raises:
-        FileExistsError: `final` exists. Nothing is ever overwritten.
-    """
-    if final.exists():
-        raise FileExistsError(errno.EEXIST, "nothing is ever overwritten, and this exists already", str(final))
-    temporary = final.with_name(f"{TEMPORARY_PREFIX}{final.name}-{uuid.uuid4().hex[:8]}")
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        for path in sorted(temporary.rglob("*")):
-            fsync_path(path)
-        fsync_path(temporary)
-        temporary.rename(final)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    fsync_path(final.parent)
 
 
 def remove_directory(path: Path) -> None:

@@ -18,7 +18,7 @@ import platform
 import socket
 import subprocess
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -130,12 +130,12 @@ class TrainerLock:
         return self.holder.epoch
 
     @classmethod
-    def acquire(cls, path: Path, next_epoch: Callable[[], int]) -> TrainerLock:
+    def acquire(cls, path: Path, epoch: int) -> TrainerLock:
         """Take the lock, also from a holder that is known to be dead.
 
         Args:
             path: The lock file.
-            next_epoch: Called once no living holder is left, just before the lock is taken; returns the new epoch.
+            epoch: The newest epoch known from elsewhere; the lock's is greater than this and than a dead holder's.
 
         Raises:
             RunLocked: Somebody else holds it, or nobody can tell.
@@ -143,9 +143,9 @@ class TrainerLock:
         """
         with told_in_words("lock", path), _alone_on_this_host(path):
             if path.exists():
-                _refuse_unless_dead(path)
+                epoch = max(epoch, _refuse_unless_dead(path).epoch)
                 path.unlink()
-            holder = LockHolder.of_this_process(next_epoch())
+            holder = LockHolder.of_this_process(epoch + 1)
             temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{uuid.uuid4().hex[:8]}")
             with temporary.open("w", encoding="utf-8") as file:
                 json.dump(asdict(holder), file, indent=2)
@@ -200,10 +200,11 @@ def _alone_on_this_host(path: Path) -> Iterator[None]:
         yield
 
 
-def _refuse_unless_dead(path: Path) -> None:
+def _refuse_unless_dead(path: Path) -> LockHolder:
     holder = read_holder(path)
     if not holder.is_judged_from_here() or holder.is_alive():
         raise RunLocked(_refusal(path, holder))
+    return holder
 
 
 def _refusal(path: Path, holder: LockHolder) -> str:
