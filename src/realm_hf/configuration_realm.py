@@ -1,0 +1,83 @@
+"""The configuration of every REALM model: BERT's fields, those of the former transformers port, and pre-training's own."""
+
+from typing import Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import BertConfig
+
+
+@strict
+class RealmConfig(BertConfig):
+    r"""
+    Configuration of [`RealmEmbedder`], [`RealmScorer`], [`RealmKnowledgeAugEncoder`] and [`RealmForPreTraining`].
+
+    All fields of `transformers.BertConfig` are understood. Names and defaults are those of `RealmConfig` in
+    transformers 4.57.6, so its `config.json` files load as they are, with one exception: special token ids default to
+    BERT's own (`pad_token_id=0`, no `bos`/`eos`) instead of the port's 1/0/2, which never matched the BERT vocabulary.
+    A file that names other ids keeps them.
+
+    Args:
+        hidden_act (`str`, *optional*, defaults to `"gelu_new"`):
+            Activation of the feed-forward layers and the prediction head; [`~RealmPreTrainedModel.from_bert`] takes
+            the checkpoint's.
+        retriever_proj_size (`int`, *optional*, defaults to 128):
+            Dimension D of query and passage embeddings (section 3.2 of the paper).
+        num_candidates (`int`, *optional*, defaults to 8):
+            Candidates K per query, the null passage included. The models read K from their inputs; this value is what
+            trainer and retriever use when nothing else is said.
+        span_hidden_size (`int`, *optional*, defaults to 256):
+            Hidden size of the reader's span scorer.
+        max_span_width (`int`, *optional*, defaults to 10):
+            Longest answer of the reader, in wordpieces.
+        reader_layer_norm_eps (`float`, *optional*, defaults to 0.001):
+            Epsilon of the reader's layer normalization.
+        reader_beam_size (`int`, *optional*, defaults to 5):
+            Passages that the reader reads per question.
+        reader_seq_len (`int`, *optional*, defaults to 320):
+            Length of the reader's input, in wordpieces: 288 for the passage and 32 for the question.
+        num_block_records (`int`, *optional*, defaults to 13353718):
+            Rows of the published Wikipedia index; read only when published OpenQA checkpoints are loaded.
+        searcher_beam_size (`int`, *optional*, defaults to 5000):
+            Passages over which the retriever's fine-tuning loss runs.
+        projection_dropout (`float`, *optional*, defaults to 0.0):
+            Dropout on embeddings, after their layer normalization, in training. The released code uses 0.1.
+        score_scale (`float`, *optional*, defaults to 1.0):
+            Factor on the inner product of query and passage embeddings before the softmax over candidates. Embeddings
+            are layer-normalised, so unscaled scores lie within +-`retriever_proj_size`.
+        marginalization (`str`, *optional*, defaults to `"token"`):
+            Where the sum over candidates stands: `"token"` sums for each masked token by itself (the released code),
+            `"span"` sums over the product of the span's tokens (equation 1 of the paper).
+        share_embedders (`bool`, *optional*, defaults to `True`):
+            Whether queries and passages are embedded by the same weights.
+
+    Raises:
+        `StrictDataclassError`: a field has the wrong type, or `marginalization` names neither choice.
+
+    Example:
+    ```python
+    >>> from realm_hf import RealmConfig
+
+    >>> RealmConfig().retriever_proj_size
+    128
+    ```
+    """
+
+    model_type = "realm"
+
+    hidden_act: str = "gelu_new"
+    retriever_proj_size: int = 128
+    num_candidates: int = 8
+    span_hidden_size: int = 256
+    max_span_width: int = 10
+    reader_layer_norm_eps: float = 1e-3
+    reader_beam_size: int = 5
+    reader_seq_len: int = 288 + 32
+    num_block_records: int = 13353718
+    searcher_beam_size: int = 5000
+    projection_dropout: float | int = 0.0
+    score_scale: float | int = 1.0
+    marginalization: Literal["token", "span"] = "token"
+    share_embedders: bool = True
+
+
+__all__ = ["RealmConfig"]

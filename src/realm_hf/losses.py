@@ -1,0 +1,126 @@
+"""The likelihoods of REALM and ORQA as pure functions of tensors.
+
+Numbers refer to Guu et al., "REALM: Retrieval-Augmented Language Model Pre-Training" (ICML 2020), unless ORQA is
+named. B queries, K candidates, M masked positions, D embedding size. Everything is computed in at least float32: inner
+products of layer-normalised 128-dimensional embeddings reach 128, where bfloat16 has steps of 0.5.
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+
+Marginalization = Literal["token", "span"]
+
+
+def full_precision(tensor: torch.Tensor) -> torch.Tensor:
+    """`tensor` in float32 if it is float16 or bfloat16, else unchanged (float64 stays)."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def relevance_scores(query: torch.Tensor, candidates: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
+    """
+    f(x, z) = scale * Embed(x) . Embed(z) (section 3.2).
+
+    Args:
+        query (`torch.Tensor` of shape `(B, D)`): Embeddings of the queries.
+        candidates (`torch.Tensor` of shape `(B, K, D)`): Embeddings of each query's candidates.
+        scale (`float`, *optional*, defaults to 1.0): Factor on the inner product.
+
+    Returns:
+        `torch.Tensor` of shape `(B, K)`: The scores.
+    """
+    with torch.autocast(query.device.type, enabled=False):
+        return torch.einsum("bd,bkd->bk", full_precision(query), full_precision(candidates)) * scale
+
+
+def marginal_log_likelihood(
+    candidate_log_probs: torch.Tensor,
+    gold_log_probs: torch.Tensor,
+    label_mask: torch.Tensor,
+    marginalization: Marginalization = "token",
+) -> torch.Tensor:
+    """
+    Log p(y|x) = log sum over z of p(y|z, x) p(z|x) (equation 1).
+
+    `"span"` is the paper's: p(y|z, x) is the product over the masked tokens. `"token"` is the released code's: each
+    masked token is marginalised by itself, so different tokens may lean on different candidates.
+
+    Args:
+        candidate_log_probs (`torch.Tensor` of shape `(B, K)`): log p(z|x); minus infinity where there is no candidate.
+        gold_log_probs (`torch.Tensor` of shape `(B, K, M)`): log p(y_m|z, x); finite everywhere.
+        label_mask (`torch.Tensor` of shape `(B, M)`, bool): True where position m has a label.
+        marginalization (`str`, *optional*, defaults to `"token"`): `"token"` or `"span"`.
+
+    Returns:
+        `torch.Tensor` of shape `(B, M)` for `"token"`, `(B,)` for `"span"`: The log likelihoods; 0 where there is no
+        label.
+
+    Raises:
+        `ValueError`: `marginalization` is neither choice.
+    """
+    gold = gold_log_probs * label_mask.unsqueeze(1)
+    if marginalization == "token":
+        marginal, counted = torch.logsumexp(candidate_log_probs.unsqueeze(-1) + gold, dim=1), label_mask
+    elif marginalization == "span":
+        marginal, counted = torch.logsumexp(candidate_log_probs + gold.sum(-1), dim=1), label_mask.any(-1)
+    else:
+        raise ValueError(f"`marginalization` is {marginalization!r}: choose 'token' or 'span'.")
+    return marginal.masked_fill(~counted, 0.0)
+
+
+def retrieval_utility(
+    gold_log_probs: torch.Tensor, candidate_log_probs: torch.Tensor, label_mask: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    RU(z|x) = log p(y|z, x) - log p(y|null, x) (appendix on retrieval utility), and the same for the marginal.
+
+    Candidate 0 of every row must be the null passage. Both are sums over the masked tokens, in nats, and carry no
+    gradient. The marginal is the `"span"` one whatever the loss uses, so that figures of both can be compared.
+
+    Args:
+        gold_log_probs (`torch.Tensor` of shape `(B, K, M)`): log p(y_m|z, x).
+        candidate_log_probs (`torch.Tensor` of shape `(B, K)`): log p(z|x); minus infinity where there is no candidate.
+        label_mask (`torch.Tensor` of shape `(B, M)`, bool): True where position m has a label.
+
+    Returns:
+        `tuple[torch.Tensor, torch.Tensor]` of shapes `(B, K)` and `(B,)`: Utility of each candidate (0 where there is
+        none) and of the marginal.
+    """
+    gold, candidate = gold_log_probs.detach(), candidate_log_probs.detach()
+    null = (gold[:, 0] * label_mask).sum(-1)
+    per_candidate = (gold * label_mask.unsqueeze(1)).sum(-1) - null.unsqueeze(1)
+    marginal = marginal_log_likelihood(candidate, gold, label_mask, "span")
+    return per_candidate.masked_fill(candidate.isneginf(), 0.0), marginal - null
+
+
+def inverse_cloze_loss(
+    query: torch.Tensor, passages: torch.Tensor, labels: torch.Tensor, scale: float = 1.0, reduction: str = "mean"
+) -> torch.Tensor:
+    """
+    Cross entropy of finding each sentence's own passage among all passages of the batch (ORQA, section 5; REALM's warm
+    start, section 3.4).
+
+    Args:
+        query (`torch.Tensor` of shape `(B, D)`): Embeddings of the sentences.
+        passages (`torch.Tensor` of shape `(P, D)`): Embeddings of the passages: own ones and negatives.
+        labels (`torch.Tensor` of shape `(B,)`, long): Row of each sentence's own passage in `passages`.
+        scale (`float`, *optional*, defaults to 1.0): Factor on the inner products.
+        reduction (`str`, *optional*, defaults to `"mean"`): As in `torch.nn.functional.cross_entropy`.
+
+    Returns:
+        `torch.Tensor`: The loss, in nats.
+    """
+    with torch.autocast(query.device.type, enabled=False):
+        scores = full_precision(query) @ full_precision(passages).T * scale
+        return F.cross_entropy(scores, labels, reduction=reduction)
+
+
+__all__ = [
+    "Marginalization",
+    "full_precision",
+    "inverse_cloze_loss",
+    "marginal_log_likelihood",
+    "relevance_scores",
+    "retrieval_utility",
+]

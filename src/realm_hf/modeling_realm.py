@@ -1,0 +1,249 @@
+"""`RealmForPreTraining`: retriever and knowledge-augmented encoder trained jointly, in one forward pass."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers.utils.generic import can_return_tuple
+
+from .configuration_realm import RealmConfig
+from .losses import marginal_log_likelihood, relevance_scores, retrieval_utility
+from .modeling_embedder import RealmEmbedder, RealmPreTrainedModel, RealmScorer
+from .modeling_encoder import RealmKnowledgeAugEncoder
+from .modeling_outputs import RealmForPreTrainingOutput
+
+NULL_PASSAGE = -1
+
+
+class RealmForPreTraining(RealmPreTrainedModel):
+    r"""
+    REALM pre-training: log p(y|x) = log sum over z of p(y|z, x) p(z|x), with gradient through p(z|x) (section 3).
+
+    Submodules: `embedder` (the passage tower), `query_embedder` (the same module if `config.share_embedders`) and
+    `encoder`. Save a tower alone by `model.embedder.save_pretrained(...)`.
+
+    Args:
+        config ([`RealmConfig`]): The configuration.
+
+    Attributes:
+        max_tokens_per_chunk (`int`, *optional*):
+            Largest batch of tokens that goes through a tower at once, padding included; `None` for the device's
+            default.
+    """
+
+    def __init__(self, config: RealmConfig) -> None:
+        super().__init__(config)
+        self.embedder = RealmEmbedder(config)
+        if not config.share_embedders:
+            self._modules["query_embedder"] = RealmEmbedder(config)
+        self.encoder = RealmKnowledgeAugEncoder(config)
+        self.max_tokens_per_chunk: int | None = None
+        self.post_init()
+
+    @property
+    def query_embedder(self) -> RealmEmbedder:
+        """The query tower. A property, because one module under two names could not be saved."""
+        tower = self._modules.get("query_embedder", self.embedder)
+        assert isinstance(tower, RealmEmbedder)
+        return tower
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.encoder.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.encoder.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.encoder.get_output_embeddings()
+
+    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
+        self.encoder.set_output_embeddings(new_embeddings)
+
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """Resize all towers; arguments as in `PreTrainedModel`. Returns the encoder's word embeddings."""
+        resized: nn.Embedding = self.encoder.resize_token_embeddings(*args, **kwargs)
+        for tower in self.children():
+            if isinstance(tower, RealmEmbedder):
+                tower.resize_token_embeddings(*args, **kwargs)
+        self.config.vocab_size = resized.num_embeddings
+        return resized
+
+    @can_return_tuple
+    def forward(
+        self,
+        query_input_ids: torch.LongTensor,
+        query_attention_mask: torch.Tensor,
+        candidate_input_ids: torch.LongTensor,
+        candidate_attention_mask: torch.Tensor,
+        joint_input_ids: torch.LongTensor,
+        joint_attention_mask: torch.Tensor,
+        mlm_positions: torch.LongTensor,
+        mlm_labels: torch.LongTensor,
+        candidate_token_type_ids: torch.LongTensor | None = None,
+        joint_token_type_ids: torch.LongTensor | None = None,
+        candidate_mask: torch.Tensor | None = None,
+        candidate_ids: torch.LongTensor | None = None,
+        num_items: torch.Tensor | int | None = None,
+        detach_retrieval: bool = False,
+    ) -> RealmForPreTrainingOutput:
+        r"""
+        Sequences are padded on the right. The null passage, where a row has it, is its candidate 0.
+
+        Args:
+            query_input_ids (`torch.LongTensor` of shape `(B, Lq)`): `[CLS] x [SEP]`, with x masked.
+            query_attention_mask (`torch.Tensor` of shape `(B, Lq)`): 1 at tokens, 0 at padding.
+            candidate_input_ids (`torch.LongTensor` of shape `(B, K, Lc)`): `[CLS] title [SEP] body [SEP]`.
+            candidate_attention_mask (`torch.Tensor` of shape `(B, K, Lc)`): 1 at tokens, 0 at padding.
+            joint_input_ids (`torch.LongTensor` of shape `(B, K, Lj)`): `[CLS] x [SEP] body [SEP]`.
+            joint_attention_mask (`torch.Tensor` of shape `(B, K, Lj)`): 1 at tokens, 0 at padding.
+            mlm_positions (`torch.LongTensor` of shape `(B, M)`):
+                Masked positions; the same in query and joint input, which both start with `[CLS] x`. Anything in
+                `[0, Lj)` where there is no label.
+            mlm_labels (`torch.LongTensor` of shape `(B, M)`):
+                The tokens that were masked; -100 where there is none. A row without any adds nothing to loss and
+                count.
+            candidate_token_type_ids (`torch.LongTensor` of shape `(B, K, Lc)`, *optional*): Segments; 0 if not given.
+            joint_token_type_ids (`torch.LongTensor` of shape `(B, K, Lj)`, *optional*): Segments; 0 if not given.
+            candidate_mask (`torch.BoolTensor` of shape `(B, K)`, *optional*):
+                False where a row has no such candidate; nothing is computed there.
+            candidate_ids (`torch.LongTensor` of shape `(B, K)`, *optional*):
+                Passage rows; -1 is the null passage, -2 an absent candidate. Equal ids are embedded once. Without it,
+                candidate 0 of every row is taken for the null passage.
+            num_items (`torch.Tensor` or `int`, *optional*):
+                What the summed loss is divided by: the number of masked tokens (`"token"`) or of examples with one
+                (`"span"`) of the whole optimizer step, over ranks and accumulation. Defaults to this batch's own.
+            detach_retrieval (`bool`, *optional*, defaults to `False`):
+                Treat p(z|x) as a constant (an ablation): the towers run without gradient, and their trainable
+                parameters receive zeros.
+
+        Returns:
+            [`RealmForPreTrainingOutput`]
+
+        Raises:
+            `ValueError`: a row has no candidate at all.
+        """
+        if candidate_mask is None:
+            candidate_mask = torch.ones(candidate_input_ids.shape[:2], dtype=torch.bool, device=query_input_ids.device)
+        if candidate_ids is not None:
+            candidate_mask = candidate_mask & (candidate_ids >= NULL_PASSAGE)
+        empty = (~candidate_mask.any(-1)).nonzero().flatten().tolist()
+        if empty:
+            raise ValueError(f"Rows {empty} of the batch have no candidate: give each at least the null passage.")
+        label_mask = mlm_labels != -100
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not detach_retrieval):
+            query_score, retrieval_score = self._score(
+                query_input_ids,
+                query_attention_mask,
+                candidate_input_ids,
+                candidate_attention_mask,
+                candidate_token_type_ids,
+                candidate_mask,
+                candidate_ids,
+            )
+            # [B, K]
+            candidate_log_probs = F.log_softmax(retrieval_score, dim=-1)
+        # [B, K, M]
+        gold_log_probs = self._gold_log_probs(
+            joint_input_ids, joint_attention_mask, joint_token_type_ids, candidate_mask, mlm_positions, mlm_labels
+        )
+        # [B, M] or [B]
+        marginal = marginal_log_likelihood(
+            candidate_log_probs, gold_log_probs, label_mask, self.config.marginalization
+        )
+        if num_items is None:
+            counted = label_mask if self.config.marginalization == "token" else label_mask.any(-1)
+            num_items = counted.sum().clamp(min=1)
+        loss = -marginal.sum() / num_items
+        if torch.is_grad_enabled() and (detach_retrieval or not label_mask.any()):
+            loss = loss + self._zero_with_gradient()
+        starts_with_null = (
+            candidate_ids[:, 0] == NULL_PASSAGE if candidate_ids is not None else torch.ones_like(candidate_mask[:, 0])
+        )
+        utility, marginal_utility = retrieval_utility(gold_log_probs, candidate_log_probs, label_mask)
+        return RealmForPreTrainingOutput(
+            loss=loss,
+            retrieval_score=retrieval_score,
+            candidate_log_probs=candidate_log_probs,
+            gold_log_probs=gold_log_probs,
+            marginal_log_probs=marginal,
+            retrieval_utility=utility.masked_fill(~starts_with_null.unsqueeze(-1), torch.nan),
+            marginal_utility=marginal_utility.masked_fill(~starts_with_null, torch.nan),
+            null_mass=candidate_log_probs.detach()[:, 0].exp() * starts_with_null,
+            query_score=query_score,
+        )
+
+    def _score(
+        self,
+        query_input_ids: torch.Tensor,
+        query_attention_mask: torch.Tensor,
+        candidate_input_ids: torch.Tensor,
+        candidate_attention_mask: torch.Tensor,
+        candidate_token_type_ids: torch.Tensor | None,
+        candidate_mask: torch.Tensor,
+        candidate_ids: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Query embeddings `(B, D)` and scores `(B, K)`; each distinct candidate goes through the tower once."""
+        present = candidate_mask.flatten().nonzero().flatten()
+        if candidate_ids is not None:
+            ids, inverse = candidate_ids.flatten()[present].unique(return_inverse=True)
+            # Any one occurrence stands for all: the smallest, so that runs repeat.
+            first = present.new_full((ids.numel(),), candidate_mask.numel())
+            encoded_rows = first.scatter_reduce(0, inverse, present, "amin")
+        else:
+            encoded_rows, inverse = present, torch.arange(present.numel(), device=present.device)
+        segments = candidate_token_type_ids
+        embeddings = self.embedder.encode(
+            candidate_input_ids.flatten(0, 1)[encoded_rows],
+            candidate_attention_mask.flatten(0, 1)[encoded_rows],
+            segments.flatten(0, 1)[encoded_rows] if segments is not None else None,
+            self.max_tokens_per_chunk,
+        )
+        # [B * K] -> row of `embeddings`; absent candidates point at row 0 and are masked below.
+        source = torch.zeros_like(candidate_mask.flatten(), dtype=torch.long).index_copy(0, present, inverse)
+        candidate_score = embeddings[source].view(*candidate_mask.shape, -1)
+        query_score = self.query_embedder.encode(
+            query_input_ids, query_attention_mask, max_tokens_per_chunk=self.max_tokens_per_chunk
+        )
+        scores = relevance_scores(query_score, candidate_score, self.config.score_scale)
+        return query_score, scores.masked_fill(~candidate_mask, -torch.inf)
+
+    def _gold_log_probs(
+        self,
+        joint_input_ids: torch.Tensor,
+        joint_attention_mask: torch.Tensor,
+        joint_token_type_ids: torch.Tensor | None,
+        candidate_mask: torch.Tensor,
+        mlm_positions: torch.Tensor,
+        mlm_labels: torch.Tensor,
+    ) -> torch.Tensor:
+        """Log p(y_m|z, x) `(B, K, M)`; joint inputs nobody asks about are not encoded, nor other positions decoded."""
+        label_mask = mlm_labels != -100
+        # [B, K, M]: the log probabilities that are wanted.
+        wanted = candidate_mask.unsqueeze(-1) & label_mask.unsqueeze(1)
+        pairs = wanted.any(-1).flatten().nonzero().flatten()
+        if pairs.numel() == 0:
+            dtype = torch.promote_types(self.encoder.dtype, torch.float32)
+            return torch.zeros(wanted.shape, dtype=dtype, device=wanted.device)
+        example = pairs // candidate_mask.size(1)
+        segments = joint_token_type_ids
+        # [P, M, H]
+        hidden = self.encoder.hidden_states_at(
+            mlm_positions[example],
+            joint_input_ids.flatten(0, 1)[pairs],
+            joint_attention_mask.flatten(0, 1)[pairs],
+            segments.flatten(0, 1)[pairs] if segments is not None else None,
+            self.max_tokens_per_chunk,
+        )
+        pair_mask = label_mask[example]
+        gold = self.encoder.gold_log_probs(self.encoder.cls(hidden[pair_mask]), mlm_labels[example][pair_mask])
+        return torch.zeros(wanted.shape, dtype=gold.dtype, device=gold.device).masked_scatter(wanted, gold)
+
+    def _zero_with_gradient(self) -> torch.Tensor:
+        """A zero that depends on every trainable parameter: DistributedDataParallel waits for all of them on all ranks."""
+        return sum((p.flatten()[:1].sum() * 0.0 for p in self.parameters() if p.requires_grad), torch.tensor(0.0)).to(
+            self.device
+        )
+
+
+__all__ = ["NULL_PASSAGE", "RealmEmbedder", "RealmForPreTraining", "RealmKnowledgeAugEncoder", "RealmScorer"]
