@@ -1,0 +1,126 @@
+"""Any source of text -> a `datasets.Dataset` of documents, with errors that say what to do."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from datasets import (
+    Dataset,
+    DatasetDict,
+    Features,
+    Value,
+    get_dataset_split_names,
+    load_dataset,
+    load_from_disk,
+)
+from datasets.exceptions import DatasetNotFoundError
+
+_BUILDERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".arrow": "arrow"}
+
+
+def load_documents(
+    source: str | Path, split: str = "train", *, name: str | None = None, revision: str | None = None
+) -> Dataset:
+    """
+    Load documents from the Hub, a file, or a directory.
+
+    Args:
+        source (`str` or `Path`): One of
+            - a file: `.parquet`, `.jsonl`, `.json`, `.csv`, `.tsv`, `.arrow`, or `.txt` (one document, titled by its
+            name);
+            - a directory: written by `Dataset.save_to_disk`, or holding files of one of these kinds (searched with
+              sub-directories; `.txt` files become one document each);
+            - anything else: the id of a dataset on the Hub.
+        split (`str`, *optional*, defaults to `"train"`): Split of a Hub dataset or of a saved `DatasetDict`;
+            `datasets`' slicing such as `"train[:1%]"` works for the Hub.
+        name (`str`, *optional*): Configuration of a Hub dataset, such as `"20231101.en"`.
+        revision (`str`, *optional*): Branch, tag or commit of a Hub dataset.
+
+    Returns:
+        `Dataset`: One document a row, with the source's own columns.
+
+    Raises:
+        FileNotFoundError: If a path does not exist, or a directory has no file of a known kind.
+        ValueError: If the kind of a file is not known, kinds are mixed, or the Hub has no such dataset or split.
+    """
+    path = Path(source).expanduser()
+    if path.is_file():
+        return _load_files([path], path.suffix.lower())
+    if path.is_dir():
+        return _load_directory(path, split)
+    text = str(source)
+    if text.startswith((".", "/", "~")) or text.count("/") > 1 or path.suffix.lower() in {*_BUILDERS, ".txt"}:
+        raise FileNotFoundError(f"there is no file or directory {path.absolute()}: check the path of the documents")
+    try:
+        return load_dataset(text, name, split=split, revision=revision)
+    except DatasetNotFoundError as error:
+        raise ValueError(
+            f"{text!r} is neither a file, nor a directory, nor a dataset that can be read on the Hub: check the "
+            "spelling, log in with `hf auth login` if it is gated, or give a path"
+        ) from error
+    except ValueError as error:
+        if "Unknown split" not in str(error):
+            raise
+        splits = get_dataset_split_names(text, name, revision=revision)
+        raise ValueError(f"dataset {text!r} has no split {split!r}; it has {', '.join(splits)}") from error
+
+
+def check_documents(documents: Dataset, columns: list[str]) -> None:
+    """
+    Raise if `documents` is not a non-empty `Dataset` with these columns.
+
+    Raises:
+        TypeError: If it is something else, such as a `DatasetDict` or a streaming dataset.
+        ValueError: If it has no rows or lacks a column.
+    """
+    if not isinstance(documents, Dataset):
+        hint = "choose one of its splits" if isinstance(documents, dict) else "load it with `load_documents`"
+        raise TypeError(f"documents must be a datasets.Dataset, not {type(documents).__name__}: {hint}")
+    missing = [column for column in columns if column not in documents.column_names]
+    if missing:
+        raise ValueError(
+            f"the documents have no column {', '.join(map(repr, missing))}; they have {documents.column_names}: "
+            "name the right ones with title_column (None for no title) and text_column"
+        )
+    if not len(documents):
+        raise ValueError("the corpus is empty (0 documents): check the source and the split")
+
+
+def _load_directory(path: Path, split: str) -> Dataset:
+    if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
+        loaded = load_from_disk(str(path))
+        if not isinstance(loaded, DatasetDict):
+            return loaded
+        if split not in loaded:
+            raise ValueError(f"{path} has no split {split!r}; it has {', '.join(loaded)}")
+        return loaded[split]
+    known = {*_BUILDERS, ".txt"}
+    files = sorted(
+        file
+        for file in path.rglob("*")
+        if file.suffix.lower() in known and not any(part.startswith(".") for part in file.relative_to(path).parts)
+    )
+    if not files:
+        raise FileNotFoundError(f"{path} holds no documents: none of {', '.join(sorted(known))} was found in it")
+    suffixes = {file.suffix.lower() for file in files}
+    if len(suffixes) > 1:
+        raise ValueError(f"{path} mixes {', '.join(sorted(suffixes))}: keep one kind of file, or name a single file")
+    return _load_files(files, suffixes.pop())
+
+
+def _load_files(files: list[Path], suffix: str) -> Dataset:
+    if suffix == ".txt":
+        # Size and time are part of the arguments, so that `datasets` does not serve a cached copy of a changed file.
+        versions = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        features = Features({"title": Value("large_string"), "text": Value("large_string")})
+        return Dataset.from_generator(_read_texts, features=features, gen_kwargs={"versions": versions})
+    if suffix not in _BUILDERS:
+        known = ", ".join(sorted({*_BUILDERS, ".txt"}))
+        raise ValueError(f"{files[0]} has the unknown ending {suffix!r}: documents are read from {known}")
+    options: dict[str, Any] = {"delimiter": "\t"} if suffix == ".tsv" else {}
+    return load_dataset(_BUILDERS[suffix], data_files=[str(file) for file in files], split="train", **options)
+
+
+def _read_texts(versions: list[tuple[str, int, int]]) -> Iterator[dict[str, str]]:
+    for name, _, _ in versions:
+        yield {"title": Path(name).stem.replace("_", " "), "text": Path(name).read_text(encoding="utf-8")}

@@ -1,0 +1,138 @@
+"""The inverse cloze task (Lee et al., 2019; the paper's warm start, section 3.4): a sentence asks for its passage.
+
+In 90 % of the cases the sentence is taken out of the passage, so that matching words alone does not solve the task. A
+one-sentence passage would be empty then; as released, such a draw is thrown away and another passage is drawn.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from .masking import INVERSE_CLOZE_STREAM, example_rng
+from .passage_store import PassageStore
+
+
+@dataclass(frozen=True)
+class InverseClozeExample:
+    """
+    One sentence and its passage, without special tokens.
+
+    Args:
+        query_ids (`np.ndarray` of shape `[Q]`): Wordpieces of the sentence.
+        passage_row (`int`): Row of the passage in the store.
+        title_ids (`np.ndarray` of shape `[T]`): Wordpieces of the title.
+        body_ids (`np.ndarray` of shape `[S]`): Wordpieces of the body, with or without the sentence.
+        kept (`bool`): Whether the sentence was left in the body.
+    """
+
+    query_ids: np.ndarray
+    passage_row: int
+    title_ids: np.ndarray
+    body_ids: np.ndarray
+    kept: bool
+
+
+class InverseClozeDataset(Dataset[InverseClozeExample]):
+    """
+    Map-style dataset with one example a passage and visit, the same for the same (seed, epoch, index).
+
+    Args:
+        passages (`PassageStore`): The corpus.
+        keep_probability (`float`, *optional*, defaults to 0.1): How often the sentence stays in the passage.
+        seed (`int`, *optional*, defaults to 0): Seed of the draws.
+        rows (`np.ndarray`, *optional*): Restrict to these passage rows; see [`split_rows`]. All by default.
+
+    Raises:
+        ValueError: If there is no passage that could give an example.
+    """
+
+    def __init__(
+        self, passages: PassageStore, keep_probability: float = 0.1, seed: int = 0, rows: np.ndarray | None = None
+    ) -> None:
+        if not 0 <= keep_probability <= 1:
+            raise ValueError(f"keep_probability is {keep_probability}: it must lie in [0, 1]")
+        self.passages = passages
+        self.keep_probability = keep_probability
+        self.seed = seed
+        self.epoch = 0
+        self.rows = np.arange(len(passages)) if rows is None else np.asarray(rows, np.int64)
+        if not len(self.rows):
+            raise ValueError("no passage rows to draw from: the corpus or the split is empty")
+        if keep_probability == 0 and passages.sentence_counts[self.rows].max() < 2:
+            raise ValueError(
+                f"all {len(self.rows)} passages have one sentence, and keep_probability is 0: nothing would be left "
+                "of a passage; build passages of several sentences, or keep the sentence sometimes"
+            )
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose which visits `dataset[index]` gives; each epoch draws other sentences."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> InverseClozeExample:
+        if not 0 <= index < len(self.rows):
+            raise IndexError(f"example {index} is out of range for {len(self.rows)} passages")
+        return self.visit(index, self.epoch)
+
+    def visit(self, index: int, epoch: int) -> InverseClozeExample:
+        """
+        The example of passage `self.rows[index]` in an epoch.
+
+        A one-sentence passage whose sentence would be taken out is replaced by another passage, drawn at random.
+        """
+        rng = example_rng(self.seed, epoch, index, INVERSE_CLOZE_STREAM)
+        while True:
+            row = int(self.rows[index])
+            kept = bool(rng.random() < self.keep_probability)
+            if kept or self.passages.sentence_counts[row] > 1:
+                return self._example(row, kept, rng)
+            index = int(rng.integers(len(self.rows)))
+
+    def _example(self, row: int, kept: bool, rng: np.random.Generator) -> InverseClozeExample:
+        body, starts = self.passages.body_ids(row), self.passages.sentence_starts(row)
+        sentence = int(rng.integers(len(starts)))
+        start = int(starts[sentence])
+        end = int(starts[sentence + 1]) if sentence + 1 < len(starts) else len(body)
+        rest = body if kept else np.concatenate([body[:start], body[end:]])
+        return InverseClozeExample(body[start:end], row, self.passages.title_ids(row), rest, kept)
+
+
+def split_rows(passages: PassageStore, heldout_fraction: float) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Split passages by document into rows for training and rows held out for in-batch accuracy.
+
+    A document goes to one side whole. The choice depends on its row in the source only.
+
+    Args:
+        passages (`PassageStore`): The corpus.
+        heldout_fraction (`float`): Share of the documents to hold out, in [0, 1).
+
+    Returns:
+        `tuple[np.ndarray, np.ndarray]`: Training rows and held-out rows, sorted.
+    """
+    if not 0 <= heldout_fraction < 1:
+        raise ValueError(f"heldout_fraction is {heldout_fraction}: it must lie in [0, 1)")
+    documents = passages.documents
+    # Fibonacci hashing spreads neighbouring document numbers over the whole range.
+    spread = (documents.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(11)
+    heldout = spread.astype(np.float64) / 2.0**53 < heldout_fraction
+    return np.flatnonzero(~heldout), np.flatnonzero(heldout)
+
+
+def in_batch_accuracy(scores: torch.Tensor, passage_ids: torch.Tensor) -> float:
+    """
+    Share of queries whose own passage scores highest among the batch's passages, the usual figure for ICT.
+
+    Args:
+        scores (`torch.Tensor` of shape `[B, B]`): Query `i` against the passage of example `j`.
+        passage_ids (`torch.Tensor` of shape `[B]`): Passage rows; a best passage with the query's own row counts as
+            right wherever it stands in the batch.
+
+    Returns:
+        `float`: Between 0 and 1.
+    """
+    return float((passage_ids[scores.argmax(dim=1)] == passage_ids).double().mean())

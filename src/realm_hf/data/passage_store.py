@@ -1,0 +1,256 @@
+"""The passage store: documents cut into passages, tokenized once, memory-mapped for ever after.
+
+    PASSAGES/passages.json                        counts, lengths, special tokens, fingerprints, files with sha256
+    PASSAGES/rows/                                `datasets` rows: title, text, document, duplicate_group
+    PASSAGES/{title,body}_tokens{,_offsets}.bin   wordpiece ids of each passage
+    PASSAGES/sentence_starts{,_offsets}.bin       first wordpiece of each sentence of a body (ICT draws from them)
+
+Row -1 is the null passage everywhere: empty title, empty body, never stored and never in an index.
+"""
+
+import hashlib
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, load_from_disk
+
+from .flat_arrays import RaggedArray, find_aligned, scatter_rows
+from .vocabulary import SpecialTokens
+
+NULL_PASSAGE = -1
+FORMAT_VERSION = 1
+
+
+class PassageStore:
+    """
+    Passages of one corpus: their text as `datasets` rows, their wordpieces as flat memory-mapped arrays.
+
+    Make one with [`~realm_hf.data.build_passages`] or [`~realm_hf.data.passages_from_rows`], open one with
+    [`PassageStore.load`]. It pickles as its path, so that worker processes map the same files.
+
+    Args:
+        directory (`str` or `Path`): A directory that one of the two builders wrote.
+
+    Attributes:
+        fingerprint (`str`): Name of the content: texts, wordpieces and tokenizer. Equal for equal input, whatever
+            the number of processes that built it.
+        tokenizer_fingerprint (`str`): See [`~realm_hf.data.vocabulary.tokenizer_fingerprint`].
+        max_length (`int`): Most wordpieces of `[CLS] title [SEP] body [SEP]`.
+        special_tokens (`SpecialTokens`): Ids of the tokenizer's special tokens.
+        statistics (`dict[str, int]`): Counts of the build, skips included.
+        rows (`Dataset`): Columns `title`, `text`, `document` (row of the source) and `duplicate_group`.
+    """
+
+    def __init__(self, directory: str | Path) -> None:
+        self.directory = Path(directory)
+        description = self.directory / "passages.json"
+        if not description.is_file():
+            raise FileNotFoundError(
+                f"{self.directory} holds no passage store (passages.json is missing): build one with `build_passages`"
+            )
+        self.info: dict[str, Any] = json.loads(description.read_text(encoding="utf-8"))
+        if self.info["format_version"] != FORMAT_VERSION:
+            raise ValueError(
+                f"{description} has format_version {self.info['format_version']}, this release reads "
+                f"{FORMAT_VERSION}: build the passages again"
+            )
+        for name, expected in self.info["files"].items():
+            file = self.directory / name
+            size = file.stat().st_size if file.is_file() else None
+            if size != expected["bytes"]:
+                found = "is missing" if size is None else f"has {size} bytes"
+                raise ValueError(
+                    f"{file} {found}, passages.json says {expected['bytes']} bytes: build the passages again"
+                )
+        self.fingerprint: str = self.info["fingerprint"]
+        self.tokenizer_fingerprint: str = self.info["tokenizer_fingerprint"]
+        self.max_length: int = self.info["max_length"]
+        self.statistics: dict[str, int] = self.info["statistics"]
+        self.special_tokens = SpecialTokens(**self.info["special_tokens"])
+        self.dtype = np.dtype(self.info["dtype"])
+        self.title_tokens = RaggedArray(self.directory, "title_tokens", self.dtype)
+        self.body_tokens = RaggedArray(self.directory, "body_tokens", self.dtype)
+        self._sentence_starts = RaggedArray(self.directory, "sentence_starts", self.dtype)
+        if not len(self.title_tokens) == len(self.body_tokens) == len(self._sentence_starts) == self.info["count"]:
+            raise ValueError(f"{self.directory}: the arrays do not all have {self.info['count']} rows; build it again")
+
+    @classmethod
+    def load(cls, directory: str | Path, verify: bool = False) -> "PassageStore":
+        """
+        Open a store.
+
+        Args:
+            directory (`str` or `Path`): Where it was written.
+            verify (`bool`, *optional*, defaults to `False`): Also read all files and compare their sha256; sizes are
+                always compared.
+
+        Raises:
+            FileNotFoundError: If there is no store.
+            ValueError: If files are missing, cut, or (with `verify`) changed.
+        """
+        store = cls(directory)
+        if verify:
+            for name, expected in store.info["files"].items():
+                with (store.directory / name).open("rb") as file:
+                    found = hashlib.file_digest(file, "sha256").hexdigest()
+                if found != expected["sha256"]:
+                    raise ValueError(
+                        f"{store.directory / name} has sha256 {found}, passages.json says {expected['sha256']}: the "
+                        "file was changed or damaged; build the passages again"
+                    )
+        return store
+
+    def __reduce__(self) -> tuple[type["PassageStore"], tuple[Path]]:
+        return type(self), (self.directory,)
+
+    def __len__(self) -> int:
+        return len(self.body_tokens)
+
+    @cached_property
+    def rows(self) -> Dataset:
+        """The rows as a memory-mapped `datasets.Dataset`."""
+        return load_from_disk(str(self.directory / "rows"))
+
+    @cached_property
+    def duplicate_groups(self) -> np.ndarray:
+        """Group of each passage, int32 `[N]`: equal for passages whose text is the same up to case and punctuation."""
+        return self.rows.data.column("duplicate_group").to_numpy()
+
+    @cached_property
+    def documents(self) -> np.ndarray:
+        """Row of the source document of each passage, int64 `[N]`."""
+        return self.rows.data.column("document").to_numpy()
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """Wordpieces of each candidate input, special tokens included, int64 `[N]`."""
+        return 3 + np.diff(self.title_tokens.offsets) + np.diff(self.body_tokens.offsets)
+
+    def title(self, row: int) -> str:
+        """Title of a passage; empty for the null passage."""
+        return self._text(row, "title")
+
+    def text(self, row: int) -> str:
+        """Body of a passage, the exact slice of its document; empty for the null passage."""
+        return self._text(row, "text")
+
+    def title_ids(self, row: int) -> np.ndarray:
+        """Wordpieces of the title, without special tokens; empty for the null passage."""
+        return self.title_tokens[row] if self._check_row(row) else np.zeros(0, self.dtype)
+
+    def body_ids(self, row: int) -> np.ndarray:
+        """Wordpieces of the body, without special tokens; empty for the null passage."""
+        return self.body_tokens[row] if self._check_row(row) else np.zeros(0, self.dtype)
+
+    def sentence_starts(self, row: int) -> np.ndarray:
+        """First wordpiece of each sentence within the body; empty for the null passage."""
+        return self._sentence_starts[row] if self._check_row(row) else np.zeros(0, self.dtype)
+
+    @cached_property
+    def sentence_counts(self) -> np.ndarray:
+        """Sentences of each passage, int64 `[N]`."""
+        return np.diff(self._sentence_starts.offsets)
+
+    def candidate_ids(self, row: int) -> np.ndarray:
+        """`[CLS] title [SEP] body [SEP]` of one passage as int64; `[CLS] [SEP] [SEP]` for the null passage."""
+        special = self.special_tokens
+        return np.concatenate(
+            [[special.cls], self.title_ids(row), [special.sep], self.body_ids(row), [special.sep]], dtype=np.int64
+        )
+
+    def pad_candidates(self, rows: np.ndarray, max_length: int | None = None) -> dict[str, np.ndarray]:
+        """
+        Candidate inputs of many passages, padded to the longest of them, without a Python loop.
+
+        As released, truncation takes the end of the body first and never a `[SEP]`.
+
+        Args:
+            rows (`np.ndarray` of shape `[R]`): Passage rows; -1 is the null passage.
+            max_length (`int`, *optional*): Most wordpieces of a row, at least 3; the store's by default.
+
+        Returns:
+            `dict[str, np.ndarray]`: `input_ids`, `attention_mask` and `token_type_ids`, int64 `[R, L]`. Segment 0 is
+            `[CLS] title [SEP]`, segment 1 `body [SEP]`, padding has segment 0.
+        """
+        max_length = self.max_length if max_length is None else max_length
+        if max_length < 3:
+            raise ValueError(f"max_length is {max_length}, but `[CLS] [SEP] [SEP]` alone takes 3 wordpieces")
+        title_starts, title_lengths = self._extents(self.title_tokens, rows)
+        body_starts, body_lengths = self._extents(self.body_tokens, rows)
+        title_lengths = np.minimum(title_lengths, max_length - 3)
+        body_lengths = np.minimum(body_lengths, max_length - 3 - title_lengths)
+        ends = title_lengths + body_lengths + 2
+
+        special, each = self.special_tokens, np.arange(len(rows))
+        columns = np.arange(ends.max(initial=-1) + 1)
+        input_ids = np.full((len(rows), len(columns)), special.pad, np.int64)
+        input_ids[:, :1] = special.cls
+        input_ids[each, title_lengths + 1] = special.sep
+        input_ids[each, ends] = special.sep
+        scatter_rows(input_ids, np.ones_like(ends), self.title_tokens.values, title_starts, title_lengths)
+        scatter_rows(input_ids, title_lengths + 2, self.body_tokens.values, body_starts, body_lengths)
+        attention_mask = columns <= ends[:, None]
+        token_type_ids = attention_mask & (columns > title_lengths[:, None] + 1)
+        return {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask.astype(np.int64),
+            "token_type_ids": token_type_ids.astype(np.int64),
+        }
+
+    def body_extents(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Starts in `body_tokens.values` and lengths of the bodies of `rows`, int64 `[R]` each; -1 has length 0."""
+        return self._extents(self.body_tokens, rows)
+
+    def contains(self, sentence_tokens: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """
+        Which passages would make retrieval trivial for a sentence (section 3.4): those whose body contains it.
+
+        A body that is itself a piece of the sentence counts too: it comes from an over-long sentence that was split
+        over passages. The null passage contains nothing.
+
+        Args:
+            sentence_tokens (`np.ndarray` of shape `[n]`): The unmasked sentence's wordpieces without special tokens,
+                cut to the query's length or not.
+            rows (`np.ndarray` of shape `[R]`): Candidate rows of one query; negative rows are never hits.
+
+        Returns:
+            `np.ndarray` of shape `[R]`: Booleans.
+        """
+        sentence = np.asarray(sentence_tokens)
+        rows = np.asarray(rows, np.int64)
+        if sentence.ndim != 1 or not len(sentence):
+            raise ValueError(
+                f"sentence_tokens has shape {sentence.shape}: one non-empty row of wordpiece ids is needed"
+            )
+        if len(rows) and rows.max() >= len(self):
+            raise IndexError(f"passage row {rows.max()} is out of range for {len(self)} passages")
+        found = np.zeros(len(rows), bool)
+        stored = np.flatnonzero(rows >= 0)
+        found[stored] = self.body_tokens.contains(sentence, rows[stored])
+        shorter = stored[self.body_tokens.lengths(rows[stored]) < len(sentence)]
+        if len(shorter):
+            haystack = sentence.astype(np.int64).tobytes()
+            for position in shorter:
+                body = self.body_tokens[rows[position]].astype(np.int64).tobytes()
+                found[position] = find_aligned(haystack, body, 0, len(haystack), 8) >= 0
+        return found
+
+    def _extents(self, array: RaggedArray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        rows = np.asarray(rows, np.int64)
+        if len(rows) and (rows.min() < NULL_PASSAGE or rows.max() >= len(self)):
+            raise IndexError(f"passage rows {rows.min()}..{rows.max()} are out of range for {len(self)} passages")
+        null = rows == NULL_PASSAGE
+        starts = np.where(null, 0, array.offsets[rows])
+        return starts, np.where(null, 0, array.offsets[rows + 1] - starts)
+
+    def _check_row(self, row: int) -> bool:
+        """False for the null passage, True for a stored one; an `IndexError` for anything else."""
+        if not NULL_PASSAGE <= row < len(self):
+            raise IndexError(f"passage row {row} is out of range for {len(self)} passages (-1 is the null passage)")
+        return row != NULL_PASSAGE
+
+    def _text(self, row: int, column: str) -> str:
+        return self.rows[int(row)][column] if self._check_row(row) else ""
