@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from os import PathLike
 from typing import Any, Literal, Self
 
 import torch
 from torch import nn
 from transformers import AutoConfig, BertConfig, BertForPreTraining
+from transformers.models.bert.modeling_bert import BertLMPredictionHead, BertPreTrainedModel
 from transformers.utils import logging
 
 from .configuration_realm import RealmConfig
@@ -41,7 +42,7 @@ class BertStart:
         tower (`dict[str, torch.Tensor]`): Weights of embeddings, layers and (if the checkpoint has one) pooler,
             `realm.*`.
         head (`dict[str, torch.Tensor]`): Weights of the prediction head, `cls.predictions.*`; empty if there is none.
-        pooler (`str`): `"checkpoint"` or `"identity"`, see [`~FromBertMixin.from_bert`].
+        pooler (`str`): `"checkpoint"` or `"identity"`, see [`~FromBertModel.from_bert`].
         seed (`int`): Seed of what the checkpoint does not contain.
     """
 
@@ -70,27 +71,26 @@ def load_bert(name_or_path: str | PathLike[str], **overrides: Any) -> tuple[Real
     source = AutoConfig.from_pretrained(name_or_path)
     if source.model_type != "bert":
         raise ValueError(
-            f"{str(name_or_path)!r} is a checkpoint of type {source.model_type!r}: REALM's towers start from type 'bert'; "
-            "load REALM checkpoints with `from_pretrained`."
+            f"{str(name_or_path)!r} is a checkpoint of type {source.model_type!r}: REALM's towers start from type "
+            "'bert'; load REALM checkpoints with `from_pretrained`."
         )
-    inherited = {name: getattr(source, name) for name in BertConfig().to_dict() if hasattr(source, name)}
-    for name in ("architectures", "model_type", "transformers_version", "dtype", "torch_dtype"):
-        inherited.pop(name, None)
-    unknown = set(overrides) - set(RealmConfig().to_dict())
+    inherited = {name: getattr(source, name) for name in BertConfig.__annotations__}
+    unknown = set(overrides) - {field.name for field in fields(RealmConfig)} - {"attn_implementation"}
     if unknown:
         raise ValueError(f"RealmConfig has no field {', '.join(sorted(unknown))}: check the spelling of the override.")
     config = RealmConfig(**(inherited | overrides))
     bert_config = BertConfig(**{name: getattr(config, name) for name in inherited})
     with quiet_loading():
-        bert, info = BertForPreTraining.from_pretrained(
+        loaded: Any = BertForPreTraining.from_pretrained(
             name_or_path, config=bert_config, dtype=torch.float32, output_loading_info=True
         )
+    bert, info = loaded
     missing = set(info["missing_keys"])
     lacking = sorted(key for key in missing if key.startswith("bert.") and not key.startswith("bert.pooler."))
     if lacking:
         raise ValueError(
-            f"{str(name_or_path)!r} lacks {len(lacking)} BERT weights, {lacking[0]!r} among them: check that it is a BERT "
-            "checkpoint and that no override asks for more layers than it has."
+            f"{str(name_or_path)!r} lacks {len(lacking)} BERT weights, {lacking[0]!r} among them: check that it is a "
+            "BERT checkpoint and that no override asks for more layers than it has."
         )
     weights = {key: value for key, value in bert.state_dict().items() if key not in missing}
     return config, weights
@@ -109,16 +109,16 @@ def initialize_projection(pooler: nn.Linear, projection: nn.Linear, generator: t
 
 
 @torch.no_grad()
-def initialize_prediction_head(predictions: nn.Module) -> None:
-    """A prediction head for checkpoints without one: the decoder is tied to the word embeddings, the transform adds nothing."""
-    transform = predictions.transform
-    transform.dense.weight.copy_(torch.eye(transform.dense.out_features))
-    transform.dense.bias.zero_()
+def initialize_prediction_head(predictions: BertLMPredictionHead) -> None:
+    """Start the head of a checkpoint without one: an identity transform, and a decoder tied to the word embeddings."""
+    dense = predictions.transform.dense
+    dense.weight.copy_(torch.eye(dense.out_features))
+    dense.bias.zero_()
     predictions.bias.zero_()
 
 
-class FromBertMixin:
-    """Adds [`~FromBertMixin.from_bert`] to the REALM models."""
+class FromBertModel(BertPreTrainedModel):
+    """A model with towers that can start from a BERT checkpoint."""
 
     @classmethod
     def from_bert(
@@ -170,7 +170,7 @@ class FromBertMixin:
             logger.info("%s has no prediction head: the encoder's starts from its word embeddings.", name_or_path)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = cls(config)  # type: ignore[call-arg]
+            model = cls(config)
         model.start_from_bert(start)
         model.tie_weights()
         return model.eval()
@@ -178,8 +178,8 @@ class FromBertMixin:
     def start_from_bert(self, start: BertStart) -> None:
         """Copy a BERT checkpoint's weights into every tower of this model."""
         for child in self.children():
-            if isinstance(child, FromBertMixin):
+            if isinstance(child, FromBertModel):
                 child.start_from_bert(start)
 
 
-__all__ = ["BertStart", "FromBertMixin", "initialize_prediction_head", "initialize_projection", "load_bert"]
+__all__ = ["BertStart", "FromBertModel", "initialize_prediction_head", "initialize_projection", "load_bert"]

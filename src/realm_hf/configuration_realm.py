@@ -1,4 +1,4 @@
-"""The configuration of every REALM model: BERT's fields, those of the former transformers port, and pre-training's own."""
+"""The configuration of every REALM model: BERT's fields, the former transformers port's, and pre-training's own."""
 
 from typing import Literal
 

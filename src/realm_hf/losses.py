@@ -34,6 +34,22 @@ def relevance_scores(query: torch.Tensor, candidates: torch.Tensor, scale: float
         return torch.einsum("bd,bkd->bk", full_precision(query), full_precision(candidates)) * scale
 
 
+def gold_log_probs(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """
+    The log probability of each right token.
+
+    Args:
+        logits (`torch.Tensor` of shape `(..., V)`): Scores of all tokens of the vocabulary.
+        labels (`torch.LongTensor` of shape `(...)`): The right tokens; -100 where there is none.
+
+    Returns:
+        `torch.Tensor` of shape `(...)`: log p(label), in at least float32; 0 where the label is -100.
+    """
+    with torch.autocast(logits.device.type, enabled=False):
+        flat = F.cross_entropy(full_precision(logits).flatten(0, -2), labels.flatten(), reduction="none")
+    return -flat.view(labels.shape)
+
+
 def marginal_log_likelihood(
     candidate_log_probs: torch.Tensor,
     gold_log_probs: torch.Tensor,
@@ -41,7 +57,7 @@ def marginal_log_likelihood(
     marginalization: Marginalization = "token",
 ) -> torch.Tensor:
     """
-    Log p(y|x) = log sum over z of p(y|z, x) p(z|x) (equation 1).
+    The marginal: log p(y|x) = log sum over z of p(y|z, x) p(z|x) (equation 1).
 
     `"span"` is the paper's: p(y|z, x) is the product over the masked tokens. `"token"` is the released code's: each
     masked token is marginalised by itself, so different tokens may lean on different candidates.
@@ -119,6 +135,7 @@ def inverse_cloze_loss(
 __all__ = [
     "Marginalization",
     "full_precision",
+    "gold_log_probs",
     "inverse_cloze_loss",
     "marginal_log_likelihood",
     "relevance_scores",

@@ -9,7 +9,6 @@ is `BertModel`'s.
 from typing import Any
 
 import torch
-from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.bert.modeling_bert import (
@@ -34,30 +33,32 @@ def gather_rows(hidden_states: torch.Tensor, rows: torch.Tensor) -> torch.Tensor
 class RealmLastLayer(BertLayer):
     """A `BertLayer` that, given `output_rows`, returns only those rows."""
 
-    def forward(
+    def forward(  # type: ignore[override]
         self,
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
-        *args: Any,
         output_rows: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
         """
+        Run the layer.
+
         Args:
             hidden_states (`torch.Tensor` of shape `(N, L, H)`): Input of the layer.
             attention_mask (`torch.Tensor`, *optional*): As prepared by `BertModel` for its attention implementation.
             output_rows (`torch.LongTensor` of shape `(N, R)`, *optional*): Positions to return; all if not given.
+            kwargs (*optional*): As in `BertLayer`.
 
         Returns:
             `torch.Tensor` of shape `(N, R, H)` (or `(N, L, H)`): Output of the layer at those positions.
         """
         if output_rows is None:
-            return super().forward(hidden_states, attention_mask, *args, **kwargs)
+            return super().forward(hidden_states, attention_mask, **kwargs)
         attention = self.attention.self
         implementation = attention.config._attn_implementation
         if implementation not in ("sdpa", "eager"):
             # Flash and flex attention take masks that assume as many queries as keys.
-            return gather_rows(super().forward(hidden_states, attention_mask, *args, **kwargs), output_rows)
+            return gather_rows(super().forward(hidden_states, attention_mask, **kwargs), output_rows)
 
         def heads(projected: torch.Tensor) -> torch.Tensor:
             return projected.unflatten(-1, (-1, attention.attention_head_size)).transpose(1, 2)
@@ -89,13 +90,14 @@ class RealmBertEncoder(BertEncoder):
         super().__init__(config)
         self.layer[-1] = RealmLastLayer(config, layer_idx=config.num_hidden_layers - 1)
 
-    def forward(
+    def forward(  # type: ignore[override]
         self,
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         output_rows: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPastAndCrossAttentions:
+        """Run all layers; arguments as in [`RealmLastLayer`]."""
         # A bidirectional encoder keeps no cache and attends to nothing but itself.
         for unused in ("encoder_hidden_states", "encoder_attention_mask", "past_key_values", "use_cache"):
             kwargs.pop(unused, None)
@@ -109,7 +111,7 @@ class UnreadPooler(BertPooler):
     """A pooler that checkpoints contain and nobody reads: its weights are kept, its output is not computed."""
 
     def forward(self, hidden_states: torch.Tensor) -> None:  # type: ignore[override]
-        return None
+        """Compute nothing."""
 
 
 class RealmBertModel(BertModel):
@@ -126,12 +128,12 @@ class RealmBertModel(BertModel):
     """
 
     config: RealmConfig
-    _no_split_modules = ["BertEmbeddings", "BertLayer", "RealmLastLayer"]
+    _no_split_modules = ["BertEmbeddings", "BertLayer", "RealmLastLayer"]  # noqa: RUF012
 
     def __init__(self, config: RealmConfig, pooler_is_read: bool = True) -> None:
         BertPreTrainedModel.__init__(self, config)
         self.gradient_checkpointing = False
-        self.embeddings: nn.Module = BertEmbeddings(config)
+        self.embeddings = BertEmbeddings(config)
         self.encoder = RealmBertEncoder(config)
         self.pooler = BertPooler(config) if pooler_is_read else UnreadPooler(config)
         self.post_init()

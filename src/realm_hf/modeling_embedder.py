@@ -11,10 +11,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers.models.bert.modeling_bert import BertLMPredictionHead, BertPreTrainedModel
+from transformers.models.bert.modeling_bert import BertLMPredictionHead
 from transformers.utils.generic import can_return_tuple
 
-from .bert_initialization import BertStart, FromBertMixin, initialize_projection
+from .bert_initialization import BertStart, FromBertModel, initialize_projection
 from .configuration_realm import RealmConfig
 from .encoding import ragged_apply
 from .losses import full_precision, relevance_scores
@@ -36,22 +36,20 @@ def refuse_head_mask(head_mask: torch.Tensor | None) -> None:
         )
 
 
-class RealmPreTrainedModel(FromBertMixin, BertPreTrainedModel):
+class RealmPreTrainedModel(FromBertModel):
     """Weight initialization, loading, tying and freezing common to all REALM models."""
 
     config: RealmConfig
     base_model_prefix = "realm"
 
     def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict[str, str]:
-        """A head's two biases are one parameter whatever `tie_word_embeddings` says: the port tied them in the module."""
+        """A head's two biases are one parameter whatever `tie_word_embeddings` says, as in the port."""
         keys: dict[str, str] = super().get_expanded_tied_weights_keys(all_submodels)
         biases = {k: v for k, v in (self._tied_weights_keys or {}).items() if k.endswith("decoder.bias")}
         return biases | keys
 
     def tie_weights(self, *args: Any, **kwargs: Any) -> None:
-        """Ties, then freezes unread parts: this runs after initialization, loading and resizing, all of which make them
-        trainable.
-        """
+        """Tie, then freeze unread parts: this runs after initialization, loading and resizing, which unfreeze them."""
         super().tie_weights(*args, **kwargs)
         self.freeze_unread_parameters()
 
@@ -81,6 +79,7 @@ class RealmScorerProjection(nn.Module):
         self.dropout = nn.Dropout(config.projection_dropout)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """From `(N, hidden_size)` to `(N, retriever_proj_size)`."""
         projected = full_precision(self.dense(hidden_states))
         norm = self.LayerNorm
         with torch.autocast(projected.device.type, enabled=False):
@@ -98,7 +97,7 @@ class RealmEmbedder(RealmPreTrainedModel):
         config ([`RealmConfig`]): The configuration.
     """
 
-    _tied_weights_keys = {"cls.predictions.decoder.bias": "cls.predictions.bias"}
+    _tied_weights_keys = {"cls.predictions.decoder.bias": "cls.predictions.bias"}  # noqa: RUF012
 
     def __init__(self, config: RealmConfig) -> None:
         super().__init__(config)
@@ -107,9 +106,11 @@ class RealmEmbedder(RealmPreTrainedModel):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
+        """The word embeddings."""
         return self.realm.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the word embeddings."""
         self.realm.set_input_embeddings(value)
 
     def get_output_embeddings(self) -> nn.Module:
@@ -117,6 +118,7 @@ class RealmEmbedder(RealmPreTrainedModel):
         return self.cls.predictions.decoder
 
     def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
+        """Replace the decoder of the prediction head."""
         self.cls.predictions.decoder = new_embeddings
         self.cls.predictions.bias = new_embeddings.bias
 
@@ -173,8 +175,10 @@ class RealmEmbedder(RealmPreTrainedModel):
         )
 
     def start_from_bert(self, start: BertStart) -> None:
+        """Copy the tower; `"identity"` also sets pooler and projection."""
         self.load_state_dict(start.tower, strict=False)
         if start.pooler == "identity":
+            assert self.realm.pooler is not None
             initialize_projection(self.realm.pooler.dense, self.cls.dense, torch.Generator().manual_seed(start.seed))
 
     def encode(
@@ -188,7 +192,9 @@ class RealmEmbedder(RealmPreTrainedModel):
         Embeddings of rows of unequal length without work on padding; see [`~encoding.ragged_apply`].
 
         Args:
-            input_ids, attention_mask, token_type_ids: As in `forward`, shape `(N, L)`, N >= 1.
+            input_ids (`torch.LongTensor` of shape `(N, L)`): Token ids, N >= 1, padded on the right.
+            attention_mask (`torch.Tensor` of shape `(N, L)`, *optional*): 1 at tokens, 0 at padding.
+            token_type_ids (`torch.LongTensor` of shape `(N, L)`, *optional*): Segments; all 0 if not given.
             max_tokens_per_chunk (`int`, *optional*): Largest chunk in tokens, padding included.
 
         Returns:
@@ -229,9 +235,11 @@ class RealmScorer(RealmPreTrainedModel):
         return super().get_expanded_tied_weights_keys(all_submodels) | (self._tied_weights_keys or {})
 
     def get_input_embeddings(self) -> nn.Module:
+        """The word embeddings."""
         return self.embedder.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the word embeddings."""
         self.embedder.set_input_embeddings(value)
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
@@ -260,14 +268,18 @@ class RealmScorer(RealmPreTrainedModel):
         B and K are read from the tensors; `config.num_candidates` is not used.
 
         Args:
-            input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds:
-                The B queries, as in [`RealmEmbedder`]. `position_ids` serve the candidates too, as in the port.
+            input_ids (`torch.LongTensor` of shape `(B, L)`, *optional*): Token ids of the queries.
+            attention_mask (`torch.Tensor` of shape `(B, L)`, *optional*): 1 at tokens, 0 at padding.
+            token_type_ids (`torch.LongTensor` of shape `(B, L)`, *optional*): Segments; all 0 if not given.
+            position_ids (`torch.LongTensor` of shape `(1, L)`, *optional*):
+                Positions, of queries and of candidates, as in the port; counted from 0 if not given.
             candidate_input_ids (`torch.LongTensor` of shape `(B, K, L)` or `(B * K, L)`, *optional*): Token ids.
             candidate_attention_mask (`torch.Tensor` of the same shape, *optional*): 1 at tokens, 0 at padding.
             candidate_token_type_ids (`torch.LongTensor` of the same shape, *optional*): Segments.
             candidate_inputs_embeds (`torch.Tensor` of shape `(B * K, L, hidden_size)`, *optional*):
                 Instead of `candidate_input_ids`.
             head_mask (`None`): Not supported by transformers 5; must stay `None`.
+            inputs_embeds (`torch.Tensor` of shape `(B, L, hidden_size)`, *optional*): Instead of `input_ids`.
             kwargs (*optional*): `return_dict`, `output_attentions`, `output_hidden_states`.
 
         Returns:
@@ -290,14 +302,13 @@ class RealmScorer(RealmPreTrainedModel):
             return_dict=True,
             **kwargs,
         ).projected_score
-        flat = [
-            flatten_candidates(x) for x in (candidate_input_ids, candidate_attention_mask, candidate_token_type_ids)
-        ]
-        if flat[0] is not None and flat[1] is not None and position_ids is None and not kwargs:
-            candidate_score = self.embedder.encode(*flat)
+        ids, mask = flatten_candidates(candidate_input_ids), flatten_candidates(candidate_attention_mask)
+        segments = flatten_candidates(candidate_token_type_ids)
+        if ids is not None and mask is not None and position_ids is None and not kwargs:
+            candidate_score = self.embedder.encode(ids, mask, segments)
         else:
             candidate_score = self.embedder(
-                *flat, position_ids, head_mask, candidate_inputs_embeds, return_dict=True, **kwargs
+                ids, mask, segments, position_ids, head_mask, candidate_inputs_embeds, return_dict=True, **kwargs
             ).projected_score
         queries, candidates = query_score.size(0), candidate_score.size(0)
         if candidates % queries:

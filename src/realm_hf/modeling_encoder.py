@@ -12,7 +12,7 @@ from transformers.utils.generic import can_return_tuple
 from .bert_initialization import BertStart, initialize_prediction_head
 from .configuration_realm import RealmConfig
 from .encoding import ragged_apply
-from .losses import full_precision, marginal_log_likelihood
+from .losses import full_precision, gold_log_probs, marginal_log_likelihood
 from .modeling_bert_tower import RealmBertModel
 from .modeling_embedder import RealmPreTrainedModel, flatten_candidates, refuse_head_mask
 
@@ -25,7 +25,7 @@ class RealmKnowledgeAugEncoder(RealmPreTrainedModel):
         config ([`RealmConfig`]): The configuration.
     """
 
-    _tied_weights_keys = {
+    _tied_weights_keys = {  # noqa: RUF012
         "cls.predictions.decoder.weight": "realm.embeddings.word_embeddings.weight",
         "cls.predictions.decoder.bias": "cls.predictions.bias",
     }
@@ -37,19 +37,24 @@ class RealmKnowledgeAugEncoder(RealmPreTrainedModel):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
+        """The word embeddings."""
         return self.realm.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the word embeddings."""
         self.realm.set_input_embeddings(value)
 
     def get_output_embeddings(self) -> nn.Module:
+        """The decoder of the prediction head."""
         return self.cls.predictions.decoder
 
     def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
+        """Replace the decoder of the prediction head."""
         self.cls.predictions.decoder = new_embeddings
         self.cls.predictions.bias = new_embeddings.bias
 
     def start_from_bert(self, start: BertStart) -> None:
+        """Copy tower and prediction head."""
         self.load_state_dict(start.tower | start.head, strict=False)
         if not start.head:
             initialize_prediction_head(self.cls.predictions)
@@ -67,7 +72,9 @@ class RealmKnowledgeAugEncoder(RealmPreTrainedModel):
 
         Args:
             rows (`torch.LongTensor` of shape `(N, R)`): Positions to return.
-            input_ids, attention_mask, token_type_ids: Joint inputs of shape `(N, L)`, N >= 1.
+            input_ids (`torch.LongTensor` of shape `(N, L)`): Query and candidate joined, N >= 1, padded on the right.
+            attention_mask (`torch.Tensor` of shape `(N, L)`, *optional*): 1 at tokens, 0 at padding.
+            token_type_ids (`torch.LongTensor` of shape `(N, L)`, *optional*): Segments; all 0 if not given.
             max_tokens_per_chunk (`int`, *optional*): Largest chunk in tokens, padding included.
 
         Returns:
@@ -140,33 +147,26 @@ class RealmKnowledgeAugEncoder(RealmPreTrainedModel):
             raise ValueError(
                 "`labels` were given without `relevance_score`: the loss needs p(z|x); pass RealmScorer's."
             )
-        input_ids, attention_mask = flatten_candidates(input_ids), flatten_candidates(attention_mask)
-        rows = None
+        ids = flatten_candidates(input_ids)
         if mlm_positions is not None:
-            inputs = input_ids if input_ids is not None else inputs_embeds
-            rows = mlm_positions.repeat_interleave(inputs.size(0) // mlm_positions.size(0), dim=0)
-            kwargs["output_rows"] = rows
+            rows = next(x for x in (ids, inputs_embeds) if x is not None).size(0)
+            # [B, M] -> [B * K, M]
+            kwargs["output_rows"] = mlm_positions.repeat_interleave(rows // mlm_positions.size(0), dim=0)
         outputs = self.realm(
-            input_ids,
-            attention_mask=attention_mask,
+            ids,
+            attention_mask=flatten_candidates(attention_mask),
             token_type_ids=flatten_candidates(token_type_ids),
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
             **kwargs,
         )
         logits = self.cls(outputs.last_hidden_state)
-        loss = self._marginal_loss(logits, labels, relevance_score, mlm_mask) if labels is not None else None
+        loss = None
+        if labels is not None and relevance_score is not None:
+            loss = self._marginal_loss(logits, labels, relevance_score, mlm_mask)
         return MaskedLMOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
-
-    def gold_log_probs(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Log p(label) of shape `labels.shape`, in float32; 0 where the label is -100. `logits`: `(*labels.shape, V)`."""
-        with torch.autocast(logits.device.type, enabled=False):
-            flat = F.cross_entropy(
-                full_precision(logits).flatten(0, -2), labels.flatten(), ignore_index=-100, reduction="none"
-            )
-        return -flat.view(labels.shape)
 
     def _marginal_loss(
         self,
@@ -181,7 +181,7 @@ class RealmKnowledgeAugEncoder(RealmPreTrainedModel):
         # Only counted positions go through the softmax over the vocabulary.
         example, position = wanted.nonzero(as_tuple=True)
         by_candidate = logits.view(batch_size, -1, length, logits.size(-1))[example, :, position]
-        gold = self.gold_log_probs(by_candidate, labels[wanted].unsqueeze(-1).expand(by_candidate.shape[:-1]))
+        gold = gold_log_probs(by_candidate, labels[wanted].unsqueeze(-1).expand(by_candidate.shape[:-1]))
         candidate_log_probs = F.log_softmax(full_precision(relevance_score), dim=-1)[example]
         has_label = torch.ones_like(example, dtype=torch.bool).unsqueeze(-1)
         marginal = marginal_log_likelihood(candidate_log_probs, gold.unsqueeze(-1), has_label)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from transformers.modeling_outputs import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 
 @dataclass
@@ -20,9 +20,9 @@ class RealmEmbedderOutput(ModelOutput):
             Attention weights of every layer, `(N, num_heads, L, L)` each.
     """
 
-    projected_score: torch.FloatTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
+    projected_score: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass
@@ -39,9 +39,9 @@ class RealmScorerOutput(ModelOutput):
             Embeddings of the candidates.
     """
 
-    relevance_score: torch.FloatTensor | None = None
-    query_score: torch.FloatTensor | None = None
-    candidate_score: torch.FloatTensor | None = None
+    relevance_score: torch.Tensor | None = None
+    query_score: torch.Tensor | None = None
+    candidate_score: torch.Tensor | None = None
 
 
 @dataclass
@@ -62,8 +62,8 @@ class RealmForPreTrainingOutput(ModelOutput):
         marginal_log_probs (`torch.FloatTensor` of shape `(B, M)` for `"token"`, `(B,)` for `"span"`):
             log p(y_m|x) or log p(y|x); 0 where there is no label.
         retrieval_utility (`torch.FloatTensor` of shape `(B, K)`, detached):
-            RU(z|x) = log p(y|z, x) - log p(y|null, x), summed over the masked tokens, in nats; 0 where there is no label
-            or no candidate, NaN in a row whose candidate 0 is not the null passage.
+            RU(z|x) = log p(y|z, x) - log p(y|null, x), summed over the masked tokens, in nats; 0 where there is no
+            label or no candidate, NaN in a row whose candidate 0 is not the null passage.
         marginal_utility (`torch.FloatTensor` of shape `(B,)`, detached):
             log p(y|x) - log p(y|null, x), summed over the masked tokens, in nats: what retrieval is worth to the row.
             0 and NaN as above.
@@ -73,15 +73,15 @@ class RealmForPreTrainingOutput(ModelOutput):
             Embeddings of the queries, part of the graph.
     """
 
-    loss: torch.FloatTensor | None = None
-    retrieval_score: torch.FloatTensor | None = None
-    candidate_log_probs: torch.FloatTensor | None = None
-    gold_log_probs: torch.FloatTensor | None = None
-    marginal_log_probs: torch.FloatTensor | None = None
-    retrieval_utility: torch.FloatTensor | None = None
-    marginal_utility: torch.FloatTensor | None = None
-    null_mass: torch.FloatTensor | None = None
-    query_score: torch.FloatTensor | None = None
+    loss: torch.Tensor | None = None
+    retrieval_score: torch.Tensor | None = None
+    candidate_log_probs: torch.Tensor | None = None
+    gold_log_probs: torch.Tensor | None = None
+    marginal_log_probs: torch.Tensor | None = None
+    retrieval_utility: torch.Tensor | None = None
+    marginal_utility: torch.Tensor | None = None
+    null_mass: torch.Tensor | None = None
+    query_score: torch.Tensor | None = None
 
 
 __all__ = ["RealmEmbedderOutput", "RealmForPreTrainingOutput", "RealmScorerOutput"]

@@ -1,6 +1,6 @@
 """`RealmForPreTraining`: retriever and knowledge-augmented encoder trained jointly, in one forward pass."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +8,7 @@ from torch import nn
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_realm import RealmConfig
-from .losses import marginal_log_likelihood, relevance_scores, retrieval_utility
+from .losses import gold_log_probs, marginal_log_likelihood, relevance_scores, retrieval_utility
 from .modeling_embedder import RealmEmbedder, RealmPreTrainedModel, RealmScorer
 from .modeling_encoder import RealmKnowledgeAugEncoder
 from .modeling_outputs import RealmForPreTrainingOutput
@@ -44,20 +44,22 @@ class RealmForPreTraining(RealmPreTrainedModel):
     @property
     def query_embedder(self) -> RealmEmbedder:
         """The query tower. A property, because one module under two names could not be saved."""
-        tower = self._modules.get("query_embedder", self.embedder)
-        assert isinstance(tower, RealmEmbedder)
-        return tower
+        return cast(RealmEmbedder, self._modules.get("query_embedder", self.embedder))
 
     def get_input_embeddings(self) -> nn.Module:
+        """The encoder's word embeddings."""
         return self.encoder.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the encoder's word embeddings."""
         self.encoder.set_input_embeddings(value)
 
     def get_output_embeddings(self) -> nn.Module:
+        """The decoder of the encoder's prediction head."""
         return self.encoder.get_output_embeddings()
 
     def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
+        """Replace the decoder of the encoder's prediction head."""
         self.encoder.set_output_embeddings(new_embeddings)
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
@@ -144,13 +146,11 @@ class RealmForPreTraining(RealmPreTrainedModel):
             # [B, K]
             candidate_log_probs = F.log_softmax(retrieval_score, dim=-1)
         # [B, K, M]
-        gold_log_probs = self._gold_log_probs(
+        gold = self._gold_log_probs(
             joint_input_ids, joint_attention_mask, joint_token_type_ids, candidate_mask, mlm_positions, mlm_labels
         )
         # [B, M] or [B]
-        marginal = marginal_log_likelihood(
-            candidate_log_probs, gold_log_probs, label_mask, self.config.marginalization
-        )
+        marginal = marginal_log_likelihood(candidate_log_probs, gold, label_mask, self.config.marginalization)
         if num_items is None:
             counted = label_mask if self.config.marginalization == "token" else label_mask.any(-1)
             num_items = counted.sum().clamp(min=1)
@@ -160,12 +160,12 @@ class RealmForPreTraining(RealmPreTrainedModel):
         starts_with_null = (
             candidate_ids[:, 0] == NULL_PASSAGE if candidate_ids is not None else torch.ones_like(candidate_mask[:, 0])
         )
-        utility, marginal_utility = retrieval_utility(gold_log_probs, candidate_log_probs, label_mask)
+        utility, marginal_utility = retrieval_utility(gold, candidate_log_probs, label_mask)
         return RealmForPreTrainingOutput(
             loss=loss,
             retrieval_score=retrieval_score,
             candidate_log_probs=candidate_log_probs,
-            gold_log_probs=gold_log_probs,
+            gold_log_probs=gold,
             marginal_log_probs=marginal,
             retrieval_utility=utility.masked_fill(~starts_with_null.unsqueeze(-1), torch.nan),
             marginal_utility=marginal_utility.masked_fill(~starts_with_null, torch.nan),
@@ -229,21 +229,21 @@ class RealmForPreTraining(RealmPreTrainedModel):
         segments = joint_token_type_ids
         # [P, M, H]
         hidden = self.encoder.hidden_states_at(
-            mlm_positions[example],
+            # Unlabelled entries may point anywhere, also behind the end of a row.
+            mlm_positions.masked_fill(~label_mask, 0)[example],
             joint_input_ids.flatten(0, 1)[pairs],
             joint_attention_mask.flatten(0, 1)[pairs],
             segments.flatten(0, 1)[pairs] if segments is not None else None,
             self.max_tokens_per_chunk,
         )
         pair_mask = label_mask[example]
-        gold = self.encoder.gold_log_probs(self.encoder.cls(hidden[pair_mask]), mlm_labels[example][pair_mask])
+        gold = gold_log_probs(self.encoder.cls(hidden[pair_mask]), mlm_labels[example][pair_mask])
         return torch.zeros(wanted.shape, dtype=gold.dtype, device=gold.device).masked_scatter(wanted, gold)
 
     def _zero_with_gradient(self) -> torch.Tensor:
-        """A zero that depends on every trainable parameter: DistributedDataParallel waits for all of them on all ranks."""
-        return sum((p.flatten()[:1].sum() * 0.0 for p in self.parameters() if p.requires_grad), torch.tensor(0.0)).to(
-            self.device
-        )
+        """A zero that depends on each trainable parameter: DistributedDataParallel waits for all, on every rank."""
+        touched = [parameter.flatten()[0] for parameter in self.parameters() if parameter.requires_grad]
+        return 0.0 * torch.stack(touched).sum() if touched else torch.zeros((), device=self.device)
 
 
 __all__ = ["NULL_PASSAGE", "RealmEmbedder", "RealmForPreTraining", "RealmKnowledgeAugEncoder", "RealmScorer"]

@@ -57,8 +57,8 @@ class RealmTokenizer(BertTokenizer):
         counts = [len(candidates) for candidates in text]
         if text_pair is not None and counts != [len(candidates) for candidates in text_pair]:
             raise ValueError(
-                f"`text_pair` has {[len(candidates) for candidates in text_pair]} candidates per query where `text` has "
-                f"{counts}: give one second text for each candidate."
+                f"`text_pair` has {[len(candidates) for candidates in text_pair]} candidates per query where `text` "
+                f"has {counts}: give one second text for each candidate."
             )
         if return_tensors is not None and len(set(counts)) > 1:
             raise ValueError(
