@@ -24,7 +24,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from realm_hf.training.durable import TEMPORARY_PREFIX, RunDirectoryError, fsync_path, read_json, told_in_words
+from realm_hf.index.staging import explained, fsync_directory
+from realm_hf.training.durable import RunDirectoryError, read_json
 
 
 class RunLocked(RunDirectoryError):  # noqa: N818 - it is the state that is named
@@ -139,14 +140,14 @@ class TrainerLock:
 
         Raises:
             RunLocked: Somebody else holds it, or nobody can tell.
-            RunDirectoryError: The directory cannot be written to.
+            OSError: The directory cannot be written to; the message says why.
         """
-        with told_in_words("lock", path), _alone_on_this_host(path):
+        with explained("lock", path), _alone_on_this_host(path):
             if path.exists():
                 epoch = max(epoch, _refuse_unless_dead(path).epoch)
                 path.unlink()
             holder = LockHolder.of_this_process(epoch + 1)
-            temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{uuid.uuid4().hex[:8]}")
+            temporary = path.with_name(f".tmp-{path.name}-{uuid.uuid4().hex[:8]}")
             with temporary.open("w", encoding="utf-8") as file:
                 json.dump(asdict(holder), file, indent=2)
                 file.flush()
@@ -158,14 +159,14 @@ class TrainerLock:
                 raise RunLocked(_refusal(path, read_holder(path))) from None
             finally:
                 temporary.unlink()
-            fsync_path(path.parent)
+            fsync_directory(path.parent)
         return cls(path, holder)
 
     def is_held(self) -> bool:
         """Whether the file still names this holder: false after a person or another trainer took it away."""
         try:
             return read_holder(self.path) == self.holder
-        except RunDirectoryError:
+        except (RunDirectoryError, FileNotFoundError):
             return False
 
     def release(self) -> None:

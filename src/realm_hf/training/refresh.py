@@ -1,105 +1,169 @@
-"""Refreshing the index while training runs: what the training loop sees of it.
-
-Four modes, one interface. "sync" embeds the corpus on all ranks between two steps (the deterministic twin), "async"
-keeps a builder process beside the trainer, "external" leaves building to `realm-hf build-index --watch RUN` on any
-machine, "off" never refreshes. The loop cannot tell them apart: it submits a snapshot every R steps, polls for a
-finished generation, and hands that to the [`SwapCoordinator`].
-
-    refresher = make_refresher("async", run, accelerator, epoch=lock.epoch)
-    refresher.start()
-    first = refresher.build(0, embedder)                   # every rank; the run needs an index before its first search
-    coordinator.swap_now(first.name if first else None, 0)
-    ...
-    if step % refresh_steps == 0:
-        refresher.submit(step, embedder)                   # every rank
-    info = refresher.poll()                                # every rank; an answer on rank 0 only
-    swap = coordinator.tick(info.name if info else None, step)
-    if swap is not None:
-        refresher.mark_served(swap.generation.info)
-
-(Section 3.3 of the paper: "asynchronously refresh the index by re-embedding and re-indexing all documents every
-several hundred training steps".)
-"""
+"""The refresh modes and how to choose one. [`Refresher`] says what the training loop sees of them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+import time
+from typing import TYPE_CHECKING
+
+from transformers.utils import logging
+
+from realm_hf.index.generations import GenerationInfo
+from realm_hf.training.async_refresh import AsyncRefresher
+from realm_hf.training.heartbeat import FleetMonitor
+from realm_hf.training.refresher import Refresher, RefreshError, RefreshHealth, RefreshMode
+from realm_hf.training.run_directory import RunDirectory
+from realm_hf.training.store_refresher import SnapshotRefresher, StoreRefresher
 
 if TYPE_CHECKING:
-    from realm_hf.index.generations import GenerationInfo
+    from accelerate import Accelerator
+
     from realm_hf.modeling_realm import RealmEmbedder
 
-RefreshMode = Literal["sync", "async", "external", "off"]
+__all__ = [
+    "AsyncRefresher",
+    "ExternalRefresher",
+    "OffRefresher",
+    "RefreshError",
+    "RefreshHealth",
+    "RefreshMode",
+    "Refresher",
+    "SyncRefresher",
+    "make_refresher",
+]
+
+logger = logging.get_logger(__name__)
+
+_LOOK_SECONDS = 1.0
 
 
-class RefreshError(RuntimeError):
-    """The index cannot be refreshed; the message holds the reason and the end of the builder's log."""
+class OffRefresher(StoreRefresher):
+    """Refresh "off": the first index serves to the end (the paper's ablation of stale indexes, table 2)."""
 
-
-@dataclass(frozen=True)
-class RefreshHealth:
-    """How the refresh is doing, for the log.
-
-    Args:
-        mode: "sync", "async", "external" or "off".
-        building: Whether a generation is being built now, as far as can be seen from here.
-        builder_pid: Process id of the builder at work ("async"), or `None`.
-        heartbeat_age_seconds: Seconds since a builder was last seen to make progress, by this process's monotonic
-            clock.
-        submitted_step: Step of the newest snapshot that was submitted, or -1.
-        built_step: Snapshot step of the newest complete generation of this epoch, or -1.
-        failures: Failed builds in a row.
-        last_error: What went wrong in the last of them.
-        snapshot_seconds: Seconds that the last snapshot kept the training loop.
-        commit_seconds: Seconds that it then took to reach the disk, beside training.
-    """
-
-    mode: RefreshMode
-    building: bool = False
-    builder_pid: int | None = None
-    heartbeat_age_seconds: float | None = None
-    submitted_step: int = -1
-    built_step: int = -1
-    failures: int = 0
-    last_error: str | None = None
-    snapshot_seconds: float = 0.0
-    commit_seconds: float = 0.0
-
-
-class Refresher(Protocol):
-    """What the training loop asks of a refresh mode. Every rank holds one and makes the same calls at the same
-    steps.
-    """
-
-    mode: RefreshMode
-
-    def start(self) -> None:
-        """Make ready; on rank 0 of "async" a builder process begins to warm up."""
-
-    def build(self, step: int, embedder: RealmEmbedder) -> GenerationInfo | None:
-        """Build a generation from `embedder` now, on all ranks together, and return it on rank 0 (`None`
-        elsewhere).
-        """
+    mode: RefreshMode = "off"
 
     def submit(self, step: int, embedder: RealmEmbedder) -> None:
-        """Hand over the embedder as it is after `step`. Only "sync" builds before it returns."""
+        """Nothing is refreshed."""
+
+
+class SyncRefresher(StoreRefresher):
+    """Refresh "sync": all ranks build between two steps. Slow and deterministic: what "async" is compared with."""
+
+    mode: RefreshMode = "sync"
+
+    def submit(self, step: int, embedder: RealmEmbedder) -> None:
+        """Build before returning."""
+        self.build(step, embedder)
+
+
+class ExternalRefresher(SnapshotRefresher):
+    """Refresh "external": builders that were started elsewhere watch the run directory; here one only looks.
+
+    Args:
+        run: See [`StoreRefresher`].
+        accelerator: See [`StoreRefresher`].
+        heartbeat_timeout: Seconds without any builder's progress after which its absence is told, once a minute.
+        keep_generations: See [`StoreRefresher`].
+    """
+
+    mode: RefreshMode = "external"
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        accelerator: Accelerator,
+        *,
+        heartbeat_timeout: float = 120.0,
+        keep_generations: int | None = 2,
+    ):
+        super().__init__(run, accelerator, keep_generations=keep_generations)
+        self.heartbeat_timeout = heartbeat_timeout
+        self._fleet = FleetMonitor(run.heartbeats)
+        self._next_look = 0.0
+        self._told_at = 0.0
 
     def poll(self) -> GenerationInfo | None:
-        """On rank 0 the newest complete generation of this epoch that is newer than the one served; never waits.
+        """On rank 0 the newest generation of this epoch that is newer than the served one.
 
         Raises:
-            RefreshError: The builder failed more often in a row than is allowed.
+            RefreshError: Another trainer has taken the run over, or the embedder's weights are NaN.
         """
-
-    def mark_served(self, info: GenerationInfo) -> None:
-        """Tell which generation is served now."""
+        now = time.monotonic()
+        if self.rank == 0 and now >= self._next_look:
+            self._next_look = now + _LOOK_SECONDS
+            trouble = self._check_commits()
+            if trouble is not None:
+                logger.warning("%s", trouble)
+            self._look_for_newest()
+            silent = self._fleet.silent_seconds()
+            if self._committed_step > self._built_step() and silent > self.heartbeat_timeout and now > self._told_at:
+                self._told_at = now + 60.0
+                logger.warning(
+                    "no index builder has been seen at work on %s for %.0f s; start one with: realm-hf build-index "
+                    "--watch %s",
+                    self.run.root,
+                    silent,
+                    self.run.root,
+                )
+        return super().poll()
 
     def check_health(self) -> RefreshHealth:
         """How the refresh is doing."""
+        silent = self._fleet.silent_seconds()
+        beat = self._fleet.building(self.heartbeat_timeout)
+        return RefreshHealth(
+            mode="external",
+            building=beat is not None,
+            builder_pid=None if beat is None else beat.pid,
+            heartbeat_age_seconds=silent,
+            submitted_step=self._submitted_step,
+            built_step=self._built_step(),
+            snapshot_seconds=self._snapshot_seconds,
+            commit_seconds=self._commit_seconds,
+        )
 
-    def wait(self, timeout: float) -> GenerationInfo | None:
-        """Poll for up to `timeout` seconds; on other ranks than 0 it returns at once."""
 
-    def stop(self) -> None:
-        """End the builder, if this process started one, and every thread."""
+def make_refresher(
+    mode: RefreshMode,
+    run: RunDirectory,
+    accelerator: Accelerator,
+    *,
+    builder_threads: int = 1,
+    builder_device: str = "cpu",
+    heartbeat_timeout: float = 120.0,
+    max_failures: int | None = 10,
+    keep_generations: int | None = 2,
+) -> Refresher:
+    """Choose a refresh mode. Every rank calls it at the same point.
+
+    Args:
+        mode: "sync", "async", "external" or "off".
+        run: The run directory; on rank 0 the very object whose lock is held.
+        accelerator: Tells rank, number of ranks and device.
+        builder_threads: Processor threads of the builder ("async").
+        builder_device: The builder's device ("async").
+        heartbeat_timeout: Seconds without progress after which a builder is replaced ("async") or missed ("external").
+        max_failures: Failed builds in a row after which training ends ("async"); `None` for no limit.
+        keep_generations: How many of the newest generations stay on disk; `None` keeps all.
+
+    Raises:
+        ValueError: There is no such mode, or a value is out of range.
+    """
+    if mode == "async":
+        return AsyncRefresher(
+            run,
+            accelerator,
+            builder_threads=builder_threads,
+            builder_device=builder_device,
+            heartbeat_timeout=heartbeat_timeout,
+            max_failures=max_failures,
+            keep_generations=keep_generations,
+        )
+    if mode == "external":
+        return ExternalRefresher(
+            run, accelerator, heartbeat_timeout=heartbeat_timeout, keep_generations=keep_generations
+        )
+    if mode == "sync":
+        return SyncRefresher(run, accelerator, keep_generations=keep_generations)
+    if mode == "off":
+        return OffRefresher(run, accelerator, keep_generations=keep_generations)
+    raise ValueError(f"refresh is {mode!r}. Choose one of: sync, async, external, off.")

@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from realm_hf.data.commit import atomic_directory
-from realm_hf.training.durable import RunDirectoryError, read_json, told_in_words, write_json
+from realm_hf.index.staging import explained
+from realm_hf.training.durable import RunDirectoryError, read_json, write_json
 from realm_hf.training.lock import TrainerLock
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ class RunConfig:
         rows: Number of passages.
         index_factory: FAISS factory string; the metric is always the inner product.
         index_train_size: Embeddings to train the index's quantizers on, or `None` for FAISS's own choice.
-        embedding_dtype: Type of the stored embeddings, "float16" or "float32".
+        embedding_dtype: Type of the stored embeddings: "float32", or "float16", which takes half the disk and rounds
+            coordinates above 2 by up to 0.001 and above 4 by up to 0.002.
         max_tokens_per_batch: Wordpieces that a builder forwards at once.
         epoch: Counts the trainers that took the run's lock; snapshots and generations of an earlier one are not
             served.
@@ -61,7 +63,7 @@ class RunConfig:
     rows: int
     index_factory: str = "Flat"
     index_train_size: int | None = None
-    embedding_dtype: str = "float16"
+    embedding_dtype: str = "float32"
     max_tokens_per_batch: int = 8192
     epoch: int = 0
     protocol: int = PROTOCOL
@@ -96,7 +98,7 @@ class RunDirectory:
         tokenizer: PreTrainedTokenizerBase,
         index_factory: str = "Flat",
         index_train_size: int | None = None,
-        embedding_dtype: str = "float16",
+        embedding_dtype: str = "float32",
         max_tokens_per_batch: int = 8192,
     ) -> RunDirectory:
         """Make a run directory; the passages are hard-linked into it where the file system allows, else copied.
@@ -104,7 +106,8 @@ class RunDirectory:
         `run.json` is written last: without it the directory is not a run, and `create` may be called again.
 
         Raises:
-            RunDirectoryError: There is a run already, or the directory cannot be written to.
+            RunDirectoryError: There is a run already.
+            OSError: The directory cannot be written to; the message says why.
             ValueError: The tokenizer is not the one that made the passages' token ids.
         """
         from realm_hf.data.vocabulary import tokenizer_fingerprint
@@ -128,11 +131,11 @@ class RunDirectory:
             max_tokens_per_batch=max_tokens_per_batch,
         )
         run = cls(root, config)
-        with told_in_words("create the run directory", root):
+        with explained("create the run directory", root):
             for path in (run.snapshots, run.index, run.checkpoints, run.heartbeats, run.logs):
                 path.mkdir(parents=True, exist_ok=True)
             if not run.passages.exists():
-                _link_directory(Path(passages.path), run.passages)
+                _link_directory(passages.directory, run.passages)
             if not run.tokenizer.exists():
                 with atomic_directory(run.tokenizer) as work:
                     tokenizer.save_pretrained(work)
@@ -222,14 +225,17 @@ class RunDirectory:
 
         Raises:
             RunLocked: A trainer already runs here, or nobody can tell.
-            RunDirectoryError: The directory cannot be written to.
+            OSError: The directory cannot be written to; the message says why.
         """
         lock = TrainerLock.acquire(self.lock_path, self.read_epoch())
         # Only a trainer that holds the lock may move the epoch: one that is refused must not fence off the one that
         # runs.
-        with told_in_words("write", self.root / "run.json"):
+        try:
             self.config = replace(_read_config(self.root), epoch=lock.epoch)
             write_json(self.root / "run.json", asdict(self.config))
+        except BaseException:
+            lock.release()
+            raise
         return lock
 
     def read_epoch(self) -> int:

@@ -14,10 +14,11 @@ every rank goes round the same little loop, the ranks meet in the swap's tiny al
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
+
+from transformers.utils import logging
 
 from realm_hf.training.refresh import Refresher
 from realm_hf.training.swap import Swap, SwapCoordinator
@@ -25,7 +26,7 @@ from realm_hf.training.swap import Swap, SwapCoordinator
 if TYPE_CHECKING:
     from realm_hf.modeling_realm import RealmEmbedder
 
-logger = logging.getLogger(__name__)
+logger = logging.get_logger(__name__)
 
 OnStale = Literal["continue", "wait", "sync"]
 

@@ -11,23 +11,24 @@ The all-reduce runs over a gloo group of its own, on CPU tensors, so that it nev
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
+from transformers.utils import logging
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from realm_hf.index.generations import Generation
 
-logger = logging.getLogger(__name__)
+logger = logging.get_logger(__name__)
 
 _MAX_NAME_BYTES = 120
 
@@ -152,7 +153,8 @@ class SwapCoordinator:
         self._opening: _Opening | None = None
         self._served: _Served | None = None
         self._readers_lock = threading.Lock()
-        self._group = dist.new_group(backend="gloo") if self.world_size > 1 else None
+        # Rank 0 may build an index for hours in "sync" mode while the others are here: no timeout short of a week.
+        self._group = dist.new_group(backend="gloo", timeout=timedelta(days=7)) if self.world_size > 1 else None
 
     @property
     def generation(self) -> Generation | None:
@@ -198,22 +200,18 @@ class SwapCoordinator:
         """
         if self.rank == 0 and proposal is None:
             raise ValueError("swap_now needs a generation's name on rank 0, got None")
-        while self._opening is not None:
-            self.tick(None, step)
-            time.sleep(0.002)
+        self._settle(step)
         failures = len(self.failures)
         self.tick(proposal, step)
-        if self._opening is None:
+        if not self._is_opening():
             raise SwapFailed(f"Generation {proposal} is served already: there is nothing to swap to at step {step}.")
-        while True:
-            swap = self.tick(None, step)
-            if swap is not None:
-                return swap
-            if len(self.failures) > failures:
-                failure = self.failures[-1]
-                told = "; ".join(f"rank {rank}: {reason}" for rank, reason in failure.reasons.items())
-                raise SwapFailed(f"Generation {failure.name} could not be opened on every rank ({told}).")
-            time.sleep(0.002)
+        swap = self._settle(step)
+        if swap is not None:
+            return swap
+        assert len(self.failures) > failures
+        failure = self.failures[-1]
+        told = "; ".join(f"rank {rank}: {reason}" for rank, reason in failure.reasons.items())
+        raise SwapFailed(f"Generation {failure.name} could not be opened on every rank ({told}).")
 
     def any_rank(self, flag: bool) -> bool:
         """Whether `flag` is true on any rank; every rank calls it at the same point (a caught SIGTERM, a wait to
@@ -270,6 +268,18 @@ class SwapCoordinator:
         dist.all_reduce(word, op=dist.ReduceOp.SUM, group=self._group)
         ready_ranks, failed_ranks, *letters = word.tolist()
         return bytes(letter for letter in letters if letter).decode(), ready_ranks, failed_ranks
+
+    def _is_opening(self) -> bool:
+        return self._opening is not None
+
+    def _settle(self, step: int) -> Swap | None:
+        """Tick until nothing is being opened; all ranks go the same number of rounds."""
+        swap = None
+        while self._is_opening():
+            swap = self.tick(None, step)
+            if self._is_opening():
+                time.sleep(0.002)
+        return swap
 
     def _serve(self, opening: _Opening, step: int) -> Swap:
         generation = opening.generation

@@ -1,0 +1,179 @@
+"""Refresh "async": a builder process beside the trainer, one for each generation, watched from the training loop's
+polls.
+
+Loading torch and transformers takes longer than many a build. The next builder is therefore started while there is
+nothing to do, and waits, loaded, for the word to build; it is started when its predecessor has ended, so that at most
+one is alive. A pool that forks loaded children was rejected: a fork of a process that has used threads may hang.
+
+Supervision happens inside `poll()`, a few system calls every tenth of a second: no thread can race with the training
+loop, and a loop that does not poll does not need a new index.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from transformers.utils import logging
+
+from realm_hf.index.generations import GenerationInfo
+from realm_hf.training.builder_process import BuilderProcess
+from realm_hf.training.refresher import RefreshError, RefreshHealth, RefreshMode
+from realm_hf.training.run_directory import RunDirectory
+from realm_hf.training.store_refresher import SnapshotRefresher
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+logger = logging.get_logger(__name__)
+
+_LOOK_SECONDS = 0.1
+_MAX_BACKOFF_SECONDS = 300.0
+
+
+class AsyncRefresher(SnapshotRefresher):
+    """Keeps one builder process and gives it the newest snapshot; restarts it when it dies or hangs.
+
+    Args:
+        run: See [`StoreRefresher`].
+        accelerator: See [`StoreRefresher`].
+        builder_threads: Processor threads of the builder.
+        builder_device: Its device, such as "cpu" or "cuda:1".
+        builder_nice: Added to its niceness.
+        heartbeat_timeout: Seconds without progress after which a builder is killed and replaced.
+        retry_seconds: Pause after the first failure; doubled with each further one, up to five minutes.
+        max_failures: Failures in a row after which `poll()` raises; `None` for no limit.
+        keep_generations: See [`StoreRefresher`].
+    """
+
+    mode: RefreshMode = "async"
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        accelerator: Accelerator,
+        *,
+        builder_threads: int = 1,
+        builder_device: str = "cpu",
+        builder_nice: int = 10,
+        heartbeat_timeout: float = 120.0,
+        retry_seconds: float = 1.0,
+        max_failures: int | None = 10,
+        keep_generations: int | None = 2,
+    ):
+        super().__init__(run, accelerator, keep_generations=keep_generations)
+        if builder_threads < 1:
+            raise ValueError(f"builder_threads is {builder_threads}, but must be at least 1.")
+        self.builder_threads = builder_threads
+        self.builder_device = builder_device
+        self.builder_nice = builder_nice
+        self.heartbeat_timeout = heartbeat_timeout
+        self.retry_seconds = retry_seconds
+        self.max_failures = max_failures
+        self._builder: BuilderProcess | None = None
+        self._building = False
+        self._failures = 0
+        self._last_error: str | None = None
+        self._retry_at = 0.0
+        self._next_look = 0.0
+        self._stopped = False
+
+    def start(self) -> None:
+        """Start the first builder; it loads its libraries beside the first steps."""
+        if self.rank == 0 and self._builder is None:
+            self._spawn()
+
+    def poll(self) -> GenerationInfo | None:
+        """Supervise the builder; on rank 0 the newest generation of this epoch that is newer than the served one.
+
+        Raises:
+            RefreshError: More than `max_failures` builds failed in a row, another trainer has taken the run over, or
+                the embedder's weights are NaN.
+        """
+        if self.rank == 0 and not self._stopped and time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + _LOOK_SECONDS
+            trouble = self._check_commits()
+            if trouble is not None:
+                self._fail(trouble)
+            self._supervise()
+        return super().poll()
+
+    def check_health(self) -> RefreshHealth:
+        """How the refresh is doing."""
+        builder = self._builder
+        return RefreshHealth(
+            mode="async",
+            building=self._building,
+            builder_pid=builder.pid if builder is not None and self._building else None,
+            heartbeat_age_seconds=None if builder is None else builder.monitor.silent_seconds(),
+            submitted_step=self._submitted_step,
+            built_step=self._built_step(),
+            failures=self._failures,
+            last_error=self._last_error,
+            snapshot_seconds=self._snapshot_seconds,
+            commit_seconds=self._commit_seconds,
+        )
+
+    def stop(self) -> None:
+        """End the builder, wherever it stands, and finish the snapshot that is being written."""
+        self._stopped = True
+        super().stop()
+        if self._builder is not None:
+            self._builder.stop()
+            self._builder = None
+            self._building = False
+
+    def _supervise(self) -> None:
+        self._notice_quarantine()
+        builder = self._builder
+        if builder is not None:
+            if builder.returncode is not None:
+                self._builder_ended(builder)
+            elif builder.monitor.silent_seconds() > self.heartbeat_timeout:
+                builder.kill()
+                self._builder_ended(builder, f"made no progress for {self.heartbeat_timeout:.0f} s and was killed")
+        if self._building or time.monotonic() < self._retry_at:
+            return
+        if self._builder is None:
+            self._spawn()
+        if self._committed_step > self._built_step() and self._builder is not None:
+            # A builder that is still loading finds the word in its pipe when it is ready.
+            self._building = self._builder.build()
+
+    def _builder_ended(self, builder: BuilderProcess, why: str | None = None) -> None:
+        built_before = self._built_step()
+        self._look_for_newest()
+        # Its generation counts, not its exit code: it may have been killed between the commit and the end.
+        if self._built_step() > built_before:
+            self._failures = 0
+            self._last_error = None
+        elif self._building or why is not None or builder.returncode != 0:
+            self._fail(builder.describe_end() if why is None else f"{builder.describe_end()}\n(It {why}.)")
+        builder.reap()
+        self._builder = None
+        self._building = False
+
+    def _notice_quarantine(self) -> None:
+        newest = self._newest
+        if newest is not None and not (self.store.root / newest.name).exists():
+            self._look_for_newest()
+            self._fail(f"generation {newest.name} was taken out of the store: some rank could not open it")
+
+    def _fail(self, error: str) -> None:
+        self._failures += 1
+        self._last_error = error
+        pause = min(_MAX_BACKOFF_SECONDS, self.retry_seconds * 2 ** (self._failures - 1))
+        self._retry_at = time.monotonic() + pause
+        if self.max_failures is not None and self._failures > self.max_failures:
+            raise RefreshError(f"The index could not be refreshed {self._failures} times in a row. Last: {error}")
+        logger.warning(
+            "index refresh failed (%d in a row), next try in %.0f s, the old index serves on: %s",
+            self._failures,
+            pause,
+            error,
+        )
+
+    def _spawn(self) -> None:
+        self._builder = BuilderProcess(
+            self.run, threads=self.builder_threads, device=self.builder_device, nice=self.builder_nice
+        )

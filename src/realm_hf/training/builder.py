@@ -1,0 +1,259 @@
+"""The index builder, a process of its own: `python -m realm_hf.training.builder RUN`, or `realm-hf build-index RUN`.
+
+It is given a run directory and nothing else, builds the newest snapshot (older ones are skipped) and writes a
+generation. The trainer's own builder ("async") is started ahead of need: it loads its libraries, which takes longer
+than many a build, then waits on its standard input for the word to build one generation, and ends. A builder that was
+started by hand ("external") watches the directory.
+
+    exit code 0    a generation was built (--watch: it was asked to end)
+              3    there was nothing to build
+              4    the run directory cannot be used; the message says why
+              5    the process that started it is gone, or told it to end
+              1    anything else; the log ends with the traceback
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import select
+import signal
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Sequence
+
+import torch
+
+from realm_hf.data.passage_store import PassageStore
+from realm_hf.index.generations import GenerationInfo, GenerationStore
+from realm_hf.training.build import Team, build_generation
+from realm_hf.training.durable import RunDirectoryError
+from realm_hf.training.heartbeat import Heartbeat
+from realm_hf.training.run_directory import RunDirectory
+from realm_hf.training.snapshots import SnapshotInfo, latest_snapshot, load_snapshot, read_snapshot
+
+logger = logging.getLogger("realm_hf.builder")
+
+EXIT_BUILT = 0
+EXIT_FAILED = 1
+EXIT_NOTHING = 3
+EXIT_UNUSABLE = 4
+EXIT_ORPHANED = 5
+
+_MAX_BACKOFF_SECONDS = 300.0
+
+
+class Builder:
+    """Builds generations of one run.
+
+    Args:
+        run: The run directory.
+        name: Names its heartbeat file; unique among the run's builders.
+        device: Where passages are embedded.
+        threads: Threads for the index.
+        team: The ranks that build together; this process alone by default.
+    """
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        *,
+        name: str | None = None,
+        device: str = "cpu",
+        threads: int | None = None,
+        team: Team | None = None,
+    ):
+        self.run = run
+        self.device = device
+        self.threads = threads
+        self.team = team or Team()
+        self.passages = PassageStore.load(run.passages)
+        self.store = GenerationStore(run.index)
+        name = name or f"builder-{uuid.uuid4().hex[:12]}"
+        run.heartbeats.mkdir(exist_ok=True)
+        self.heartbeat = Heartbeat(run.heartbeats / f"{name}.json")
+
+    def newest_unbuilt(self) -> SnapshotInfo | None:
+        """The newest snapshot of the run's present epoch, unless its generation is complete already."""
+        snapshot = latest_snapshot(self.run)
+        if snapshot is None:
+            return None
+        built = {(info.epoch, info.snapshot_step) for info in self.store.list()}
+        return None if (snapshot.epoch, snapshot.step) in built else snapshot
+
+    def build_newest(self) -> GenerationInfo | None:
+        """Build the newest snapshot; `None` if there is nothing to build (on other ranks than 0: always)."""
+        found = self.newest_unbuilt() if self.team.rank == 0 else None
+        name = self.team.share(found.name if found is not None else "")
+        if not name:
+            return None
+        self.heartbeat.mark("starting", name)
+        snapshot = found or read_snapshot(self.run, name)
+        embedder = load_snapshot(self.run, snapshot, self.device)
+        logger.info("building %s: %d passages on %s", name, len(self.passages), self.device)
+        info = build_generation(
+            self.run,
+            snapshot,
+            embedder,
+            passages=self.passages,
+            store=self.store,
+            device=self.device,
+            team=self.team,
+            threads=self.threads,
+            progress=lambda phase, done, total: self.heartbeat.mark(phase, name, done, total),
+        )
+        if info is not None:
+            logger.info("built %s in %.1f s", info.name, info.build_seconds)
+        return info
+
+    def watch(self, poll_seconds: float) -> None:
+        """Build every newest snapshot that appears, without end; a failed build is told and tried again."""
+        failures = 0
+        while True:
+            pause = poll_seconds
+            try:
+                self.build_newest()
+                failures = 0
+            except (OSError, RuntimeError, ValueError):
+                if self.team.world_size > 1:
+                    raise  # the other ranks are in the middle of the build: only the launcher can start all anew
+                failures += 1
+                pause = min(_MAX_BACKOFF_SECONDS, poll_seconds * 2**failures)
+                logger.exception("the build failed (%d in a row); trying again in %.0f s", failures, pause)
+            deadline = time.monotonic() + pause
+            while (left := deadline - time.monotonic()) > 0:
+                self.heartbeat.mark("waiting")
+                time.sleep(min(1.0, left))
+
+    def close(self) -> None:
+        """Stop the heartbeat."""
+        self.heartbeat.stop()
+
+
+class StdinGuard:
+    """Listens to the process that started this one, and ends this one when the other is gone.
+
+    End of file on standard input says so; so does a new parent, in case a forked worker of the dead trainer still
+    holds the other end of the pipe open.
+
+    Args:
+        heartbeat: Its file is removed before the process ends.
+    """
+
+    def __init__(self, heartbeat: Heartbeat):
+        self.build_asked = threading.Event()
+        self._heartbeat = heartbeat
+        self._parent = os.getppid()
+        threading.Thread(target=self._listen, name="stdin-guard", daemon=True).start()
+
+    def _listen(self) -> None:
+        while os.getppid() == self._parent:
+            readable, _, _ = select.select([sys.stdin.fileno()], [], [], 0.5)
+            if not readable:
+                continue
+            words = os.read(sys.stdin.fileno(), 1024).split()
+            if b"build" in words:
+                self.build_asked.set()
+            if not words or b"stop" in words:
+                break
+        self._heartbeat.path.unlink(missing_ok=True)
+        # Wherever the build stands: a half-written generation is a temporary directory that the next collection
+        # removes.
+        os._exit(EXIT_ORPHANED)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a builder; returns its exit code."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    logging.getLogger("realm_hf").setLevel(logging.INFO)
+    if options.nice:
+        os.nice(options.nice)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    try:
+        builder = Builder(
+            RunDirectory.open(options.run),
+            name=options.name,
+            device=options.device,
+            threads=options.threads,
+            team=_team(),
+        )
+    except (RunDirectoryError, OSError, ValueError) as error:
+        logger.error("%s", error)
+        return EXIT_UNUSABLE
+    try:
+        if options.watch:
+            return _watch(builder, options.poll_seconds)
+        return _once(builder, guarded=options.stdin_guard, wait=options.wait)
+    finally:
+        builder.close()
+
+
+def _once(builder: Builder, *, guarded: bool, wait: bool) -> int:
+    guard = StdinGuard(builder.heartbeat) if guarded else None
+    if guard is not None and wait:
+        logger.info("ready")
+        while not guard.build_asked.wait(1.0):
+            builder.heartbeat.mark("waiting")
+    try:
+        built = builder.build_newest()
+    except (OSError, RuntimeError, ValueError):
+        logger.exception("the build failed")
+        return EXIT_FAILED
+    if built is None and builder.team.rank == 0:
+        logger.info(
+            "nothing to build: there is no snapshot of epoch %d without a generation", builder.run.read_epoch()
+        )
+        return EXIT_NOTHING
+    return EXIT_BUILT
+
+
+def _watch(builder: Builder, poll_seconds: float) -> int:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    logger.info("watching %s", builder.run.root)
+    try:
+        builder.watch(poll_seconds)
+    except KeyboardInterrupt:
+        logger.info("asked to end")
+    return EXIT_BUILT
+
+
+def _team() -> Team:
+    """The ranks of `accelerate launch` or `torchrun`, if this is one of them."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return Team()
+    from accelerate import PartialState
+
+    state = PartialState()
+    return Team(state.process_index, state.num_processes)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that `realm-hf build-index` shares."""
+    parser.add_argument("run", metavar="RUN", help="the run directory (output_dir of the training run)")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--once", action="store_true", help="build the newest snapshot and end (default)")
+    mode.add_argument("--watch", action="store_true", help="build each newest snapshot, until interrupted")
+    parser.add_argument("--device", default="cpu", help="where to embed, such as cuda:1 (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=None, help="processor threads (default: the libraries' own)")
+    parser.add_argument("--nice", type=int, default=0, help="niceness to add, for a processor that others use too")
+    parser.add_argument(
+        "--poll-seconds", type=float, default=2.0, help="with --watch: pause between looks (default: %(default)s)"
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m realm_hf.training.builder", description=__doc__.splitlines()[0])
+    add_arguments(parser)
+    parser.add_argument("--name", help="name of the heartbeat file")
+    parser.add_argument("--stdin-guard", action="store_true", help="end when standard input closes")
+    parser.add_argument("--wait", action="store_true", help="with --stdin-guard: wait for the word 'build' on it")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,155 @@
+"""Heartbeats of index builders: a counter that moves while work is done, and the clock of whoever watches it.
+
+A beat says that work was done, not merely that a thread is alive: the counter moves when the builder marks progress or
+has used processor time, so that a builder that hangs (a dead file system, a deadlock, a stopped process) falls silent.
+The watcher judges by its own monotonic clock how long ago it last saw the counter move: clocks of two machines are
+never compared.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from realm_hf.training.durable import write_json
+
+# Processor seconds between two beats that count as work; the beating thread's own are not among them.
+_WORK_CPU_SECONDS = 0.01
+
+
+@dataclass(frozen=True)
+class Beat:
+    """What a heartbeat file holds.
+
+    Args:
+        counter: Grows with every beat; its absolute value means nothing.
+        host: Host name of the builder.
+        pid: Its process id there.
+        phase: "starting", "waiting", "embedding", "indexing" or "writing".
+        snapshot: Name of the snapshot at work, or "".
+        done: Passages embedded.
+        total: Passages to embed.
+    """
+
+    counter: int
+    host: str
+    pid: int
+    phase: str
+    snapshot: str = ""
+    done: int = 0
+    total: int = 0
+
+    @property
+    def is_building(self) -> bool:
+        """Whether the builder works on a snapshot."""
+        return self.snapshot != ""
+
+
+class Heartbeat:
+    """Writes a heartbeat file from a background thread until `stop()`; the file goes with it.
+
+    Args:
+        path: The file; its directory exists.
+        interval: Seconds between two looks at whether work was done.
+    """
+
+    def __init__(self, path: Path, interval: float = 0.5):
+        self.path = path
+        self.interval = interval
+        self._beat = Beat(counter=0, host=socket.gethostname(), pid=os.getpid(), phase="starting")
+        self._marks = 0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+        self._thread.start()
+
+    def mark(self, phase: str, snapshot: str = "", done: int = 0, total: int = 0) -> None:
+        """Say that work was done; cheap enough for every batch."""
+        self._beat = Beat(self._beat.counter, self._beat.host, self._beat.pid, phase, snapshot, done, total)
+        self._marks += 1
+
+    def stop(self) -> None:
+        """End the thread and remove the file."""
+        self._ended.set()
+        self._thread.join()
+        self.path.unlink(missing_ok=True)
+
+    def _run(self) -> None:
+        counter, marks, work = 0, -1, 0.0
+        while not self._ended.is_set():
+            now = time.process_time() - time.thread_time()
+            if marks != self._marks or now - work > _WORK_CPU_SECONDS:
+                counter, marks, work = counter + 1, self._marks, now
+                write_json(self.path, asdict(self._beat) | {"counter": counter}, durable=False)
+            self._ended.wait(self.interval)
+
+
+def read_beat(path: Path) -> Beat | None:
+    """The last beat, or `None` if the file is not there (not yet, or no longer)."""
+    try:
+        return Beat(**json.loads(path.read_text(encoding="utf-8")))
+    except (FileNotFoundError, TypeError, ValueError):
+        return None  # a file of another version is nobody we can watch
+
+
+class HeartbeatMonitor:
+    """Tells for how long a heartbeat has been silent, by the watcher's own monotonic clock.
+
+    Args:
+        path: The heartbeat file; it may appear later: silence counts from the construction.
+        baseline: A beat that was there before and proves nothing: its builder may be long dead.
+    """
+
+    def __init__(self, path: Path, baseline: Beat | None = None):
+        self.path = path
+        self.beat = baseline
+        self.has_moved = False
+        self._moved_at = time.monotonic()
+
+    def silent_seconds(self) -> float:
+        """Look at the file; seconds since its counter was last seen to move."""
+        beat = read_beat(self.path)
+        if beat is not None and beat != self.beat:
+            self.beat, self.has_moved, self._moved_at = beat, True, time.monotonic()
+        return time.monotonic() - self._moved_at
+
+
+class FleetMonitor:
+    """Watches every heartbeat in a directory: builders that were started elsewhere come and go.
+
+    Args:
+        directory: RUN/heartbeats.
+    """
+
+    def __init__(self, directory: Path):
+        self.directory = directory
+        self._monitors = {path: HeartbeatMonitor(path, read_beat(path)) for path in directory.glob("*.json")}
+        self._last_seen = time.monotonic()
+
+    def silent_seconds(self) -> float:
+        """Seconds since any builder's counter was last seen to move (since the construction, if none ever was)."""
+        present = set(self.directory.glob("*.json"))
+        self._monitors = {path: self._monitors.get(path) or HeartbeatMonitor(path) for path in present}
+        now = time.monotonic()
+        for monitor in self._monitors.values():
+            age = monitor.silent_seconds()
+            if monitor.has_moved:
+                self._last_seen = max(self._last_seen, now - age)
+        return now - self._last_seen
+
+    def building(self, within_seconds: float) -> Beat | None:
+        """The beat of a builder at work that was seen to move within so many seconds."""
+        for monitor in self._monitors.values():
+            beat = monitor.beat
+            if (
+                monitor.has_moved
+                and beat is not None
+                and beat.is_building
+                and monitor.silent_seconds() < within_seconds
+            ):
+                return beat
+        return None
