@@ -227,6 +227,8 @@ class RealmScorer(RealmPreTrainedModel):
         if query_embedder is None and config.share_embedders:
             # Tied parameter by parameter: old files contain both towers, and stay two if their weights differ.
             names = [name for name, _ in self.embedder.named_parameters(remove_duplicate=False)]
+            # The second of a head's two biases is tied by each tower itself.
+            names = [name for name in names if not name.endswith("decoder.bias")]
             self._tied_weights_keys = {f"query_embedder.{name}": f"embedder.{name}" for name in names}
         self.post_init()
 
