@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from realm_hf import RealmConfig, RealmTokenizer
+    from realm_hf import RealmConfig, RealmEmbedder, RealmTokenizer
+    from realm_hf.data.passage_store import PassageStore
+    from realm_hf.training.run_directory import RunDirectory
 
 TESTS = Path(__file__).parent
 GUARD = TESTS / "guard"
@@ -107,3 +109,41 @@ def tiny_config(tiny_vocab: Path) -> "RealmConfig":
         attention_probs_dropout_prob=0.0,
         hidden_act="gelu",
     )
+
+
+@pytest.fixture(scope="session")
+def tiny_passages(tokenizer: "RealmTokenizer", tmp_path_factory: pytest.TempPathFactory) -> "PassageStore":
+    """48 passages of two sentences each, all different."""
+    from datasets import Dataset
+
+    from realm_hf.data.passages import passages_from_rows
+
+    places = ("river", "mountain", "island", "city", "forest", "harbour")
+    rows = {
+        "title": [f"Place {number}" for number in range(48)],
+        "text": [
+            f"The {places[number % 6]} number {number} lies in the north. It has {number * 7 + 3} people and a road."
+            for number in range(48)
+        ],
+    }
+    folder = tmp_path_factory.mktemp("passages") / "store"
+    return passages_from_rows(Dataset.from_dict(rows), tokenizer, folder, max_length=64)
+
+
+@pytest.fixture
+def embedder(tiny_config: "RealmConfig") -> "RealmEmbedder":
+    """A tiny passage tower with seeded weights, in evaluation mode."""
+    import torch
+
+    from realm_hf import RealmEmbedder
+
+    torch.manual_seed(0)
+    return RealmEmbedder(tiny_config).eval()
+
+
+@pytest.fixture
+def run(tmp_path: Path, tiny_passages: "PassageStore", tokenizer: "RealmTokenizer") -> "RunDirectory":
+    """A fresh run directory over `tiny_passages`, with no trainer and no snapshot."""
+    from realm_hf.training.run_directory import RunDirectory
+
+    return RunDirectory.create(tmp_path / "run", passages=tiny_passages, tokenizer=tokenizer)
