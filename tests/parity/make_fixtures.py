@@ -4,10 +4,10 @@
     /tmp/oldport/bin/python tests/parity/make_fixtures.py make tests/parity/fixtures
     REALM_OLD_PYTHON=/tmp/oldport/bin/python pytest tests/parity        # also loads our files back there
 
-`make` writes models with random weights, saved by that release as `.bin` and, where it can, as safetensors. Beside them
-lie their inputs, outputs and gradients, and what its tokenizers encode. `load-back DIR` loads what our classes saved and
-prints, as JSON, missing and unexpected keys and the largest differences. The functions that run a model call nothing but
-the common interface of both libraries, so the tests import them from here.
+`make` writes models with random weights, saved by that release as `.bin` and, where it can, as safetensors. Beside
+them lie their inputs, outputs and gradients, and what its tokenizers encode. `load-back DIR` loads what our classes
+saved and prints, as JSON, missing and unexpected keys and the largest differences. The functions that run a model
+call nothing but the common interface of both libraries, so the tests import them from here.
 """
 
 import argparse
