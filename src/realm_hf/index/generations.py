@@ -306,8 +306,8 @@ class GenerationStore:
 
     def mirror(self, source: GenerationStore, name: str) -> Generation:
         """
-        Copy a generation of another store into this one, hashed on the way, and open the copy (or the one that is there):
-        a node's own disk in front of a shared file system, once a node, before its ranks open it.
+        Copy a generation of another store into this one, hashed on the way, and open the copy (or the earlier one): a
+        node's own disk in front of a shared file system, once a node, before its ranks open it.
 
         Args:
             source ([`GenerationStore`]): The shared store; leased while copying.
