@@ -8,9 +8,21 @@ from realm_hf.training.arguments import InverseClozeArguments, PreTrainingArgume
 def test_yaml_file_and_command_line_give_the_same_arguments(tmp_path):
     file = tmp_path / "run.yaml"
     file.write_text(
-        "output_dir: runs/x\nmax_steps: 7\nlearning_rate: 1e-4\nuse_cpu: true\nreport_to: [tensorboard, wandb]\nbf16: null\n"
+        "output_dir: runs/x\nmax_steps: 7\nlearning_rate: 1e-4\nuse_cpu: true\nbf16: null\n"
+        "report_to: [tensorboard, wandb]\n"
     )
-    words = "--output_dir runs/x --max_steps 7 --learning_rate 1e-4 --use_cpu --report_to tensorboard wandb".split()
+    words = [
+        "--output_dir",
+        "runs/x",
+        "--max_steps",
+        "7",
+        "--learning_rate",
+        "1e-4",
+        "--use_cpu",
+        "--report_to",
+        "tensorboard",
+        "wandb",
+    ]
     assert parse_arguments([PreTrainingArguments], [str(file)]) == parse_arguments([PreTrainingArguments], words)
 
 
@@ -22,7 +34,7 @@ def test_command_line_overrides_the_yaml_file(tmp_path):
 
 
 def test_unknown_argument_names_the_nearest_one(tmp_path):
-    with pytest.raises(ValueError, match="'refresh_step'.*'refresh_steps'"):
+    with pytest.raises(ValueError, match=r"'refresh_step'.*'refresh_steps'"):
         parse_arguments([PreTrainingArguments], ["--output_dir", "x", "--refresh_step", "4"])
     file = tmp_path / "run.yaml"
     file.write_text("output_dir: x\nnum_candidate: 3\n")
@@ -35,7 +47,7 @@ def test_missing_or_shapeless_yaml_file_is_said(tmp_path):
         parse_arguments([PreTrainingArguments], [str(tmp_path / "none.yaml")])
     file = tmp_path / "list.yaml"
     file.write_text("- 1\n- 2\n")
-    with pytest.raises(ValueError, match="list.*mapping"):
+    with pytest.raises(ValueError, match=r"list.*mapping"):
         parse_arguments([PreTrainingArguments], [str(file)])
 
 

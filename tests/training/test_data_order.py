@@ -1,4 +1,4 @@
-"""The data order is a permutation, known from (seed, epoch, position) alone and the same on any number of processes."""
+"""The data order is a permutation known from (seed, epoch, position) alone, the same on any number of processes."""
 
 import numpy as np
 import pytest
@@ -33,12 +33,6 @@ def test_stream_crosses_an_epoch_within_one_call():
     assert sorted(rows[5:15]) == list(range(10))
     one_by_one = [int(order(np.array([p]))[0][0]) for p in range(5, 25)]
     assert one_by_one == list(rows)
-
-
-def test_generator_of_an_example_depends_on_its_position_only():
-    order = DataOrder(10, seed=3)
-    draws = [order.generator(p).integers(2**40) for p in (0, 1, 0)]
-    assert draws[0] == draws[2] != draws[1]
 
 
 def test_ranks_share_a_step_as_one_process_would_take_it():

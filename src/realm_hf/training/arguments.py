@@ -12,16 +12,16 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import yaml
 from transformers import HfArgumentParser
 
-REFRESH_MODES = ("sync", "async", "external", "off")
-ON_STALE = ("continue", "wait", "sync")
-MASKINGS = ("salient", "span", "uniform")
-MARGINALIZATIONS = ("token", "span")
-QUERY_ENCODERS = ("snapshot", "live")
+RefreshMode = Literal["sync", "async", "external", "off"]
+OnStale = Literal["continue", "wait", "sync"]
+Masking = Literal["salient", "span", "uniform"]
+Marginalization = Literal["token", "span"]
+QueryEncoder = Literal["snapshot", "live"]
 
 
 @dataclass
@@ -133,14 +133,14 @@ class PreTrainingArguments(LoopArguments):
     """Parameters of REALM pre-training (section 3)."""
 
     # Parameters that control the example
-    masking: str = field(default="salient", metadata={"help": "salient (section 3.4), span or uniform."})
+    masking: Masking = field(default="salient", metadata={"help": "salient (section 3.4), span or uniform."})
     max_masked_tokens: int = field(default=10, metadata={"help": "A longer span is skipped, and counted."})
     max_query_length: int = field(default=64, metadata={"help": "Wordpieces of a query, special tokens included."})
     max_candidate_length: int = field(default=288, metadata={"help": "Wordpieces of a candidate, specials included."})
 
     # Parameters that control the objective
     num_candidates: int = field(default=8, metadata={"help": "K, the null passage counted."})
-    marginalization: str | None = field(
+    marginalization: Marginalization | None = field(
         default=None, metadata={"help": "token (released) or span (paper, eq. 1). Default: what the model says."}
     )
     freeze_retriever_steps: int = field(
@@ -151,20 +151,24 @@ class PreTrainingArguments(LoopArguments):
     )
 
     # Parameters that control the refresh of the index (section 3.3)
-    refresh: str = field(default="async", metadata={"help": "sync, async, external or off."})
+    refresh: RefreshMode = field(default="async", metadata={"help": "sync, async, external or off."})
     refresh_steps: int = field(default=500, metadata={"help": "A snapshot for the builder every so many steps."})
     max_staleness: int | None = field(
         default=None, metadata={"help": "Steps that the served generation may lag behind; see on_stale."}
     )
-    on_stale: str = field(
+    on_stale: OnStale = field(
         default="continue", metadata={"help": "Beyond max_staleness: continue (and warn), wait, or sync (build now)."}
     )
     index_factory: str = field(default="Flat", metadata={"help": "A FAISS factory string; always inner product."})
     builder_threads: int = field(default=1, metadata={"help": "CPU threads of the builder process."})
+    builder_device: str = field(default="cpu", metadata={"help": "Device of the builder process, e.g. cuda:1."})
+    keep_generations: int = field(
+        default=2, metadata={"help": "Newest generations left on disk, with their snapshots; 0: all."}
+    )
 
     # Parameters that control retrieval
     retrieval_depth: int = field(default=1, metadata={"help": "Steps whose candidates are retrieved in advance."})
-    query_encoder: str = field(
+    query_encoder: QueryEncoder = field(
         default="snapshot",
         metadata={"help": "snapshot: queries by the weights the index was built from (released); live: by today's."},
     )
@@ -176,15 +180,15 @@ class PreTrainingArguments(LoopArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._one_of("masking", MASKINGS)
-        self._one_of("refresh", REFRESH_MODES)
-        self._one_of("on_stale", ON_STALE)
-        self._one_of("query_encoder", QUERY_ENCODERS)
+        self._one_of("masking", get_args(Masking))
+        self._one_of("refresh", get_args(RefreshMode))
+        self._one_of("on_stale", get_args(OnStale))
+        self._one_of("query_encoder", get_args(QueryEncoder))
         if self.marginalization is not None:
-            self._one_of("marginalization", MARGINALIZATIONS)
+            self._one_of("marginalization", get_args(Marginalization))
         self._at_least(1, "max_masked_tokens", "num_candidates", "refresh_steps", "builder_threads")
         self._at_least(1, "per_device_eval_batch_size", "max_eval_sentences")
-        self._at_least(0, "freeze_retriever_steps", "retrieval_depth", "probe_queries")
+        self._at_least(0, "freeze_retriever_steps", "retrieval_depth", "probe_queries", "keep_generations")
         self._at_least(4, "max_query_length", "max_candidate_length")
         if self.max_staleness is None:
             if self.on_stale != "continue":

@@ -80,10 +80,6 @@ class DataOrder:
             rows[here] = permute(inside[here], self.size, self.seed, int(epoch))
         return rows, epochs
 
-    def generator(self, position: int) -> np.random.Generator:
-        """The random numbers of one example (which span is masked): the same whoever asks, and whenever."""
-        return np.random.Generator(np.random.Philox(key=[self.seed, position]))
-
 
 def step_positions(cursor: int, batch: int, accumulation: int, rank: int, world_size: int) -> np.ndarray:
     """Stream positions that a rank trains on in the step that begins at `cursor`: `[accumulation, batch]`.

@@ -1,0 +1,165 @@
+"""Held-out figures: masked sentences (loss, utility, null mass), questions (recall), and examples to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from realm_hf.data.passage_store import NULL_PASSAGE
+from realm_hf.training.retrieval_ahead import encode_queries
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from realm_hf.data.collators import PreTrainingCollator
+    from realm_hf.data.masking import MaskedQuery
+    from realm_hf.data.passages import PassageStore
+    from realm_hf.modeling_outputs import RealmForPreTrainingOutput
+    from realm_hf.modeling_realm import RealmEmbedder, RealmForPreTraining
+    from realm_hf.retrieval_realm import RealmRetriever
+
+SUMS = ("loss", "retrieval_utility", "null_mass", "entropy", "examples", "tokens")
+
+
+def batch_sums(output: RealmForPreTrainingOutput, labels: torch.Tensor) -> np.ndarray:
+    """Sums over the examples of one forward pass, in the order of [`SUMS`]; float64.
+
+    Args:
+        output: Of [`RealmForPreTraining`]; its `loss` is taken as it stands, already normalised or not.
+        labels: `mlm_labels`; examples without any are left out.
+    """
+    assert output.candidate_log_probs is not None and output.loss is not None
+    assert output.marginal_utility is not None and output.null_mass is not None
+    counted = (labels != -100).any(-1)
+    log_probs = output.candidate_log_probs.detach()[counted]
+    entropy = torch.special.entr(log_probs.exp()).sum()
+    return np.array(
+        [
+            float(output.loss.detach()),
+            float(output.marginal_utility[counted].sum()),
+            float(output.null_mass[counted].sum()),
+            float(entropy),
+            float(counted.sum()),
+            float((labels != -100).sum()),
+        ]
+    )
+
+
+def means(sums: Sequence[float], prefix: str = "") -> dict[str, float]:
+    """Averages over examples of the summed figures; the loss is left as it is."""
+    named = dict(zip(SUMS, sums, strict=True))
+    examples = max(1.0, named["examples"])
+    averaged = {name: named[name] / examples for name in ("retrieval_utility", "null_mass", "entropy")}
+    return {f"{prefix}{name}": value for name, value in {"loss": named["loss"], **averaged}.items()}
+
+
+def retrieval_recall(
+    embedder: RealmEmbedder,
+    tokenizer: PreTrainedTokenizerBase,
+    retriever: RealmRetriever,
+    questions: Sequence[str],
+    gold_rows: Sequence[int | Collection[int]],
+    ks: Sequence[int] = (1, 5, 20),
+    *,
+    batch_size: int = 64,
+    max_length: int = 64,
+) -> dict[int, float]:
+    """How often a question's passage is among the first k that are retrieved for it.
+
+    Args:
+        embedder: The query tower; the retriever's index must come from the same weights.
+        tokenizer: Its tokenizer.
+        retriever: Over the passages.
+        questions: The questions as text.
+        gold_rows: For each the row, or the rows, that answer it; a passage of the same text counts as the same.
+        ks: Depths.
+        batch_size: Questions encoded and searched at once.
+        max_length: A longer question is cut, special tokens included.
+
+    Returns:
+        k -> recall between 0 and 1.
+
+    Raises:
+        ValueError: There is no question, or not one answer for each.
+    """
+    if not questions or len(questions) != len(gold_rows):
+        raise ValueError(
+            f"{len(questions)} questions and {len(gold_rows)} gold rows: give one for each, at least one."
+        )
+    groups = retriever.passages.duplicate_groups
+    gold = [groups[np.atleast_1d(list(g) if isinstance(g, Collection) else g)] for g in gold_rows]
+    # [questions]: rank of the first right passage; deeper than asked means never.
+    ranks = np.full(len(questions), max(ks))
+    for start in range(0, len(questions), batch_size):
+        texts = list(questions[start : start + batch_size])
+        ids = tokenizer(texts, truncation=True, max_length=max_length)["input_ids"]
+        queries = encode_queries(embedder, [np.asarray(i, np.int64) for i in ids])
+        rows = np.asarray(retriever.retrieve(queries, max(ks), null_passage=False).rows)
+        found = np.where(rows >= 0, groups[np.maximum(rows, 0)], -1)
+        for offset, each in enumerate(found):
+            hits = np.flatnonzero(np.isin(each, gold[start + offset]))
+            if len(hits):
+                ranks[start + offset] = hits[0]
+    return {k: float((ranks < k).mean()) for k in ks}
+
+
+def explain(
+    model: RealmForPreTraining,
+    collator: PreTrainingCollator,
+    passages: PassageStore,
+    queries: Sequence[MaskedQuery],
+    rows: np.ndarray,
+) -> list[dict[str, Any]]:
+    """Masked sentences with what was retrieved for them and what the model fills in, for people and for the report.
+
+    Args:
+        model: In any mode; left in it.
+        collator: Makes its inputs.
+        passages: The corpus.
+        queries: Masked sentences.
+        rows: `[n, K]` their candidates.
+
+    Returns:
+        For each `text` (with [MASK]), `answer`, `filling` (the most likely token at each position, marginalised over
+        the candidates) and `candidates`: `row`, `title`, `text`, `probability`, `utility`.
+    """
+    training = model.training
+    model.eval()
+    batch = {name: tensor.to(model.device) for name, tensor in collator(list(zip(queries, rows, strict=True))).items()}
+    with torch.no_grad():
+        output = model(**batch)
+        joint = {name.removeprefix("joint_"): t for name, t in batch.items() if name.startswith("joint_")}
+        logits = model.encoder(**joint, mlm_positions=batch["mlm_positions"]).logits
+    model.train(training)
+    count, k = rows.shape
+    # [B, K, M, V] and [B, K] -> [B, M, V]: log of the sum over z of p(y|z, x) p(z|x).
+    log_probs = logits.float().log_softmax(-1).view(count, k, -1, logits.shape[-1])
+    filled = torch.logsumexp(log_probs + output.candidate_log_probs[..., None, None], dim=1).argmax(-1).cpu().numpy()
+    probabilities = output.candidate_log_probs.exp().cpu().numpy()
+    utilities = output.retrieval_utility.cpu().numpy()
+    decode = collator.tokenizer.decode
+    examples = []
+    for i, query in enumerate(queries):
+        candidates = [
+            {
+                "row": int(row),
+                "title": "" if row == NULL_PASSAGE else passages.title(int(row)),
+                "text": "" if row == NULL_PASSAGE else passages.text(int(row)),
+                "probability": float(probabilities[i, j]),
+                "utility": float(utilities[i, j]),
+            }
+            for j, row in enumerate(rows[i])
+            if row >= NULL_PASSAGE
+        ]
+        examples.append(
+            {
+                "text": decode(query.input_ids[1:-1]),
+                "answer": decode(query.labels),
+                "filling": decode(filled[i, : len(query.labels)]),
+                "candidates": candidates,
+            }
+        )
+    return examples

@@ -1,0 +1,194 @@
+"""Warm start by the inverse cloze task: a sentence must find the passage it was taken from (ORQA; REALM, section 3.4).
+
+The contrastive batch is as large as one likes: by gradient caching (Gao et al., 2021) all examples are first embedded
+without a graph, the loss's gradient with respect to each embedding is computed over the whole batch, and then each
+chunk is embedded once more and receives its part. Accumulating losses of small batches would add no negatives.
+Every rank computes the whole score matrix from gathered embeddings, so that gradients through another rank's negatives
+need no collective of their own: 4096 x 4096 x 128 is nothing beside a BERT.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from torch import nn
+
+from realm_hf.data.collators import InverseClozeCollator
+from realm_hf.data.inverse_cloze import InverseClozeDataset
+from realm_hf.data.passages import PassageStore
+from realm_hf.losses import full_precision
+from realm_hf.modeling_realm import RealmEmbedder, RealmForPreTraining
+from realm_hf.tokenization_realm import RealmTokenizer
+from realm_hf.training.arguments import InverseClozeArguments
+from realm_hf.training.callbacks import LoopCallback
+from realm_hf.training.checkpoints import Checkpoint
+from realm_hf.training.data_order import DataOrder, step_positions
+from realm_hf.training.loop import TrainingLoop
+from realm_hf.training.optimization import make_accelerator
+
+
+class TwinTowers(nn.Module):
+    """Both towers behind one `forward`, as DistributedDataParallel wants them.
+
+    Args:
+        query_embedder: Tower of the sentences.
+        embedder: Tower of the passages; may be the same module.
+    """
+
+    def __init__(self, query_embedder: RealmEmbedder, embedder: RealmEmbedder):
+        super().__init__()
+        self.query_embedder, self.embedder = query_embedder, embedder
+
+    def forward(
+        self,
+        query_input_ids: torch.Tensor,
+        query_attention_mask: torch.Tensor,
+        passage_input_ids: torch.Tensor,
+        passage_attention_mask: torch.Tensor,
+        passage_token_type_ids: torch.Tensor,
+    ) -> torch.Tensor:
+        """Embeddings `[2, B, D]`: of the queries, and of their passages."""
+        queries = self.query_embedder.encode(query_input_ids, query_attention_mask)
+        passages = self.embedder.encode(passage_input_ids, passage_attention_mask, passage_token_type_ids)
+        return torch.stack([full_precision(queries), full_precision(passages)])
+
+
+def masked_inverse_cloze_loss(
+    queries: torch.Tensor, passages: torch.Tensor, groups: torch.Tensor, scale: float = 1.0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross entropy of finding each sentence's passage among all passages of the batch, without false negatives.
+
+    Args:
+        queries: `[B, D]`.
+        passages: `[B, D]`, row i the passage of query i.
+        groups: `[B]` long; passages of one group have the same text: none is a wrong answer to another's
+            query.
+        scale: Factor on the inner products.
+
+    Returns:
+        The mean loss in nats, and the share of queries whose passage scores highest.
+    """
+    scores = full_precision(queries) @ full_precision(passages).T * scale
+    labels = torch.arange(len(queries), device=queries.device)
+    false_negative = (groups[:, None] == groups[None]) & (labels[:, None] != labels[None])
+    scores = scores.masked_fill(false_negative, -torch.inf)
+    accuracy = (scores.detach().argmax(dim=1) == labels).double().mean()
+    return nn.functional.cross_entropy(scores, labels), accuracy
+
+
+class InverseClozeTrainer(TrainingLoop):
+    """Trains the towers of a model on the passages themselves.
+
+    Args:
+        model: A [`RealmEmbedder`], or a [`RealmForPreTraining`] whose towers are trained and whose encoder rests.
+        passages: The corpus.
+        tokenizer: The one that made the passages.
+        args: The arguments.
+        accelerator: One to share; by default made from the arguments.
+        callbacks: Called in order.
+        rows: Restrict training to these passage rows, e.g. to hold others out.
+    """
+
+    name = "inverse cloze"
+    figures = ("loss", "accuracy")
+
+    def __init__(
+        self,
+        model: RealmEmbedder | RealmForPreTraining,
+        passages: PassageStore,
+        tokenizer: RealmTokenizer,
+        args: InverseClozeArguments,
+        *,
+        accelerator: Accelerator | None = None,
+        callbacks: Sequence[LoopCallback] = (),
+        rows: np.ndarray | None = None,
+    ):
+        towers = (
+            TwinTowers(model, model)
+            if isinstance(model, RealmEmbedder)
+            else TwinTowers(model.query_embedder, model.embedder)
+        )
+        super().__init__(model, towers, args, Path(args.output_dir), accelerator or make_accelerator(args), callbacks)
+        self.passages = passages
+        self.scale = float(model.config.score_scale)
+        self.dataset = InverseClozeDataset(passages, args.keep_probability, args.seed, rows)
+        self.order = DataOrder(len(self.dataset), args.seed)
+        self.collator = InverseClozeCollator(tokenizer, args.max_query_length, passages.max_length)
+
+    def begin(self, checkpoint: Checkpoint | None) -> None:
+        """Nothing to prepare: the examples follow from the cursor alone."""
+
+    def close(self) -> None:
+        """Nothing to end: no thread, no child process."""
+
+    def accumulate(self, step: int) -> dict[str, Any]:
+        """One contrastive step over `batch * accumulation * ranks` examples."""
+        args = self.args
+        started = time.perf_counter()
+        chunks = [
+            self._collate(positions)
+            for positions in step_positions(
+                self.cursor,
+                args.per_device_train_batch_size,
+                args.gradient_accumulation_steps,
+                self.rank,
+                self.world_size,
+            )
+        ]
+        data_seconds = time.perf_counter() - started
+        last = len(chunks) - 1
+        # The first chunk keeps its graph: with a single chunk nothing is embedded twice.
+        with self.micro_batch(step, 0, last == 0):
+            kept = self._embed(self.module, chunks[0])
+        embeddings = [kept.detach()]
+        for index, chunk in enumerate(chunks[1:], start=1):
+            with torch.no_grad(), self.micro_batch(step, index, last=False):
+                embeddings.append(self._embed(self.accelerator.unwrap_model(self.module), chunk))
+        own = torch.cat(embeddings, dim=1).requires_grad_(True)
+        groups = torch.cat([chunk["groups"] for chunk in chunks])
+        loss, accuracy = masked_inverse_cloze_loss(*self._gather(own), self._gather_groups(groups), self.scale)
+        (gradient,) = torch.autograd.grad(loss, own)
+
+        # DDP averages gradients over ranks; the loss is already the mean over all of them.
+        parts = (gradient * self.world_size).split([e.shape[1] for e in embeddings], dim=1)
+        with self.micro_batch(step, 0, last == 0):
+            self.accelerator.backward((kept * parts[0]).sum())
+        for index, (chunk, part) in enumerate(zip(chunks[1:], parts[1:], strict=True), start=1):
+            with self.micro_batch(step, index, index == last):
+                self.accelerator.backward((self._embed(self.module, chunk) * part).sum())
+        self.sum_over_ranks([])
+        return {"loss": float(loss.detach()), "accuracy": float(accuracy), "data_seconds": data_seconds}
+
+    def _collate(self, positions: np.ndarray) -> dict[str, torch.Tensor]:
+        rows, epochs = self.order(positions)
+        batch = self.collator([self.dataset.visit(int(r), int(e)) for r, e in zip(rows, epochs, strict=True)])
+        groups = torch.from_numpy(self.passages.duplicate_groups[batch.pop("passage_ids").numpy()].astype(np.int64))
+        return {name: tensor.to(self.device) for name, tensor in {**batch, "groups": groups}.items()}
+
+    def _embed(self, module: nn.Module, chunk: dict[str, torch.Tensor]) -> torch.Tensor:
+        with self.autocast():
+            return module(**{name: tensor for name, tensor in chunk.items() if name != "groups"})
+
+    def _gather(self, own: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """All ranks' queries and passages `[G, D]`; this rank's part carries the gradient."""
+        if self.world_size == 1:
+            return own[0], own[1]
+        parts = [torch.empty_like(own) for _ in range(self.world_size)]
+        dist.all_gather(parts, own.detach())
+        parts[self.rank] = own
+        queries, passages = torch.cat(parts, dim=1)
+        return queries, passages
+
+    def _gather_groups(self, groups: torch.Tensor) -> torch.Tensor:
+        if self.world_size == 1:
+            return groups
+        parts = [torch.empty_like(groups) for _ in range(self.world_size)]
+        dist.all_gather(parts, groups)
+        return torch.cat(parts)

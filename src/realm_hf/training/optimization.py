@@ -1,0 +1,59 @@
+"""Device, optimizer and schedule of a training loop."""
+
+from __future__ import annotations
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from torch import nn
+
+from realm_hf.training.arguments import LoopArguments
+from realm_hf.training.tracking import installed_trackers
+
+
+def make_accelerator(args: LoopArguments) -> Accelerator:
+    """The Accelerator of a run, from `use_cpu` and `report_to`.
+
+    Raises:
+        ValueError: The launcher asks for FSDP or DeepSpeed, or a tracker is not installed.
+    """
+    accelerator = Accelerator(
+        cpu=args.use_cpu, log_with=installed_trackers(args.report_to) or None, project_dir=args.output_dir
+    )
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        raise ValueError(
+            f"The launcher asks for {accelerator.distributed_type.value}, but this loop keeps whole parameters on "
+            "each device: launch with distributed_type MULTI_GPU, MULTI_CPU or NO."
+        )
+    return accelerator
+
+
+def native_bfloat16(device: torch.device) -> bool:
+    """Whether `device` multiplies bfloat16 matrices faster than float32: on a CPU without AMX or AVX512-BF16 it takes
+    three times as long.
+    """
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "cpu":
+        return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+    return False
+
+
+def learning_rate(args: LoopArguments, step: int) -> float:
+    """The rate of optimizer step `step` (from 1): linear warm-up, then linear decay that ends at 0 after max_steps."""
+    if step <= args.warmup_steps:
+        return args.learning_rate * step / args.warmup_steps
+    remaining = args.max_steps - step + 1
+    return args.learning_rate * max(0.0, remaining / max(1, args.max_steps - args.warmup_steps))
+
+
+def adamw(module: nn.Module, args: LoopArguments) -> torch.optim.AdamW:
+    """AdamW without decay on biases and normalisation weights: those with one dimension."""
+    trained = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": args.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        groups, lr=args.learning_rate, betas=(args.adam_beta1, args.adam_beta2), eps=args.adam_epsilon, fused=True
+    )

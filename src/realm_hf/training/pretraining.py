@@ -1,0 +1,306 @@
+"""REALM pre-training (section 3): the masked sentence, its retrieved candidates, one marginal likelihood, one update.
+
+One optimizer step: take the candidates that were retrieved ahead; sum the counts of masked tokens over all ranks and
+micro-batches, for that is what the loss is divided by; forward and backward each micro-batch; update; then let the
+refresh take a snapshot or swap the index, and ask for the candidates of a later step.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from realm_hf.data.collators import PreTrainingCollator
+from realm_hf.data.masking import MaskedQuery
+from realm_hf.data.passages import NULL_PASSAGE, PassageStore
+from realm_hf.data.sentences import SentenceStore
+from realm_hf.index.staging import explained
+from realm_hf.modeling_realm import RealmForPreTraining
+from realm_hf.tokenization_realm import RealmTokenizer
+from realm_hf.training.arguments import PreTrainingArguments
+from realm_hf.training.callbacks import LoopCallback
+from realm_hf.training.checkpoints import Checkpoint
+from realm_hf.training.data_order import DataOrder, step_positions
+from realm_hf.training.evaluation import SUMS, batch_sums, explain, means
+from realm_hf.training.lock import TrainerLock
+from realm_hf.training.loop import TrainingLoop
+from realm_hf.training.optimization import make_accelerator
+from realm_hf.training.retrieval_ahead import MaskedSentences, RetrievalAhead, RetrievedStep, encode_queries
+from realm_hf.training.run_directory import RunDirectory
+from realm_hf.training.served_index import ServedIndex
+from realm_hf.training.swap_probes import SwapProbes
+
+EXAMPLES_SHOWN = 5
+
+
+class PreTrainer(TrainingLoop):
+    """Pre-trains retriever and knowledge-augmented encoder together, with an index that is refreshed meanwhile.
+
+    Args:
+        model: Its `config.marginalization` is set where the arguments say one.
+        tokenizer: The one that made passages and sentences.
+        passages: The knowledge corpus.
+        sentences: The pre-training corpus.
+        args: The arguments.
+        run: A run directory; by default `args.output_dir`, opened or created.
+        heldout: Sentences for `evaluate`; none by default.
+        accelerator: One to share; by default made from the arguments.
+        callbacks: Called in order.
+
+    Raises:
+        ValueError: There is no sentence, or the arguments do not fit the model.
+        RunDirectoryError: The directory belongs to another corpus, or cannot be written to.
+    """
+
+    name = "pre-training"
+    figures = ("loss", "retrieval_utility", "null_mass")
+
+    def __init__(
+        self,
+        model: RealmForPreTraining,
+        tokenizer: RealmTokenizer,
+        passages: PassageStore,
+        sentences: SentenceStore,
+        args: PreTrainingArguments,
+        run: RunDirectory | str | Path | None = None,
+        *,
+        heldout: SentenceStore | None = None,
+        accelerator: Accelerator | None = None,
+        callbacks: Sequence[LoopCallback] = (),
+    ):
+        if len(sentences) == 0:
+            raise ValueError(
+                "There is no sentence to train on. Check the pre-training corpus, and what its tagger skipped and why."
+            )
+        if args.query_encoder == "snapshot" and not model.config.share_embedders:
+            raise ValueError(
+                "query_encoder='snapshot' encodes queries by the passage tower's snapshot, but the model has two "
+                "towers (share_embedders=False). Use query_encoder='live'."
+            )
+        if args.marginalization is not None:
+            model.config.marginalization = args.marginalization
+        self.args: PreTrainingArguments = args
+        root = run.root if isinstance(run, RunDirectory) else Path(run or args.output_dir)
+        super().__init__(model, model, args, root, accelerator or make_accelerator(args), callbacks)
+        self.model: RealmForPreTraining = model
+        self.run = run if isinstance(run, RunDirectory) else self._open_run(root, passages, tokenizer)
+        self.tokenizer, self.passages = tokenizer, passages
+        self.collator = PreTrainingCollator(passages, tokenizer, args.max_query_length, args.max_candidate_length)
+        special = self.collator.special_tokens
+        self.placeholder = _no_example(special.cls, special.sep)
+        self.examples = MaskedSentences(sentences, DataOrder(len(sentences), args.seed), args, special)
+        self.eval_queries: list[MaskedQuery] = []
+        if heldout is not None and len(heldout):
+            kept = MaskedSentences(heldout, DataOrder(len(heldout), args.seed), args, special)
+            self.eval_queries = kept.first(args.max_eval_sentences)
+        probes = self.eval_queries[: args.probe_queries] or self.examples.first(args.probe_queries)
+        self.index = ServedIndex(
+            self.run, passages, tokenizer, args, self.accelerator, SwapProbes(probes, max(1, args.num_candidates - 1))
+        )
+        self.ahead: RetrievalAhead | None = None
+        #: What this rank trained on last; for callbacks.
+        self.retrieved: RetrievedStep | None = None
+
+    # Before the first step
+
+    def acquire_lock(self) -> TrainerLock:
+        """The run's own lock, which begins a new epoch."""
+        return self.run.lock()
+
+    def begin(self, checkpoint: Checkpoint | None) -> None:
+        """Serve a generation, the checkpoint's if there is one, and ask for the first candidates."""
+        name = None
+        if checkpoint is not None:
+            name = self.on_main(lambda: self.index.servable(checkpoint.state["generation"]))
+        if name is None:
+            self._say(f"Building the first index of {len(self.passages)} passages.")
+        started = time.perf_counter()
+        event = self.index.start(self.step, self.model.embedder, name)
+        if name is None:
+            self._note({"events": [event], "index_seconds": time.perf_counter() - started})
+        embed = None if self.args.query_encoder == "snapshot" else self._embed_live
+        self.ahead = RetrievalAhead(self.examples, self.index.coordinator, self.args.num_candidates, embed)
+        if checkpoint is not None:
+            self._restore_ahead(checkpoint)
+            if checkpoint.state.get("pending_snapshot") is not None:
+                self.index.refresher.submit(self.step, self.model.embedder)
+        for step in range(self.step + 1 + len(self.ahead), self.step + 2 + self.args.retrieval_depth):
+            self._request(step)
+
+    def _open_run(self, root: Path, passages: PassageStore, tokenizer: RealmTokenizer) -> RunDirectory:
+        factory = self.args.index_factory
+        self.on_main(
+            lambda: (
+                RunDirectory.open_or_create(root, passages=passages, tokenizer=tokenizer, index_factory=factory).root
+            )
+        )
+        return RunDirectory.open(root)
+
+    def _embed_live(self, queries: list[MaskedQuery]) -> np.ndarray:
+        return encode_queries(self.model.query_embedder, [query.input_ids for query in queries])
+
+    # One step
+
+    def accumulate(self, step: int) -> dict[str, Any]:
+        """Forward and backward over all micro-batches of this rank, normalised by what all ranks masked."""
+        assert self.ahead is not None
+        started = time.perf_counter()
+        retrieved = self.retrieved = self.ahead.take(step)
+        waited = time.perf_counter() - started
+        queries = [query for micro, _ in retrieved.micro_batches for query in micro]
+        masked = float(sum(len(query.labels) for query in queries))
+        tokens, examples, skipped, excluded = self.sum_over_ranks(
+            [masked, float(len(queries)), float(retrieved.skipped), float(retrieved.excluded)]
+        )
+        items = max(1.0, tokens if self.model.config.marginalization == "token" else examples)
+        learns = self._retriever_learns(step)
+        sums = np.zeros(len(SUMS))
+        last = len(retrieved.micro_batches) - 1
+        for index, (micro, rows) in enumerate(retrieved.micro_batches):
+            batch = self._collate(micro, rows)
+            with self.micro_batch(step, index, index == last):
+                with self.autocast():
+                    output = self.module(**batch, num_items=items, detach_retrieval=not learns)
+                # DDP averages over ranks what is already a mean over all of them.
+                self.accelerator.backward(output.loss * self.world_size)
+            sums += batch_sums(output, batch["mlm_labels"])
+        if not learns:
+            self._rest_the_towers()
+        return {
+            **means(self.sum_over_ranks(sums.tolist())),
+            "masked_tokens": int(tokens),
+            "skipped": int(skipped),
+            "excluded": int(excluded),
+            "generation": retrieved.generation,
+            "staleness_steps": step - retrieved.snapshot_step,
+            "staleness_seconds": time.time() - retrieved.created,
+            "search_seconds": retrieved.search_seconds,
+            "search_wait_seconds": waited,
+        }
+
+    def _collate(self, queries: list[MaskedQuery], rows: np.ndarray) -> dict[str, torch.Tensor]:
+        # A rank or micro-batch without any example still takes part: DDP waits for everybody.
+        pairs = list(zip(queries, rows, strict=True)) or [(self.placeholder, np.array([NULL_PASSAGE]))]
+        return {name: tensor.to(self.device) for name, tensor in self.collator(pairs).items()}
+
+    def _retriever_learns(self, step: int) -> bool:
+        return step > self.args.freeze_retriever_steps and not self.args.detach_retrieval
+
+    def _rest_the_towers(self) -> None:
+        """Take the towers out of the update: weight decay and old moments would move them even with zero gradients."""
+        for tower in (self.model.embedder, self.model.query_embedder):
+            for parameter in tower.parameters():
+                parameter.grad = None
+
+    # Between two steps
+
+    def after_step(self, step: int) -> dict[str, Any]:
+        """Refresh, swap, and ask for the candidates of the step that is `retrieval_depth` away."""
+        events = []
+        # While the towers rest a new index would equal the old one.
+        if self._retriever_learns(step):
+            event = self.index.after_step(step, self.model.embedder, self.stop_requested.is_set)
+            events = [] if event is None else [event]
+        self._request(step + 1 + self.args.retrieval_depth)
+        return {"building": self.index.refresher.check_health().building, "events": events}
+
+    def _request(self, step: int) -> None:
+        """Begin to retrieve for `step`, if there will be one."""
+        assert self.ahead is not None
+        if step <= self.args.max_steps:
+            self.ahead.request(step, self._positions(step))
+
+    def _positions(self, step: int) -> np.ndarray:
+        args = self.args
+        cursor = self.cursor + (step - self.step - 1) * self.examples_per_step
+        return step_positions(
+            cursor, args.per_device_train_batch_size, args.gradient_accumulation_steps, self.rank, self.world_size
+        )
+
+    def loop_state(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        """The served generation, a snapshot still to be built, and the candidates that were retrieved ahead."""
+        assert self.ahead is not None
+        facts, rows = self.ahead.state()
+        return {**self.index.state(), "ahead": facts, "layout": self._layout()}, rows
+
+    def _restore_ahead(self, checkpoint: Checkpoint) -> None:
+        assert self.ahead is not None
+        if checkpoint.state["layout"] != self._layout():
+            self._say("Batch, processes or masks differ from the checkpoint's: its candidates are retrieved again.")
+            return
+        tensors = checkpoint.tensors()
+        for facts in checkpoint.state["ahead"]:
+            rows = tensors[f"rank{self.rank}.rows.{facts['step']}"].numpy()
+            self.ahead.restore(facts, self._positions(facts["step"]), rows)
+
+    def _layout(self) -> list[Any]:
+        """What the candidates retrieved ahead depend on, beside seed, cursor and generation."""
+        args = self.args
+        batch = [args.per_device_train_batch_size, args.gradient_accumulation_steps, self.world_size]
+        masks = [args.masking, args.max_masked_tokens, args.max_query_length, len(self.examples.sentences)]
+        return [*batch, args.num_candidates, *masks]
+
+    # Held-out figures, and the end
+
+    def evaluate(self) -> dict[str, float]:
+        """Loss, retrieval utility, null mass and entropy on the held-out sentences, over the served index.
+
+        Returns:
+            `eval_loss` (nats a masked token, or a span), `eval_retrieval_utility` (nats an example), `eval_null_mass`,
+            `eval_entropy`; empty without held-out sentences.
+        """
+        if not self.eval_queries:
+            return {}
+        rows = self._retrieve(self.eval_queries)
+        size = self.args.per_device_eval_batch_size
+        sums = np.zeros(len(SUMS))
+        self.model.eval()
+        for start in range(self.rank * size, len(self.eval_queries), size * self.world_size):
+            batch = self._collate(self.eval_queries[start : start + size], rows[start : start + size])
+            with torch.no_grad(), self.autocast():
+                sums += batch_sums(self.model(**batch, num_items=1), batch["mlm_labels"])
+        total = self.sum_over_ranks(sums.tolist())
+        total[0] /= max(
+            1.0, total[SUMS.index("tokens" if self.model.config.marginalization == "token" else "examples")]
+        )
+        return means(total, "eval_")
+
+    def _retrieve(self, queries: list[MaskedQuery]) -> np.ndarray:
+        embeddings = self._embed_live(queries) if self.args.query_encoder == "live" else None
+        with self.index.reading() as served:
+            return served.retrieve(queries, self.args.num_candidates, embeddings)[0]
+
+    def finish(self) -> dict[str, Any]:
+        """Index the final weights, write RUN/model and RUN/examples.json."""
+        learned = self._retriever_learns(self.step)
+        event = self.index.final(self.step, self.model.embedder) if learned else None
+        if event is not None:
+            self._note({"events": [event]})
+        shown = self.eval_queries[:EXAMPLES_SHOWN] or self.examples.first(EXAMPLES_SHOWN)
+        rows = self._retrieve(shown)
+        if self.accelerator.is_main_process:
+            examples = explain(self.model, self.collator, self.passages, shown, rows) if shown else []
+            with explained("write the model into", self.directory):
+                self.model.save_pretrained(self.directory / "model")
+                self.tokenizer.save_pretrained(self.directory / "model")
+                text = json.dumps(examples, indent=2, ensure_ascii=False)
+                (self.directory / "examples.json").write_text(text + "\n", encoding="utf-8")
+        return {"final_generation": self.index.state()["generation"]}
+
+    def close(self) -> None:
+        """End the retrieval thread and the builder."""
+        if self.ahead is not None:
+            self.ahead.close()
+        self.index.stop()
+
+
+def _no_example(cls: int, sep: int) -> MaskedQuery:
+    nothing = np.zeros(0, np.int64)
+    return MaskedQuery(np.array([cls, sep]), nothing, nothing, span=-1, sentence_ids=nothing)

@@ -1,0 +1,268 @@
+"""Retrieving the candidates of coming steps while this one computes.
+
+The main thread asks at step boundaries only, and hands the worker all that its answer depends on: the example
+positions, the served generation, the query weights. So what a step trains on does not depend on how fast the worker
+is, and a resumed run retrieves the same. (A worker that read the live weights beside the optimizer read torn ones: 27
+of 30 embeddings differed between two identical runs.)
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from realm_hf.data.collators import pad_rows
+from realm_hf.data.masking import MaskedQuery, Skip, example_rng, mask_example
+from realm_hf.retrieval_realm import RealmRetriever
+from realm_hf.training.data_order import DataOrder
+
+if TYPE_CHECKING:
+    from realm_hf.data.sentences import SentenceStore
+    from realm_hf.data.vocabulary import SpecialTokens
+    from realm_hf.index.generations import Generation, GenerationInfo
+    from realm_hf.modeling_realm import RealmEmbedder
+    from realm_hf.training.arguments import PreTrainingArguments
+    from realm_hf.training.swap import SwapCoordinator
+
+
+class MaskedSentences:
+    """Draws the examples: position in the stream -> a sentence with one of its spans masked, or nothing.
+
+    Args:
+        sentences: The sentences.
+        order: Their order.
+        args: `masking`, `max_masked_tokens` and `max_query_length` are read.
+        special_tokens: Of the tokenizer.
+    """
+
+    def __init__(
+        self, sentences: SentenceStore, order: DataOrder, args: PreTrainingArguments, special_tokens: SpecialTokens
+    ):
+        self.sentences, self.order, self.args, self.special_tokens = sentences, order, args, special_tokens
+
+    def __call__(self, positions: np.ndarray) -> list[MaskedQuery]:
+        """The examples at `positions` `[n]`; those whose mask does not fit are left out, so there may be fewer."""
+        rows, epochs = self.order(positions)
+        visits = (self.visit(int(row), int(epoch)) for row, epoch in zip(rows, epochs, strict=True))
+        return [masked for masked in visits if not isinstance(masked, Skip)]
+
+    def first(self, count: int) -> list[MaskedQuery]:
+        """The first `count` sentences as they are always masked: for evaluation and probes."""
+        masked = (self.visit(row, 0) for row in range(len(self.sentences)))
+        return list(islice((m for m in masked if not isinstance(m, Skip)), count))
+
+    def visit(self, row: int, epoch: int) -> MaskedQuery | Skip:
+        """Sentence `row` as it is masked in `epoch`: the same whoever asks, and whenever."""
+        sentence = self.sentences[row]
+        return mask_example(
+            sentence.input_ids,
+            sentence.spans,
+            special_tokens=self.special_tokens,
+            rng=example_rng(self.order.seed, epoch, row),
+            mode=self.args.masking,
+            max_masked=self.args.max_masked_tokens,
+            max_query_length=self.args.max_query_length,
+        )
+
+
+def encode_queries(embedder: RealmEmbedder, queries: Sequence[np.ndarray]) -> np.ndarray:
+    """Embed queries for a search: no gradient, no dropout, no autocast.
+
+    Args:
+        embedder: A tower; left in the mode it was in.
+        queries: Token ids of each, special tokens included.
+
+    Returns:
+        float32 `[n, D]`.
+    """
+    if not queries:
+        return np.zeros((0, embedder.config.retriever_proj_size), dtype=np.float32)
+    input_ids, attention_mask = (torch.from_numpy(a).to(embedder.device) for a in pad_rows(queries, padding=0))
+    training = embedder.training
+    embedder.eval()
+    with torch.no_grad():
+        embeddings = embedder.encode(input_ids, attention_mask)
+    embedder.train(training)
+    return embeddings.float().cpu().numpy()
+
+
+class ServedGeneration:
+    """An opened generation, the retriever over it and, for `query_encoder="snapshot"`, the weights it was built from.
+
+    Args:
+        generation: As opened from the store.
+        retriever: Over the same rows.
+        encoder: Frozen; `None` if queries are encoded by the live tower.
+    """
+
+    def __init__(self, generation: Generation, retriever: RealmRetriever, encoder: RealmEmbedder | None):
+        self.generation, self.retriever, self.encoder = generation, retriever, encoder
+
+    @property
+    def name(self) -> str:
+        """The generation's name."""
+        return self.generation.name
+
+    @property
+    def info(self) -> GenerationInfo:
+        """The generation's manifest."""
+        return self.generation.info
+
+    def close(self) -> None:
+        """Give the generation back."""
+        self.generation.close()
+
+    def retrieve(
+        self, examples: Sequence[MaskedQuery], k: int, embeddings: np.ndarray | None = None
+    ) -> tuple[np.ndarray, int]:
+        """Candidates of each example: int64 `[n, k]`, null passage first, -2 for none; and how many were excluded."""
+        if not examples:
+            return np.zeros((0, k), dtype=np.int64), 0
+        if embeddings is None:
+            assert self.encoder is not None
+            embeddings = encode_queries(self.encoder, [e.input_ids for e in examples])
+        found = self.retriever.retrieve(embeddings, k, exclude=[e.sentence_ids for e in examples], null_passage=True)
+        return np.asarray(found.rows), int(np.sum(found.excluded))
+
+
+@dataclass(frozen=True)
+class RetrievedStep:
+    """Everything a step trains on, as far as it was known before the step.
+
+    Args:
+        step: The optimizer step it is for.
+        micro_batches: For each micro-batch its examples and their candidates `[n, K]`.
+        generation: Name of the generation that was searched.
+        snapshot_step: Step of the weights behind it.
+        created: When it was built, Unix time in seconds.
+        excluded: Passages left out because they contain the sentence.
+        skipped: Examples left out because their mask did not fit.
+        search_seconds: Time that encoding and search took.
+    """
+
+    step: int
+    micro_batches: list[tuple[list[MaskedQuery], np.ndarray]]
+    generation: str
+    snapshot_step: int
+    created: float
+    excluded: int
+    skipped: int
+    search_seconds: float
+
+
+class RetrievalAhead:
+    """A queue of retrieved steps with one worker thread behind it.
+
+    Args:
+        examples: Draws the examples.
+        coordinator: Serves the generation; a request holds on to the one served when it was made.
+        k: Candidates of an example, the null passage counted.
+        embed: Encodes queries by the live tower, on the calling thread; `None` to use the generation's own encoder.
+    """
+
+    def __init__(
+        self,
+        examples: MaskedSentences,
+        coordinator: SwapCoordinator,
+        k: int,
+        embed: Callable[[list[MaskedQuery]], np.ndarray] | None,
+    ):
+        self._examples, self._coordinator, self._k, self._embed = examples, coordinator, k, embed
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="retrieval-ahead")
+        self._queue: deque[tuple[int, Future[RetrievedStep]]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    def request(self, step: int, positions: np.ndarray) -> None:
+        """Begin to retrieve for `step`; `positions` int64 `[accumulation, batch]`. Called between steps only."""
+        reading = ExitStack()
+        served: Any = reading.enter_context(self._coordinator.reading())
+        started = time.perf_counter()
+        examples = [self._examples(micro) for micro in positions] if self._embed is not None else None
+        embeddings = (
+            self._embed([e for micro in examples for e in micro])
+            if self._embed is not None and examples is not None
+            else None
+        )
+        spent = time.perf_counter() - started
+
+        def work() -> RetrievedStep:
+            with reading:
+                began = time.perf_counter() - spent
+                drawn = examples if examples is not None else [self._examples(micro) for micro in positions]
+                rows, excluded = served.retrieve([e for micro in drawn for e in micro], self._k, embeddings)
+                return RetrievedStep(
+                    step=step,
+                    micro_batches=_deal(drawn, rows),
+                    generation=served.name,
+                    snapshot_step=served.info.snapshot_step,
+                    created=served.info.created,
+                    excluded=excluded,
+                    skipped=positions.size - len(rows),
+                    search_seconds=time.perf_counter() - began,
+                )
+
+        self._queue.append((step, self._worker.submit(work)))
+
+    def take(self, step: int) -> RetrievedStep:
+        """What was retrieved for `step`, the oldest of the queue; waits for it, and raises what the worker raised."""
+        asked, future = self._queue.popleft()
+        if asked != step:
+            raise RuntimeError(f"step {step} was asked for, but the queue begins with {asked}")
+        return future.result()
+
+    def state(self) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor]]:
+        """What a checkpoint keeps of the queue: the retrieved rows. Masks are drawn again from their positions."""
+        steps = [future.result() for _, future in self._queue]
+        facts = [
+            {
+                "step": s.step,
+                "name": s.generation,
+                "snapshot_step": s.snapshot_step,
+                "created": s.created,
+                "excluded": s.excluded,
+            }
+            for s in steps
+        ]
+        rows = {
+            f"rows.{s.step}": torch.from_numpy(np.concatenate([rows for _, rows in s.micro_batches])) for s in steps
+        }
+        return facts, rows
+
+    def restore(self, facts: dict[str, Any], positions: np.ndarray, rows: np.ndarray) -> None:
+        """Put a step back that [`state`] had given, as if it had just been retrieved."""
+        drawn = [self._examples(micro) for micro in positions]
+        step = RetrievedStep(
+            step=facts["step"],
+            micro_batches=_deal(drawn, rows),
+            generation=facts["name"],
+            snapshot_step=facts["snapshot_step"],
+            created=facts["created"],
+            excluded=facts["excluded"],
+            skipped=positions.size - len(rows),
+            search_seconds=0.0,
+        )
+        future: Future[RetrievedStep] = Future()
+        future.set_result(step)
+        self._queue.append((step.step, future))
+
+    def close(self) -> None:
+        """Drop what is pending and end the worker."""
+        self._worker.shutdown(wait=True, cancel_futures=True)
+        self._queue.clear()
+
+
+def _deal(drawn: list[list[MaskedQuery]], rows: np.ndarray) -> list[tuple[list[MaskedQuery], np.ndarray]]:
+    """Share the rows of a whole step out to its micro-batches."""
+    ends = np.cumsum([len(micro) for micro in drawn])
+    return list(zip(drawn, np.split(rows, ends[:-1]), strict=True))

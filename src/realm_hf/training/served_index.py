@@ -1,0 +1,192 @@
+"""The index as the pre-training loop uses it: served, refreshed, swapped, measured, and named in checkpoints."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, cast
+
+from realm_hf.index.generations import GenerationError, GenerationStore
+from realm_hf.retrieval_realm import RealmRetriever
+from realm_hf.training.arguments import PreTrainingArguments
+from realm_hf.training.durable import RunDirectoryError
+from realm_hf.training.refresh import Refresher, make_refresher
+from realm_hf.training.retrieval_ahead import ServedGeneration
+from realm_hf.training.run_directory import RunDirectory
+from realm_hf.training.snapshots import load_snapshot, read_snapshot, snapshot_name
+from realm_hf.training.staleness import IndexRefresh
+from realm_hf.training.swap import Swap, SwapCoordinator
+from realm_hf.training.swap_probes import ProbeReport, SwapProbes
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from realm_hf.data.passages import PassageStore
+    from realm_hf.index.generations import Generation
+    from realm_hf.modeling_realm import RealmEmbedder
+    from realm_hf.tokenization_realm import RealmTokenizer
+
+logger = logging.getLogger(__name__)
+
+
+class ServedIndex:
+    """Every rank holds one and makes the same calls at the same steps.
+
+    Args:
+        run: The run directory.
+        passages: The corpus.
+        tokenizer: Its tokenizer.
+        args: The refresh's and the query encoder's arguments are read.
+        accelerator: Its process and device.
+        probes: Measures every swap, on the main process.
+    """
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        passages: PassageStore,
+        tokenizer: RealmTokenizer,
+        args: PreTrainingArguments,
+        accelerator: Accelerator,
+        probes: SwapProbes,
+    ):
+        self.run, self.passages, self.tokenizer, self.args = run, passages, tokenizer, args
+        self.accelerator, self.probes = accelerator, probes
+        self.store = GenerationStore(run.index)
+        self._reports: dict[str, ProbeReport | None] = {}
+        self._refresh: IndexRefresh | None = None
+
+    @property
+    def refresh(self) -> IndexRefresh:
+        """Snapshots, builds and swaps."""
+        if self._refresh is None:
+            raise RuntimeError("The index is not served yet: call start() first.")
+        return self._refresh
+
+    @property
+    def refresher(self) -> Refresher:
+        """The refresh mode at work."""
+        return self.refresh.refresher
+
+    @property
+    def coordinator(self) -> SwapCoordinator:
+        """Keeps the ranks on one generation."""
+        return self.refresh.coordinator
+
+    def reading(self) -> AbstractContextManager[ServedGeneration]:
+        """Hold the served generation open for the time of a search."""
+        return cast(AbstractContextManager[ServedGeneration], self.coordinator.reading())
+
+    def start(self, step: int, embedder: RealmEmbedder, name: str | None) -> dict[str, Any]:
+        """Serve generation `name`, or one built now; returns the swap as the log has it.
+
+        Args:
+            step: Optimizer steps done.
+            embedder: The passage tower as it is now.
+            name: A generation that [`servable`] said yes to, the same on all ranks.
+        """
+        args = self.args
+        refresher = make_refresher(
+            args.refresh,
+            self.run,
+            self.accelerator,
+            builder_threads=args.builder_threads,
+            builder_device=args.builder_device,
+            keep_generations=args.keep_generations or None,
+        )
+        # To the coordinator a generation is something with a name, a manifest and close().
+        opener = cast("Callable[[str], Generation]", self._open)
+        self._refresh = IndexRefresh(
+            refresher,
+            SwapCoordinator(self.accelerator, opener, quarantine=self.store.quarantine),
+            refresh_steps=args.refresh_steps,
+            max_staleness=args.max_staleness,
+            on_stale=args.on_stale,
+        )
+        return self._event(self._refresh.start(step, embedder, name))
+
+    def servable(self, name: str) -> str | None:
+        """`name`, if that generation can still be opened and its query weights are there, else `None`."""
+        try:
+            with self.store.open(name) as generation:
+                if self.args.query_encoder == "snapshot":
+                    info = generation.info
+                    read_snapshot(self.run, snapshot_name(info.snapshot_step, info.epoch))
+        except (OSError, GenerationError, RunDirectoryError) as error:
+            logger.warning("%s cannot be served again (%s): the checkpoint's weights are indexed anew.", name, error)
+            return None
+        return name
+
+    def after_step(self, step: int, embedder: RealmEmbedder, interrupted: Callable[[], bool]) -> dict[str, Any] | None:
+        """Between two optimizer steps; returns the swap, if there was one, as the log has it."""
+        swap = self.refresh.after_step(step, embedder, interrupted=interrupted)
+        return None if swap is None else self._event(swap)
+
+    def final(self, step: int, embedder: RealmEmbedder) -> dict[str, Any] | None:
+        """Index the final weights and serve them, unless they are served already or nothing is ever refreshed."""
+        if self.refresher.mode == "off" or self.refresh.staleness(step) == 0:
+            return None
+        info = self.refresher.build(step, embedder)
+        swap = self.coordinator.swap_now(info.name if info is not None else None, step)
+        self.refresher.mark_served(swap.generation.info)
+        return self._event(swap)
+
+    def state(self) -> dict[str, Any]:
+        """For the checkpoint: names that collection must keep, and whether a snapshot waits to be built."""
+        with self.reading() as served:
+            info = served.info
+        health = self.refresher.check_health()
+        waits = health.submitted_step > info.snapshot_step
+        return {
+            "generation": info.name,
+            "snapshot": snapshot_name(info.snapshot_step, info.epoch),
+            "pending_snapshot": health.submitted_step if waits else None,
+        }
+
+    def stop(self) -> None:
+        """End the builder and give the generation back."""
+        if self._refresh is not None:
+            self._refresh.stop()
+
+    def _open(self, name: str) -> ServedGeneration:
+        """Open a generation with its retriever and query weights, and probe it; in a background thread."""
+        generation = self.store.open(name)
+        try:
+            retriever = RealmRetriever.from_generation(self.passages, generation, self.tokenizer)
+            by_snapshot, probing = self.args.query_encoder == "snapshot", self.accelerator.is_main_process
+            encoder = None
+            if by_snapshot or probing:
+                snapshot = snapshot_name(generation.info.snapshot_step, generation.info.epoch)
+                encoder = load_snapshot(self.run, snapshot, self.accelerator.device)
+            served = ServedGeneration(generation, retriever, encoder if by_snapshot else None)
+            if probing and encoder is not None:
+                self._reports[name] = self._probe(served, encoder)
+        except BaseException:
+            generation.close()
+            raise
+        return served
+
+    def _probe(self, new: ServedGeneration, encoder: RealmEmbedder) -> ProbeReport | None:
+        if self.coordinator.generation is None:
+            return self.probes.measure(new, None, encoder)
+        with self.reading() as old:
+            return self.probes.measure(new, old, encoder)
+
+    def _event(self, swap: Swap) -> dict[str, Any]:
+        info = swap.generation.info
+        report = self._reports.pop(swap.name, None)
+        return {
+            "event": "swap",
+            "name": swap.name,
+            "snapshot_step": info.snapshot_step,
+            "builder_pid": info.builder_pid,
+            "swapped_at_step": swap.step,
+            "staleness_steps": swap.staleness_steps,
+            "proposed_at_step": swap.proposed_at_step,
+            "open_seconds": swap.open_seconds,
+            "pending_seconds": swap.pending_seconds,
+            "build_seconds": info.build_seconds,
+            **(asdict(report) if report is not None else {}),
+        }

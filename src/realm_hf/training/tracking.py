@@ -1,0 +1,157 @@
+"""What a run tells: one JSON line a step, a summary, a progress bar and the user's trackers.
+
+`log.jsonl` is the record: the summary and the report are made from it. A resumed run cuts off the lines of steps that
+it takes again, so that the file reads as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
+from tqdm.auto import tqdm
+
+from realm_hf.index.staging import explained
+from realm_hf.training.durable import write_json
+
+if TYPE_CHECKING:
+    from realm_hf.training.arguments import LoopArguments
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """All complete lines of a `log.jsonl`; the torn last line of a killed run is left out."""
+    if not path.exists():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records
+
+
+class StepLog:
+    """Appends records to `log.jsonl`; a line is on its way to the disk when `write` returns.
+
+    Args:
+        path: The file.
+        after_step: Lines of later steps, which will be taken again, are cut off; 0 starts afresh.
+    """
+
+    def __init__(self, path: Path, after_step: int = 0):
+        self.path = path
+        kept = [record for record in read_log(path) if record["step"] <= after_step]
+        temporary = path.with_name(f".tmp-{path.name}")
+        with explained("write", path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+            temporary.replace(path)
+            self._file = path.open("a", encoding="utf-8")
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Append one record; figures that JSON cannot hold (NaN, infinity) become null."""
+        clean = {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in record.items()
+        }
+        with explained("write", self.path):
+            self._file.write(json.dumps(clean) + "\n")
+            self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def summarize(log: Path, summary: Path, extra: Mapping[str, Any]) -> None:
+    """Write `summary.json` from the log: steps, seconds by phase, the generations that were served.
+
+    Args:
+        log: The run's `log.jsonl`.
+        summary: The file to replace; what others put there under further keys is kept.
+        extra: Further entries, e.g. the last evaluation.
+    """
+    records = read_log(log)
+    swaps = [event for record in records for event in record.get("events", []) if event["event"] == "swap"]
+    generations = [
+        {key: swap.get(key) for key in ("name", "snapshot_step", "builder_pid", "swapped_at_step", "staleness_steps")}
+        for swap in swaps
+    ]
+    phases = ("step_seconds", "search_wait_seconds", "eval_seconds", "save_seconds")
+    seconds = {phase.removesuffix("_seconds"): sum(r.get(phase) or 0.0 for r in records) for phase in phases}
+    before = json.loads(summary.read_text(encoding="utf-8")) if summary.exists() else {}
+    steps = records[-1]["step"] if records else 0
+    content = {**before, "steps": steps, "generations": generations, **extra}
+    content["seconds"] = {**before.get("seconds", {}), **seconds}
+    with explained("write", summary):
+        write_json(summary, content)
+
+
+def installed_trackers(report_to: list[str]) -> list[str]:
+    """`report_to` as Accelerate takes it.
+
+    Raises:
+        ValueError: A tracker has no such name or is not installed.
+    """
+    if report_to == ["none"]:
+        return []
+    available = [str(tracker) for tracker in get_available_trackers()]
+    if report_to == ["all"]:
+        return available
+    for name in report_to:
+        if name not in available:
+            raise ValueError(f"report_to names {name!r}; installed here: {', '.join(available) or 'none'}.")
+    return report_to
+
+
+def start_trackers(accelerator: Accelerator, args: LoopArguments, project: str) -> None:
+    """Hand the arguments to every tracker as the run's configuration."""
+    flat = {k: v if isinstance(v, int | float | str | bool) else str(v) for k, v in asdict(args).items()}
+    accelerator.init_trackers(project, config=flat)
+
+
+def track(accelerator: Accelerator, record: Mapping[str, Any]) -> None:
+    """Send the figures of one step to the trackers; words, events and missing figures stay in `log.jsonl`."""
+    figures = {
+        name: float(value)
+        for name, value in record.items()
+        if isinstance(value, int | float) and name != "step" and math.isfinite(value)
+    }
+    accelerator.log(figures, step=int(record["step"]))
+
+
+class Progress:
+    """A progress bar on the main process, with rate, time left and the newest figures.
+
+    Args:
+        total: Steps of the whole training.
+        done: Steps done before.
+        name: Shown at its left.
+        shown: False on other processes, and where the user wants none.
+    """
+
+    def __init__(self, total: int, done: int, name: str, shown: bool):
+        self._bar = tqdm(total=total, initial=done, desc=name, disable=not shown, dynamic_ncols=True, unit="step")
+
+    def advance(self, record: Mapping[str, Any], figures: tuple[str, ...]) -> None:
+        """One step was done."""
+        self._bar.update(1)
+        self._bar.set_postfix(
+            {name: f"{record[name]:.3g}" for name in figures if isinstance(record.get(name), float)}, refresh=False
+        )
+
+    def say(self, message: str) -> None:
+        """Print a line above the bar."""
+        if not self._bar.disable:
+            self._bar.write(message)
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        self._bar.close()

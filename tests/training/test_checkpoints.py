@@ -1,0 +1,145 @@
+"""Checkpoints come back whole or not at all, and nothing in them can run code."""
+
+import json
+import pickle
+import shutil
+
+import pytest
+import torch
+from tiny_worlds import tiny_model
+
+from realm_hf import RealmForPreTraining
+from realm_hf.training.checkpoints import (
+    find_checkpoint,
+    list_checkpoints,
+    micro_batch_seed,
+    prune_checkpoints,
+    read_checkpoint,
+    save_checkpoint,
+)
+from realm_hf.training.durable import RunDirectoryError
+
+
+@pytest.fixture
+def trained():
+    """A model whose encoder has taken two AdamW steps, while its towers have no optimizer state yet."""
+    model = tiny_model()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    for _ in range(2):
+        for parameter in model.encoder.parameters():
+            parameter.grad = torch.randn_like(parameter) if parameter.requires_grad else None
+        optimizer.step()
+    return model, optimizer
+
+
+def save(root, trained, step=3):
+    return save_checkpoint(root, *trained, state={"step": step, "cursor": 40}, tensors={"rows.4": torch.arange(6)})
+
+
+def test_weights_moments_and_state_come_back_exactly(tmp_path, trained):
+    checkpoint = read_checkpoint(save(tmp_path, trained))
+    assert (checkpoint.step, checkpoint.state["cursor"]) == (3, 40)
+    assert torch.equal(checkpoint.tensors()["rows.4"], torch.arange(6))
+    model, optimizer = trained
+    other = tiny_model(seed=5)
+    fresh = torch.optim.AdamW([p for p in other.parameters() if p.requires_grad], lr=1e-2)
+    checkpoint.load_model(other)
+    checkpoint.load_optimizer(fresh, other)
+    theirs = dict(other.named_parameters())
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, theirs[name]), name
+        before, after = optimizer.state.get(parameter, {}), fresh.state.get(theirs[name], {})
+        assert before.keys() == after.keys()
+        assert all(torch.equal(before[kind], after[kind]) for kind in before), name
+    # And both go on alike.
+    for m, o in ((model, optimizer), (other, fresh)):
+        for parameter in m.parameters():
+            parameter.grad = torch.full_like(parameter, 0.1) if parameter.requires_grad else None
+        o.step()
+    assert all(torch.equal(p, theirs[name]) for name, p in model.named_parameters())
+
+
+def test_model_folder_is_a_pretrained_one(tmp_path, trained):
+    loaded, report = RealmForPreTraining.from_pretrained(
+        save(tmp_path, trained) / "model", output_loading_info=True
+    )
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    ours = dict(trained[0].named_parameters())
+    assert all(torch.equal(p, ours[name]) for name, p in loaded.named_parameters())
+
+
+def test_no_file_is_a_pickle(tmp_path, trained):
+    for file in save(tmp_path, trained).rglob("*"):
+        if file.is_file():
+            assert file.suffix in (".json", ".safetensors"), file
+            with pytest.raises((pickle.UnpicklingError, EOFError, KeyError, ValueError, IndexError)):
+                pickle.loads(file.read_bytes())
+
+
+@pytest.mark.parametrize("damage", ["no marker", "half a marker", "missing file", "truncated file"])
+def test_torn_checkpoint_is_never_picked(tmp_path, trained, damage):
+    save(tmp_path, trained, step=3)
+    newest = save(tmp_path, trained, step=6)
+    marker, weights = newest / "state.json", newest / "model" / "model.safetensors"
+    if damage == "no marker":
+        marker.unlink()
+    elif damage == "half a marker":
+        marker.write_text(marker.read_text()[:50])
+    elif damage == "missing file":
+        weights.unlink()
+    else:
+        with weights.open("r+b") as file:
+            file.truncate(weights.stat().st_size - 1)
+    assert find_checkpoint(tmp_path, True).step == 3
+    with pytest.raises(RunDirectoryError, match=r"step-6 is no complete checkpoint.*step-3"):
+        find_checkpoint(tmp_path, newest)
+
+
+def test_failed_write_leaves_nothing_and_keeps_the_earlier_one(tmp_path, trained, monkeypatch):
+    save(tmp_path, trained, step=3)
+
+    def full_disk(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("realm_hf.training.checkpoints.save_file", full_disk)
+    with pytest.raises(OSError, match=r"write the checkpoint.*free space"):
+        save(tmp_path, trained, step=6)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-3"]
+    assert find_checkpoint(tmp_path, True).step == 3
+
+
+def test_limit_keeps_the_newest(tmp_path, trained):
+    for step in (3, 12, 6):
+        save(tmp_path, trained, step=step)
+    assert [c.step for c in prune_checkpoints(tmp_path, None)] == [3, 6, 12]
+    assert [c.step for c in prune_checkpoints(tmp_path, 2)] == [6, 12]
+    assert [c.step for c in list_checkpoints(tmp_path)] == [6, 12]
+
+
+def test_fresh_start_over_an_old_run_is_refused(tmp_path, trained):
+    assert find_checkpoint(tmp_path, None) is None
+    assert find_checkpoint(tmp_path, True) is None
+    save(tmp_path, trained)
+    with pytest.raises(RunDirectoryError, match="up to step 3.*resume_from_checkpoint=true"):
+        find_checkpoint(tmp_path, None)
+
+
+def test_checkpoint_of_another_architecture_is_refused(tmp_path, trained):
+    checkpoint = read_checkpoint(save(tmp_path, trained))
+    with pytest.raises(RunDirectoryError, match="does not fit the model"):
+        checkpoint.load_model(tiny_model(hidden_size=16))
+
+
+def test_unknown_protocol_is_not_read(tmp_path, trained):
+    path = save(tmp_path, trained)
+    state = json.loads((path / "state.json").read_text())
+    (path / "state.json").write_text(json.dumps({**state, "protocol": 99}))
+    assert read_checkpoint(path) is None
+    shutil.rmtree(path)
+    assert read_checkpoint(path) is None
+
+
+def test_seeds_of_micro_batches_differ():
+    seeds = {micro_batch_seed(seed, step, index) for seed in range(10) for step in range(30) for index in range(8)}
+    assert len(seeds) == 10 * 30 * 8
+    assert all(0 <= seed < 2**63 for seed in seeds)
