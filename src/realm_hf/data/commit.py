@@ -3,6 +3,7 @@
 Readers see all of it or nothing.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -47,6 +48,38 @@ def atomic_directory(final: str | Path) -> Iterator[Path]:
         _fsync(final.parent)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def describe_files(folder: Path, root: Path) -> dict[str, dict[str, Any]]:
+    """`{path relative to root: {"bytes", "sha256"}}` of all files below `folder`."""
+    return {
+        str(file.relative_to(root)): {"bytes": file.stat().st_size, "sha256": _sha256(file)}
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
+
+
+def check_files(root: Path, files: dict[str, dict[str, Any]], verify: bool) -> None:
+    """
+    Compare files with what [`describe_files`] said of them: sizes always, sha256 with `verify`.
+
+    Raises:
+        ValueError: Naming the first file that is missing, cut or changed.
+    """
+    for name, expected in files.items():
+        file = root / name
+        if not file.is_file():
+            raise ValueError(f"{file} is missing: the store is incomplete; build it again")
+        size = file.stat().st_size
+        if size != expected["bytes"]:
+            raise ValueError(f"{file} has {size} bytes instead of {expected['bytes']}: it is cut; build it again")
+        if verify and _sha256(file) != expected["sha256"]:
+            raise ValueError(f"{file} does not have its recorded sha256: it was changed; build the store again")
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -10,90 +10,101 @@ SENTENCE_STARTERS = frozenset(
     """.split()
 )
 
-# Never a salient span by themselves at the start of a sentence, and stripped from the front of a longer one.
-COMMON_WORDS = frozenset(
+# Pronouns, determiners, prepositions, adverbs, counts: capitalised only because they open the sentence.
+FUNCTION_WORDS = frozenset(
     """
-    a about above according across actual actually additional additionally adult adults after afterwards again
-    against age agriculture air all almost along alongside already also alternative alternatively although
-    altogether always among amongst an analysis and animal animals annual annually another any anyone anything
-    apart apparently approximately arable area areas around art as aside at available average away back based basic
-    because become been before behind being below beneath beside besides best better between beyond big birth birds
-    blood boats body books both boys brief briefly broad business but by can capital careful case cases central
-    certain certainly chief child children church cities city civil clear clearly climate coal coastal coffee cold
-    common commonly companies compared concerning consequently considering constitution contemporary contrary
-    conversely cotton could countries country court coverage critics crops crude culture currency current currently
-    customs daily data day days death deaths debt defense depending description despite details did different
-    difficult direct disease do does domestic down due during each earlier early earth east eastern economic
-    economy education eight eighteen eighth eighty either election elections electric electricity electrical eleven
-    else elsewhere employment energy enough entire environment equally especially essentially estimates ethnic even
-    eventually ever every everyone everything evidence examples except exchange exclusive executive experts exports
-    external extra facilities fall families family famous fans farmers farming few fewer fifteen fifth fifty films
-    final finally financial firms first fish fishing five flag flights following food for foreign foremost forest
-    forests former formerly forty foundations four fourteen fourth free frequent frequently fresh from full fully
-    fundamental further furthermore future games gas general generally girls given global god gold good goods
-    government governments gradually grain great greater gross ground group groups growth had half has have having
-    he head health heavy hence her here high higher highest highly his historians historic historical historically
-    history home horses hot hours house households housing how however human humans hundred hundreds i ice ideally
-    if immediate immediately important imports in income increased indeed independence independent individual
-    individuals industrial industry infant inflation information initial initially inside instead international
-    internet interest into iron is islands it items its itself judges judicial just key kids kings labor labour
-    lack lakes land landlocked language languages large largely larger largest last lastly late later latter law
-    laws leaders leading least legal legislative less lesser let life light like likewise limited linguistic
-    literacy little livestock living local located long longer low lower lowest machinery main mainly major
-    manufacturing many marine maritime market markets married materials maternal matter may maybe me mean meanwhile
-    medical members men mild military million millions mineral minerals mining minor mobile modern money month
-    monthly months more moreover mortality most mostly mother motor mountain mountains much multiple music must my
-    names narrow nation national nations native natural nature near nearby nearly necessary neither never
-    nevertheless new newly next night nine nineteen ninety no nobody none nonetheless nor normal normally north
-    northern not notable notably note nothing notwithstanding now nowadays number numbers numerous object obviously
-    occasionally of off office officials often oil old older on once one ones only onto open opponents or order
-    ordinary original originally other others otherwise our out outside over overall owing own pairs parents
-    parliament part partial particular particularly parties parts party past patients people peoples per perhaps
-    permanent petroleum physical pipelines place places plans plant plants players plenty political politically
-    poor popular population ports possible possibly poverty power prehistoric present presently president previous
-    previously primarily primary princes principal prior private pro probable probably problems production products
-    professional prominent property proponents public quite radio railways rain rather raw reading real reality
-    really recent recently refugees regarding regardless regional regular relations relatively reliable religion
-    religious remaining remittances reports research researchers residents respective results revenue revenues rice
-    rising river rivers roads roughly round royal rubber rural sales salt same scholars school schools science
-    scientific scientists second secondary security see select senior separate services seven seventeen seventh
-    seventy several severe shall sharp she shops short shortly should side silver similar similarly simple simply
-    since single six sixteen sixth sixty slightly slow small smaller so social society soil soils soldiers some
-    somebody someone something sometime sometimes somewhat songs soon sources south southern special species
-    specific specifically spoken sports spring stars state states statistics steel still stone stories streets
-    strong students subsequent subsequently substantial successive such sugar suitable summer summers supporters
-    supposedly surely surface taken tax taxes tea teachers technical telecommunications telephone temperature
-    temperatures ten tens terrain territorial textbooks textiles than thanks that the their them themselves then
-    there thereafter thereby therefore these they things third thirteen thirty this those though thousand thousands
-    three through throughout thus timber time times to today together tomorrow too top total tourism tourists
-    towards towns trade traditional traditionally trains transport transportation trees tropical true twelve
-    twentieth twenty two types typical typically ultimately under underground unemployment unfortunately unless
-    unlike until unusually up upon upper urban us use used usually various vast very via victims villages visitors
-    voters voting wages war wars was water waters waterways we weather week weekly well were west western what
-    whatever wheat when whenever where whereas wherever whether which whichever while whilst white who whoever
-    whole whom whose why wide widely wildlife will wind wine winner winter winters with within without women wood
-    words work workers world would writers year yearly years yes yesterday yet you young younger your youth
+    a about above according across actual actually additional additionally after afterwards again against all
+    almost along alongside already also alternative alternatively although altogether always among amongst an and
+    annual annually another any anyone anything apart apparently approximately around as aside at available average
+    away based because become been before behind being below beneath beside besides best better between beyond big
+    both brief briefly broad but by can careful certain certainly clear clearly common commonly compared concerning
+    consequently considering contemporary contrary conversely could current currently daily depending despite did
+    different difficult direct do does down due during each earlier early eight eighteen eighth eighty either
+    eleven else elsewhere enough entire equally especially essentially even eventually ever every everyone
+    everything except exclusive extra famous few fewer fifteen fifty final finally financial five following for
+    foremost former formerly forty four fourteen frequent frequently fresh from full fully fundamental further
+    furthermore generally given gradually had half has have having he hence her here highest highly his
+    historically how however hundred hundreds i ideally if immediate immediately important in increased indeed
+    initial initially instead into is it its itself just large largely larger largest last lastly late later latter
+    least less lesser let like likewise limited located longer lowest main mainly major many married may maybe me
+    mean meanwhile million millions more moreover most mostly much must my nearby nearly necessary neither never
+    nevertheless newly next nine nineteen ninety no nobody none nonetheless nor normally not notable notably note
+    nothing notwithstanding now nowadays numerous obviously occasionally of off often older on once one ones only
+    onto or original originally other others otherwise our out outside over overall owing own partial particular
+    particularly per perhaps plenty politically possible possibly presently previous previously primarily primary
+    principal prior pro probable probably prominent quite rather really recent recently regarding regardless
+    relatively reliable remaining respective roughly same see select separate seven seventeen seventh seventy
+    several severe shall she shortly should similar similarly simply since single six sixteen sixth sixty slightly
+    smaller so some somebody someone something sometime sometimes somewhat soon specific specifically still
+    subsequent subsequently substantial successive such supposedly surely ten tens than thanks that the their them
+    themselves then there thereafter thereby therefore these they thirteen thirty this those though thousand
+    thousands three through throughout thus to today together tomorrow too top total traditional traditionally true
+    twelve twentieth twenty two typical typically ultimately under unfortunately unless unlike until unusually up
+    upon us use used usually various vast very via was we well were what whatever when whenever where whereas
+    wherever whether which whichever while whilst who whoever whole whom whose why widely will with within without
+    would yes yesterday yet you younger your
+    """.split()
+)
+
+# Nouns and adjectives: no name when they stand alone, but part of one before another capital ("North Korea").
+CONTENT_WORDS = frozenset(
+    """
+    adult adults age agriculture air album analysis animal animals arable area areas army art back band basic birds
+    birth black blood blue boats body book books boys business capital case cases central chief child children
+    church cities city civil climate club coal coastal coffee cold companies company constitution cotton countries
+    country court coverage critics crops crude culture currency customs data day days death deaths debt defense
+    description details disease domestic earth east eastern economic economy education election elections electric
+    electrical electricity empire employment energy environment estimates ethnic evidence examples exchange
+    executive experts exports external facilities fall families family fans farmers farming federal fifth film
+    films firms first fish fishing flag flights food foreign forest forests foundations fourth free future game
+    games gas general girls global god gold good goods government governments grain great greater green gross
+    ground group groups growth head health heavy high higher historians historic historical history home horses hot
+    hours house households housing human humans ice imports income independence independent individual individuals
+    industrial industry infant inflation information inside interest international internet iron islands items
+    judges judicial key kids king kingdom kings labor labour lack lakes land landlocked language languages law laws
+    leaders leading league legal legislative life light linguistic literacy little livestock living local long low
+    lower machinery manufacturing marine maritime market markets match materials maternal matter medical members
+    men mild military mineral minerals mining minister minor mobile modern money month monthly months mortality
+    mother motor mountain mountains multiple music names narrow nation national nations native natural nature navy
+    near new night normal north northern novel number numbers object office officials oil old open opponents order
+    ordinary pairs parents parliament part parties parts party past patients people peoples permanent petroleum
+    physical pipelines place places plans plant plants player players police political poor popular population
+    ports poverty power prehistoric present president prime prince princes prison private problems production
+    products professional property proponents public queen radio railways rain raw reading real reality red
+    refugees regional regular relations religion religious remittances reports republic research researchers
+    residents results revenue revenues rice rising river rivers roads round royal rubber rural sales salt scholars
+    school schools science scientific scientists season second secondary security senior series services sharp
+    shops short side silver simple slow small social society soil soils soldiers song songs sources south southern
+    special species spoken sports spring stars state states statistics steel stone stories story streets strong
+    students sugar suitable summer summers supporters supreme surface taken tax taxes tea teachers team technical
+    telecommunications telephone temperature temperatures terrain territorial textbooks textiles things third
+    timber time times tourism tourists towards towns trade trains transport transportation trees tropical types
+    underground unemployment union upper urban victims villages visitors voters voting wages war wars water waters
+    waterways weather week weekly west western wheat white wide wildlife wind wine winner winter winters women wood
+    words work workers world writers year yearly years young youth
     """.split()
 )
 
 # Endings of common words: a lone capitalised first word with one of these is not taken for a name.
-COMMON_ENDINGS = (
-    "ly",
-    "ing",
-    "tion",
-    "tions",
-    "sion",
-    "sions",
-    "ment",
-    "ments",
-    "ness",
-    "ity",
-    "ities",
-    "ance",
-    "ism",
+COMMON_ENDINGS = tuple(
+    "ly ing tion tions sion sions ment ments ness ity ities ism isms ated ized ised ted sed ded ned ced".split()
+)
+NAMES_WITH_COMMON_ENDINGS = frozenset(
+    """
+    Beijing Beverly Billy Boeing Browning Chongqing Clement Emily Fleming Guinness Harding Hemingway Hastings Inverness
+    Italy Keating Kelly Kipling Lily Lansing Molly Nanjing Pershing Polly Sally Sibly Sicily Sterling Stirling Thessaly
+    Viking Wyoming Xining
+    """.split()
 )
 
 # Small words that join the parts of one name: "Treaty of Versailles", "Ludwig van Beethoven", "Rio de la Plata".
 NAME_CONNECTORS = frozenset(
-    "of de del della der den di da do dos das du la le les el van von und y al bin ibn ben the for and".split()
+    "of the de del della der den di da do dos das du la le les el van von y al bin ibn ben".split()
+)
+
+MONTHS_AND_DAYS = frozenset(
+    """
+    January February March April May June July August September October November December Monday Tuesday Wednesday
+    Thursday Friday Saturday Sunday
+    """.split()
 )

@@ -8,7 +8,6 @@
 Row -1 is the null passage everywhere: empty title, empty body, never stored and never in an index.
 """
 
-import hashlib
 import json
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, load_from_disk
 
+from .commit import check_files
 from .flat_arrays import RaggedArray, find_aligned, scatter_rows
 from .vocabulary import SpecialTokens
 
@@ -57,14 +57,7 @@ class PassageStore:
                 f"{description} has format_version {self.info['format_version']}, this release reads "
                 f"{FORMAT_VERSION}: build the passages again"
             )
-        for name, expected in self.info["files"].items():
-            file = self.directory / name
-            size = file.stat().st_size if file.is_file() else None
-            if size != expected["bytes"]:
-                found = "is missing" if size is None else f"has {size} bytes"
-                raise ValueError(
-                    f"{file} {found}, passages.json says {expected['bytes']} bytes: build the passages again"
-                )
+        check_files(self.directory, self.info["files"], verify=False)
         self.fingerprint: str = self.info["fingerprint"]
         self.tokenizer_fingerprint: str = self.info["tokenizer_fingerprint"]
         self.max_length: int = self.info["max_length"]
@@ -93,14 +86,7 @@ class PassageStore:
         """
         store = cls(directory)
         if verify:
-            for name, expected in store.info["files"].items():
-                with (store.directory / name).open("rb") as file:
-                    found = hashlib.file_digest(file, "sha256").hexdigest()
-                if found != expected["sha256"]:
-                    raise ValueError(
-                        f"{store.directory / name} has sha256 {found}, passages.json says {expected['sha256']}: the "
-                        "file was changed or damaged; build the passages again"
-                    )
+            check_files(store.directory, store.info["files"], verify=True)
         return store
 
     def __reduce__(self) -> tuple[type["PassageStore"], tuple[Path]]:

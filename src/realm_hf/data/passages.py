@@ -20,7 +20,7 @@ from datasets.arrow_writer import ArrowWriter
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from .commit import atomic_directory, write_json
+from .commit import atomic_directory, describe_files, write_json
 from .documents import check_documents
 from .flat_arrays import RaggedWriter
 from .packing import COUNTS, PassagePacker
@@ -205,7 +205,7 @@ def _write_store(packed: Dataset, packer: PassagePacker, work: Path) -> dict[str
     groups = _duplicate_groups(np.concatenate(text_hashes))
     stored = Dataset.from_file(str(rows_file)).add_column("duplicate_group", groups)
     stored.save_to_disk(str(work / "rows"))
-    files |= _describe_files(work / "rows", work)
+    files |= describe_files(work / "rows", work)
     identity = {
         "format_version": FORMAT_VERSION,
         "tokenizer_fingerprint": tokenizer_fingerprint(packer.tokenizer),
@@ -253,15 +253,6 @@ def _duplicate_groups(hashes: np.ndarray) -> np.ndarray:
     rank = np.empty(len(first), np.int32)
     rank[np.argsort(first)] = np.arange(len(first), dtype=np.int32)
     return rank[inverse]
-
-
-def _describe_files(folder: Path, root: Path) -> dict[str, dict[str, Any]]:
-    described = {}
-    for file in sorted(folder.rglob("*")):
-        with file.open("rb") as handle:
-            digest = hashlib.file_digest(handle, "sha256").hexdigest()
-        described[str(file.relative_to(root))] = {"bytes": file.stat().st_size, "sha256": digest}
-    return described
 
 
 def _report(info: dict[str, Any], output_dir: Path) -> None:

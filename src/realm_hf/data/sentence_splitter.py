@@ -81,7 +81,8 @@ def _ends_sentence(text: str, start: int, match: re.Match[str]) -> bool:
         return False
     if match["stop"] != "." or match[0].rstrip() != ".":
         return True
-    previous = _LAST_WORD.search(text, start, match.start())
+    # No abbreviation is longer than 16 characters; without a bound a text without white space would be quadratic.
+    previous = _LAST_WORD.search(text, max(start, match.start() - 16), match.start())
     if previous is None:
         return True
     return not _is_abbreviation(previous[0], previous.start() == start, text, following)
