@@ -1,9 +1,4 @@
-"""Refresh "async": a builder process beside the trainer, one for each generation, watched from the training loop's
-polls.
-
-Loading torch and transformers takes longer than many a build. The next builder is therefore started while there is
-nothing to do, and waits, loaded, for the word to build; it is started when its predecessor has ended, so that at most
-one is alive. A pool that forks loaded children was rejected: a fork of a process that has used threads may hang.
+"""Refresh "async": a builder process for each generation beside the trainer, watched from the training loop's polls.
 
 Supervision happens inside `poll()`, a few system calls every tenth of a second: no thread can race with the training
 loop, and a loop that does not poll does not need a new index.
@@ -17,7 +12,7 @@ from typing import TYPE_CHECKING
 from transformers.utils import logging
 
 from realm_hf.index.generations import GenerationInfo
-from realm_hf.training.builder_process import BuilderProcess
+from realm_hf.training.builder_process import Build, BuilderProcess
 from realm_hf.training.refresher import RefreshError, RefreshHealth, RefreshMode
 from realm_hf.training.run_directory import RunDirectory
 from realm_hf.training.store_refresher import SnapshotRefresher
@@ -71,7 +66,6 @@ class AsyncRefresher(SnapshotRefresher):
         self.retry_seconds = retry_seconds
         self.max_failures = max_failures
         self._builder: BuilderProcess | None = None
-        self._building = False
         self._failures = 0
         self._last_error: str | None = None
         self._retry_at = 0.0
@@ -79,9 +73,9 @@ class AsyncRefresher(SnapshotRefresher):
         self._stopped = False
 
     def start(self) -> None:
-        """Start the first builder; it loads its libraries beside the first steps."""
+        """Start the builder; it loads its libraries beside the first steps."""
         if self.rank == 0 and self._builder is None:
-            self._spawn()
+            self._builder = self._spawn()
 
     def poll(self) -> GenerationInfo | None:
         """Supervise the builder; on rank 0 the newest generation of this epoch that is newer than the served one.
@@ -100,12 +94,12 @@ class AsyncRefresher(SnapshotRefresher):
 
     def check_health(self) -> RefreshHealth:
         """How the refresh is doing."""
-        builder = self._builder
+        build = None if self._builder is None else self._builder.build
         return RefreshHealth(
             mode="async",
-            building=self._building,
-            builder_pid=builder.pid if builder is not None and self._building else None,
-            heartbeat_age_seconds=None if builder is None else builder.monitor.silent_seconds(),
+            building=build is not None,
+            builder_pid=None if build is None else build.pid,
+            heartbeat_age_seconds=None if build is None else build.monitor.silent_seconds(),
             submitted_step=self._submitted_step,
             built_step=self._built_step(),
             failures=self._failures,
@@ -121,37 +115,50 @@ class AsyncRefresher(SnapshotRefresher):
         if self._builder is not None:
             self._builder.stop()
             self._builder = None
-            self._building = False
 
     def _supervise(self) -> None:
         self._notice_quarantine()
         builder = self._builder
         if builder is not None:
-            if builder.returncode is not None:
-                self._builder_ended(builder)
-            elif builder.monitor.silent_seconds() > self.heartbeat_timeout:
-                builder.kill()
-                self._builder_ended(builder, f"made no progress for {self.heartbeat_timeout:.0f} s and was killed")
-        if self._building or time.monotonic() < self._retry_at:
+            builder.look()
+            if not builder.is_alive:
+                self._replace(builder, builder.describe_end())
+            elif builder.build is not None:
+                self._watch(builder, builder.build)
+        if time.monotonic() < self._retry_at:
             return
         if self._builder is None:
-            self._spawn()
-        if self._committed_step > self._built_step() and self._builder is not None:
-            # A builder that is still loading finds the word in its pipe when it is ready.
-            self._building = self._builder.build()
+            self._builder = self._spawn()
+        if self._builder.build is None and self._committed_step > self._built_step():
+            self._builder.request()
 
-    def _builder_ended(self, builder: BuilderProcess, why: str | None = None) -> None:
+    def _watch(self, builder: BuilderProcess, build: Build) -> None:
+        if build.status is None:
+            if build.monitor.silent_seconds() > self.heartbeat_timeout:
+                self._replace(
+                    builder, f"No progress for {self.heartbeat_timeout:.0f} s, so it is killed. {build.describe()}"
+                )
+            return
+        builder.build = None
+        build.monitor.path.unlink(missing_ok=True)
+        if not self._has_built():
+            self._fail(build.describe())
+
+    def _replace(self, builder: BuilderProcess, why: str) -> None:
+        self._builder = None
+        builder.kill()
+        if not self._has_built():
+            self._fail(why)
+
+    def _has_built(self) -> bool:
+        """Whether a generation appeared. It counts, not the exit code: a builder may be killed after the commit."""
         built_before = self._built_step()
         self._look_for_newest()
-        # Its generation counts, not its exit code: it may have been killed between the commit and the end.
-        if self._built_step() > built_before:
-            self._failures = 0
-            self._last_error = None
-        elif self._building or why is not None or builder.returncode != 0:
-            self._fail(builder.describe_end() if why is None else f"{builder.describe_end()}\n(It {why}.)")
-        builder.reap()
-        self._builder = None
-        self._building = False
+        if self._built_step() <= built_before:
+            return False
+        self._failures = 0
+        self._last_error = None
+        return True
 
     def _notice_quarantine(self) -> None:
         newest = self._newest
@@ -173,7 +180,7 @@ class AsyncRefresher(SnapshotRefresher):
             error,
         )
 
-    def _spawn(self) -> None:
-        self._builder = BuilderProcess(
+    def _spawn(self) -> BuilderProcess:
+        return BuilderProcess(
             self.run, threads=self.builder_threads, device=self.builder_device, nice=self.builder_nice
         )

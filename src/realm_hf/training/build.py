@@ -101,7 +101,6 @@ def build_generation(
     store: GenerationStore,
     device: str | torch.device = "cpu",
     team: Team | None = None,
-    threads: int | None = None,
     progress: Progress | None = None,
 ) -> GenerationInfo | None:
     """Build and commit the generation of a snapshot. All ranks of the team call it; rank 0 gets the result.
@@ -114,12 +113,12 @@ def build_generation(
         store: RUN/index.
         device: Where the passages are embedded.
         team: The ranks that embed a shard each; this process alone by default.
-        threads: Threads for the index; FAISS's own setting by default.
         progress: Told of every batch and phase.
 
     Raises:
         RunDirectoryError: The passages are not those of the run.
         ValueError: An embedding is NaN or infinite (the row is named), or the factory does not fit the corpus.
+        OSError: There is not enough space; checked before anything is embedded.
     """
     if passages.fingerprint != run.config.passages_fingerprint:
         raise RunDirectoryError(
@@ -129,11 +128,13 @@ def build_generation(
     team = team or Team()
     tell = progress or _tell_nobody
     started = time.monotonic()
+    if team.rank == 0:
+        store.require_space(_bytes_at_least(run, embedder))
     embeddings = _embed(run, embedder, passages, device, team, tell)
     if embeddings is None:
         return None
     tell("indexing", len(passages), len(passages))
-    index = _index(run, snapshot, embeddings, store, threads)
+    index = _index(run, snapshot, embeddings, store)
     tell("writing", len(passages), len(passages))
     generation = store.write(
         embeddings,
@@ -148,6 +149,12 @@ def build_generation(
     )
     generation.close()
     return generation.info
+
+
+def _bytes_at_least(run: RunDirectory, embedder: RealmEmbedder) -> int:
+    """What the generation will take on disk; of an index other than Flat nothing is known before it is built."""
+    per_coordinate = np.dtype(run.config.embedding_dtype).itemsize + (4 if run.config.index_factory == "Flat" else 0)
+    return run.config.rows * embedder.config.retriever_proj_size * per_coordinate
 
 
 def _tell_nobody(phase: str, done: int, total: int) -> None:
@@ -165,41 +172,35 @@ def _embed(
     """All embeddings `[N, D]` on rank 0, `None` elsewhere. Ranks hand their rows over as files: the run directory is
     shared by them all, and a gather would need the whole array in a GPU's memory.
     """
-    total = len(passages)
-    dtype = np.dtype(run.config.embedding_dtype)
+    total, dtype = len(passages), np.dtype(run.config.embedding_dtype)
     embeddings = np.empty((total, embedder.config.retriever_proj_size), dtype) if team.rank == 0 else None
     folder = run.root / "shards" / team.share(uuid.uuid4().hex)
-    rows = shard(total, team.rank, team.world_size)
     mine = embed_passages(
         embedder,
         passages,
-        rows=rows,
+        embeddings,
+        rows=shard(total, team.rank, team.world_size),
         max_tokens_per_batch=run.config.max_tokens_per_batch,
         device=device,
         progress=lambda done, of: tell("embedding", done, of),
-    ).astype(dtype, copy=False)
+    )
     if team.rank > 0:
         folder.mkdir(parents=True, exist_ok=True)
-        np.save(folder / f"{team.rank}.npy", mine)
+        np.save(folder / f"{team.rank}.npy", mine.astype(dtype, copy=False))
     team.barrier()
     if embeddings is None:
         return None
-    embeddings[rows] = mine
     for rank in range(1, team.world_size):
         embeddings[shard(total, rank, team.world_size)] = np.load(folder / f"{rank}.npy", allow_pickle=False)
     shutil.rmtree(folder, ignore_errors=True)
     return embeddings
 
 
-def _index(
-    run: RunDirectory, snapshot: SnapshotInfo, embeddings: np.ndarray, store: GenerationStore, threads: int | None
-) -> faiss.Index:
+def _index(run: RunDirectory, snapshot: SnapshotInfo, embeddings: np.ndarray, store: GenerationStore) -> faiss.Index:
     config = run.config
     reuse = _earlier_index(run, store)
     log = run.logs / "index-recall.jsonl"
-    index = build_index(
-        embeddings, config.index_factory, train_size=config.index_train_size, reuse=reuse, threads=threads
-    )
+    index = build_index(embeddings, config.index_factory, train_size=config.index_train_size, reuse=reuse)
     if config.index_factory == "Flat":
         return index  # exact, nothing trained
     probes = np.random.default_rng(0).choice(len(embeddings), min(_RECALL_PROBES, len(embeddings)), replace=False)
@@ -211,7 +212,7 @@ def _index(
             "recall@%d fell from %.3f to %.3f with reused centroids: training anew", _RECALL_DEPTH, trained, recall
         )
         reuse = None
-        index = build_index(embeddings, config.index_factory, train_size=config.index_train_size, threads=threads)
+        index = build_index(embeddings, config.index_factory, train_size=config.index_train_size)
         recall = recall_at_k(embeddings, index, queries, _RECALL_DEPTH)
     record = RecallRecord(snapshot.step, snapshot.epoch, config.index_factory, reuse is not None, round(recall, 4))
     with log.open("a", encoding="utf-8") as file:

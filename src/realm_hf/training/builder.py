@@ -1,15 +1,13 @@
 """The index builder, a process of its own: `python -m realm_hf.training.builder RUN`, or `realm-hf build-index RUN`.
 
 It is given a run directory and nothing else, builds the newest snapshot (older ones are skipped) and writes a
-generation. The trainer's own builder ("async") is started ahead of need: it loads its libraries, which takes longer
-than many a build, then waits on its standard input for the word to build one generation, and ends. A builder that was
-started by hand ("external") watches the directory.
+generation. The trainer's own builder ("async") is a fork of [`BuilderServer`] for every generation; a builder that was
+started by hand ("external") watches the directory, alone or as the ranks of `accelerate launch`.
 
     exit code 0    a generation was built (--watch: it was asked to end)
+              1    the build failed; the log ends with the traceback
               3    there was nothing to build
               4    the run directory cannot be used; the message says why
-              5    the process that started it is gone, or told it to end
-              1    anything else; the log ends with the traceback
 """
 
 from __future__ import annotations
@@ -17,14 +15,13 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import select
 import signal
 import sys
-import threading
 import time
 import uuid
 from collections.abc import Sequence
 
+import faiss
 import torch
 
 from realm_hf.data.passage_store import PassageStore
@@ -41,7 +38,6 @@ EXIT_BUILT = 0
 EXIT_FAILED = 1
 EXIT_NOTHING = 3
 EXIT_UNUSABLE = 4
-EXIT_ORPHANED = 5
 
 _MAX_BACKOFF_SECONDS = 300.0
 
@@ -53,7 +49,6 @@ class Builder:
         run: The run directory.
         name: Names its heartbeat file; unique among the run's builders.
         device: Where passages are embedded.
-        threads: Threads for the index.
         team: The ranks that build together; this process alone by default.
     """
 
@@ -63,12 +58,10 @@ class Builder:
         *,
         name: str | None = None,
         device: str = "cpu",
-        threads: int | None = None,
         team: Team | None = None,
     ):
         self.run = run
         self.device = device
-        self.threads = threads
         self.team = team or Team()
         self.passages = PassageStore.load(run.passages)
         self.store = GenerationStore(run.index)
@@ -102,7 +95,6 @@ class Builder:
             store=self.store,
             device=self.device,
             team=self.team,
-            threads=self.threads,
             progress=lambda phase, done, total: self.heartbeat.mark(phase, name, done, total),
         )
         if info is not None:
@@ -133,38 +125,6 @@ class Builder:
         self.heartbeat.stop()
 
 
-class StdinGuard:
-    """Listens to the process that started this one, and ends this one when the other is gone.
-
-    End of file on standard input says so; so does a new parent, in case a forked worker of the dead trainer still
-    holds the other end of the pipe open.
-
-    Args:
-        heartbeat: Its file is removed before the process ends.
-    """
-
-    def __init__(self, heartbeat: Heartbeat):
-        self.build_asked = threading.Event()
-        self._heartbeat = heartbeat
-        self._parent = os.getppid()
-        threading.Thread(target=self._listen, name="stdin-guard", daemon=True).start()
-
-    def _listen(self) -> None:
-        while os.getppid() == self._parent:
-            readable, _, _ = select.select([sys.stdin.fileno()], [], [], 0.5)
-            if not readable:
-                continue
-            words = os.read(sys.stdin.fileno(), 1024).split()
-            if b"build" in words:
-                self.build_asked.set()
-            if not words or b"stop" in words:
-                break
-        self._heartbeat.path.unlink(missing_ok=True)
-        # Wherever the build stands: a half-written generation is a temporary directory that the next collection
-        # removes.
-        os._exit(EXIT_ORPHANED)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a builder; returns its exit code."""
     options = _parser().parse_args(arguments)
@@ -172,42 +132,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("realm_hf").setLevel(logging.INFO)
     if options.nice:
         os.nice(options.nice)
-    if options.threads:
+    if options.threads is not None:
         torch.set_num_threads(options.threads)
+        faiss.omp_set_num_threads(options.threads)
     try:
-        builder = Builder(
-            RunDirectory.open(options.run),
-            name=options.name,
-            device=options.device,
-            threads=options.threads,
-            team=_team(),
-        )
+        run = RunDirectory.open(options.run)
+        builder = Builder(run, name=options.name, device=options.device, team=_team())
     except (RunDirectoryError, OSError, ValueError) as error:
         logger.error("%s", error)
         return EXIT_UNUSABLE
     try:
-        if options.watch:
-            return _watch(builder, options.poll_seconds)
-        return _once(builder, guarded=options.stdin_guard, wait=options.wait)
+        return _watch(builder, options.poll_seconds) if options.watch else _once(builder)
     finally:
         builder.close()
 
 
-def _once(builder: Builder, *, guarded: bool, wait: bool) -> int:
-    guard = StdinGuard(builder.heartbeat) if guarded else None
-    if guard is not None and wait:
-        logger.info("ready")
-        while not guard.build_asked.wait(1.0):
-            builder.heartbeat.mark("waiting")
+def _once(builder: Builder) -> int:
     try:
         built = builder.build_newest()
     except (OSError, RuntimeError, ValueError):
         logger.exception("the build failed")
         return EXIT_FAILED
     if built is None and builder.team.rank == 0:
-        logger.info(
-            "nothing to build: there is no snapshot of epoch %d without a generation", builder.run.read_epoch()
-        )
+        logger.info("nothing to build: no snapshot of epoch %d lacks its generation", builder.run.read_epoch())
         return EXIT_NOTHING
     return EXIT_BUILT
 
@@ -250,8 +197,6 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m realm_hf.training.builder", description=__doc__.splitlines()[0])
     add_arguments(parser)
     parser.add_argument("--name", help="name of the heartbeat file")
-    parser.add_argument("--stdin-guard", action="store_true", help="end when standard input closes")
-    parser.add_argument("--wait", action="store_true", help="with --stdin-guard: wait for the word 'build' on it")
     return parser
 
 

@@ -1,4 +1,5 @@
-"""A builder process as its trainer sees it: started clean, watched, read when it ends, and never left behind.
+"""The builder as its trainer sees it: started clean, asked to build, watched, read when it ends, and never left
+behind.
 
 `subprocess` with a cleaned environment was chosen over `multiprocessing`: a fork of a trainer that has searched with
 threads hangs, and a spawned child would inherit the launcher's RANK, MASTER_ADDR and thread settings and take itself
@@ -12,10 +13,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Mapping
-from typing import BinaryIO
+from pathlib import Path
+from typing import BinaryIO, cast
 
 from transformers.utils import logging
 
@@ -26,18 +27,7 @@ from realm_hf.training.run_directory import RunDirectory
 logger = logging.get_logger(__name__)
 
 # What a launcher tells its ranks; a builder that believed it would wait for peers that never come.
-_LAUNCHER_PREFIXES = (
-    "ACCELERATE_",
-    "FSDP_",
-    "TORCHELASTIC_",
-    "PET_",
-    "NCCL_ASYNC_",
-    "GROUP_",
-    "ROLE_",
-    "OMPI_",
-    "PMI_",
-    "SLURM_",
-)
+_LAUNCHER_PREFIXES = ("ACCELERATE_", "FSDP_", "TORCHELASTIC_", "PET_", "GROUP_", "ROLE_", "OMPI_", "PMI_", "SLURM_")
 _LAUNCHER_NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "NODE_RANK")
 
 _TAIL_BYTES = 4096
@@ -71,124 +61,140 @@ def builder_environment(threads: int, environment: Mapping[str, str] | None = No
     }
 
 
-class BuilderProcess:
-    """One builder that builds one generation: it warms up, waits for `build()`, builds the newest snapshot and ends.
+class Build:
+    """One build that was asked for.
 
     Args:
         run: The run directory.
-        threads: Its processor threads.
-        device: Its device, such as "cpu" or "cuda:1".
+    """
+
+    def __init__(self, run: RunDirectory):
+        self.name = f"builder-{uuid.uuid4().hex[:12]}"
+        self.log_path = run.logs / f"{self.name}.log"
+        self.monitor = HeartbeatMonitor(run.heartbeats / f"{self.name}.json")
+        self.pid: int | None = None
+        self.status: int | None = None
+        """Exit code, or minus the number of the signal that killed it; `None` while it runs."""
+
+    def describe(self) -> str:
+        """How it stands or why it ended, with the end of its log."""
+        return f"The index builder (process {self.pid}) {_in_words(self.status)}; {_tail(self.log_path)}"
+
+
+class BuilderProcess:
+    """The [`BuilderServer`] of one trainer.
+
+    Args:
+        run: The run directory.
+        threads: Processor threads of a build.
+        device: Where builds embed, such as "cpu" or "cuda:1".
         nice: Added to the trainer's niceness, so that the trainer's threads go first on a shared processor.
     """
 
     def __init__(self, run: RunDirectory, *, threads: int = 1, device: str = "cpu", nice: int = 10):
-        name = f"builder-{uuid.uuid4().hex[:12]}"
-        self.heartbeat_path = run.heartbeats / f"{name}.json"
-        self.log_path = run.logs / f"{name}.log"
-        self.started = time.monotonic()
-        command = [
-            sys.executable,
-            "-m",
-            "realm_hf.training.builder",
-            str(run.root),
-            "--once",
-            "--wait",
-            "--stdin-guard",
-        ]
-        command += ["--name", name, "--threads", str(threads), "--device", device]
+        self.run = run
+        self.build: Build | None = None
+        self.log_path = run.logs / f"builder-server-{uuid.uuid4().hex[:12]}.log"
+        self._unread = b""
+        command = [sys.executable, "-m", "realm_hf.training.builder_server", str(run.root)]
         with explained("write the builder's log", self.log_path), self.log_path.open("wb") as log:
             self._process = subprocess.Popen(
-                command,
+                [*command, "--threads", str(threads), "--device", device],
                 stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=subprocess.STDOUT,
+                stdout=subprocess.PIPE,
+                stderr=log,
                 env=builder_environment(threads),
                 # A session of its own: Ctrl-C in the trainer's terminal reaches the trainer, which then ends its
                 # builder.
                 start_new_session=True,
             )
+        os.set_blocking(self._stdout.fileno(), False)
         with contextlib.suppress(ProcessLookupError):
-            # Set from here rather than by a preexec_fn, which may deadlock in a process with threads; the threads that
-            # the builder starts later inherit it.
+            # Set from here rather than by a preexec_fn, which may deadlock in a process with threads; the threads and
+            # builds that the server starts later inherit it.
             niceness = min(19, os.getpriority(os.PRIO_PROCESS, 0) + nice)
             os.setpriority(os.PRIO_PROCESS, self._process.pid, niceness)
-        self.monitor = HeartbeatMonitor(self.heartbeat_path)
 
     @property
     def pid(self) -> int:
-        """Process id."""
+        """Process id of the server; a build has its own."""
         return self._process.pid
 
     @property
-    def returncode(self) -> int | None:
-        """Exit status as `subprocess` gives it (negative: the signal that killed it), or `None` while it runs."""
-        return self._process.poll()
+    def is_alive(self) -> bool:
+        """Whether the server runs."""
+        return self._process.poll() is None
 
-    def build(self) -> bool:
-        """Tell it to build the newest snapshot; false if it is dead."""
-        return self._say(b"build\n")
+    def request(self) -> Build:
+        """Ask for a build of the newest snapshot; a server that is still loading finds the word when it is ready."""
+        self.build = Build(self.run)
+        with contextlib.suppress(BrokenPipeError):  # a dead server is noticed by `is_alive`
+            self._stdin.write(f"build {self.build.name}\n".encode())
+            self._stdin.flush()
+        return self.build
 
-    def tail(self) -> str:
-        """The end of what it printed."""
-        try:
-            with self.log_path.open("rb") as file:
-                file.seek(max(0, self.log_path.stat().st_size - _TAIL_BYTES))
-                return file.read().decode(errors="replace").strip()
-        except FileNotFoundError:
-            return ""
+    def look(self) -> None:
+        """Take in what the server has said about its build; never waits."""
+        with contextlib.suppress(BlockingIOError):
+            while received := os.read(self._stdout.fileno(), 4096):
+                self._unread += received
+        *lines, self._unread = self._unread.split(b"\n")
+        for word, name, number in (line.decode().split() for line in lines):
+            if self.build is not None and name == self.build.name:
+                if word == "started":
+                    self.build.pid = int(number)
+                else:
+                    self.build.status = int(number)
 
     def describe_end(self) -> str:
-        """Why it ended, in words, with the end of its log."""
-        code = self.returncode
-        if code is None:
-            how = "still runs"
-        elif code < 0:
-            how = f"was killed by {signal.Signals(-code).name}"
-            if code == -signal.SIGKILL:
-                how += " (by hand, by its trainer, or by the kernel for want of memory)"
-        else:
-            how = f"ended with exit code {code}"
-        tail = self.tail()
-        end = f"its log {self.log_path} ends with:\n{tail}" if tail else f"its log {self.log_path} is empty"
-        return f"The index builder (process {self.pid}) {how}; {end}"
+        """Why the server ended, with the end of its log."""
+        how = _in_words(self._process.poll())
+        return f"The index builder's server (process {self.pid}) {how}; {_tail(self.log_path)}"
 
     def kill(self) -> None:
-        """End it and its children at once, and wait until it is gone."""
+        """End the server and its build at once, and wait until they are gone."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        self.reap()
-
-    def stop(self, grace_seconds: float = 5.0) -> None:
-        """Tell it to end, which it does at once wherever it stands; kill it if it does not."""
-        # Said, not only hinted at by closing the pipe: a forked data loader worker may hold a copy of our end of it.
-        self._say(b"stop\n")
-        try:
-            self._process.wait(grace_seconds)
-        except subprocess.TimeoutExpired:
-            logger.warning(
-                "builder %d did not end within %.0f s of being told to; killing it", self.pid, grace_seconds
-            )
-            self.kill()
-            return
-        self.reap()
-
-    def _say(self, word: bytes) -> bool:
-        try:
-            self._stdin.write(word)
-            self._stdin.flush()
-        except (BrokenPipeError, ValueError):
-            return False
-        return True
-
-    @property
-    def _stdin(self) -> BinaryIO:
-        pipe = self._process.stdin
-        assert pipe is not None
-        return pipe  # type: ignore[return-value]
-
-    def reap(self) -> None:
-        """Wait for its end and remove its heartbeat; its log stays."""
         self._process.wait()
         with contextlib.suppress(BrokenPipeError):
             self._stdin.close()
-        self.heartbeat_path.unlink(missing_ok=True)
+        self._stdout.close()
+        if self.build is not None:
+            self.build.monitor.path.unlink(missing_ok=True)
+
+    def stop(self, grace_seconds: float = 2.0) -> None:
+        """Tell the server to kill its build and end. One that is still loading its libraries is killed: it holds
+        nothing.
+        """
+        # Said, not only hinted at by closing the pipe: a forked data loader worker may hold a copy of our end of it.
+        with contextlib.suppress(BrokenPipeError):
+            self._stdin.write(b"stop\n")
+            self._stdin.flush()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(grace_seconds)
+        self.kill()
+
+    @property
+    def _stdin(self) -> BinaryIO:
+        return cast(BinaryIO, self._process.stdin)
+
+    @property
+    def _stdout(self) -> BinaryIO:
+        return cast(BinaryIO, self._process.stdout)
+
+
+def _in_words(status: int | None) -> str:
+    if status is None:
+        return "still runs"
+    if status >= 0:
+        return f"ended with exit code {status}"
+    how = f"was killed by {signal.Signals(-status).name}"
+    return f"{how} (by hand or by the kernel for want of memory)" if -status == signal.SIGKILL else how
+
+
+def _tail(log: Path) -> str:
+    if not log.exists() or not log.stat().st_size:
+        return f"its log {log} is empty"
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - _TAIL_BYTES))
+        return f"its log {log} ends with:\n{file.read().decode(errors='replace').strip()}"

@@ -50,7 +50,7 @@ class RunConfig:
         index_train_size: Embeddings to train the index's quantizers on, or `None` for FAISS's own choice.
         embedding_dtype: Type of the stored embeddings: "float32", or "float16", which takes half the disk and rounds
             coordinates above 2 by up to 0.001 and above 4 by up to 0.002.
-        max_tokens_per_batch: Wordpieces that a builder forwards at once.
+        max_tokens_per_batch: Wordpieces that a builder forwards at once, or `None` for what suits its device.
         epoch: Counts the trainers that took the run's lock; snapshots and generations of an earlier one are not
             served.
         protocol: Version of the directory's layout.
@@ -64,7 +64,7 @@ class RunConfig:
     index_factory: str = "Flat"
     index_train_size: int | None = None
     embedding_dtype: str = "float32"
-    max_tokens_per_batch: int = 8192
+    max_tokens_per_batch: int | None = None
     epoch: int = 0
     protocol: int = PROTOCOL
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
@@ -75,7 +75,7 @@ class RunConfig:
             raise ValueError(f"embedding_dtype is {self.embedding_dtype!r}. Choose float16 or float32.")
         if self.rows < 1:
             raise ValueError(f"the run has {self.rows} passages: an index needs at least one. Check the corpus.")
-        if self.max_tokens_per_batch < 1:
+        if self.max_tokens_per_batch is not None and self.max_tokens_per_batch < 1:
             raise ValueError(f"max_tokens_per_batch is {self.max_tokens_per_batch}, but must be at least 1.")
 
 
@@ -99,7 +99,7 @@ class RunDirectory:
         index_factory: str = "Flat",
         index_train_size: int | None = None,
         embedding_dtype: str = "float32",
-        max_tokens_per_batch: int = 8192,
+        max_tokens_per_batch: int | None = None,
     ) -> RunDirectory:
         """Make a run directory; the passages are hard-linked into it where the file system allows, else copied.
 
