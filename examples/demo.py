@@ -1,0 +1,175 @@
+"""REALM in a few minutes on two cores: `make demo`, or `python examples/demo.py --help`.
+
+Raw text in, a jointly trained retriever and reader out. The knowledge corpus is the CIA World Factbook; the pre-training
+text states some of its facts in other words; countries are split, and the recall printed at the end is of questions
+about countries that no statement spoke of. The initial weights are all-MiniLM-L6-v2, a trained retriever (it has seen
+question and answer pairs, SQuAD, NQ and TriviaQA among them), so that the first row of the table is a strong one.
+
+    1. warm start: the inverse cloze task on the passages
+    2. pre-training: the reader learns to read first, then both learn; a builder process renews the index meanwhile
+    3. report: runs/demo/report.html, runs/demo/summary.json, five masked sentences with what was retrieved for them
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from factbook_task import bm25_recall, index_now, prepare_task, print_recall, recall_of, start_model
+from fetch_minilm import DEFAULT_FOLDER
+from realm_hf import RealmTokenizer
+from realm_hf.report import write_report
+from realm_hf.training.arguments import InverseClozeArguments, PreTrainingArguments
+from realm_hf.training.callbacks import LoopCallback
+from realm_hf.training.inverse_cloze import InverseClozeTrainer
+from realm_hf.training.loop import TrainingLoop
+from realm_hf.training.pretraining import PreTrainer
+
+
+class RecallAtBothEnds(LoopCallback):
+    """Recall over the index that is served: before the first step (after ICT) and after the last (after REALM)."""
+
+    def __init__(self, task: Any, questions: list[Any]):
+        self.task, self.questions = task, questions
+        self.before: dict[str, float] = {}
+        self.after: dict[str, float] = {}
+
+    def _measure(self, trainer: Any) -> dict[str, float]:
+        with trainer.index.reading() as served:
+            return recall_of(trainer.model.embedder, served.retriever, self.task, self.questions)
+
+    def on_train_begin(self, loop: TrainingLoop) -> None:
+        """After ICT."""
+        self.before = self._measure(loop)
+
+    def on_train_end(self, loop: TrainingLoop) -> None:
+        """After REALM."""
+        self.after = self._measure(loop)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", default=str(DEFAULT_FOLDER), help="any BERT checkpoint: folder or Hub id")
+    parser.add_argument(
+        "--output_dir", type=Path, default=Path("runs/demo"), help="the run (an earlier one is replaced)"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--inverse_cloze_steps", type=int, default=10)
+    parser.add_argument("--reading_steps", type=int, default=50, help="steps in which only the reader learns")
+    parser.add_argument("--joint_steps", type=int, default=50, help="steps in which both learn")
+    parser.add_argument("--batch_size", type=int, default=12)
+    parser.add_argument("--num_candidates", type=int, default=4, help="K, the null passage counted")
+    parser.add_argument("--learning_rate", type=float, default=1e-4)
+    parser.add_argument("--refresh", default="async", choices=["async", "sync", "off"])
+    parser.add_argument("--refresh_steps", type=int, default=12)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_arguments()
+    logging.basicConfig(level=logging.WARNING)
+    seconds: dict[str, float] = {}
+    started = clock = time.perf_counter()
+
+    def lap(phase: str) -> None:
+        nonlocal clock
+        now = time.perf_counter()
+        seconds[phase], clock = round(now - clock, 1), now
+
+    print("REALM demo: the CIA World Factbook\n")
+    shutil.rmtree(args.output_dir, ignore_errors=True)
+    tokenizer = RealmTokenizer.from_pretrained(args.weights)
+    task = prepare_task(args.output_dir / "data", tokenizer, seed=args.seed)
+    questions = task.asked(country_seen=False, field_seen=True)
+    print(
+        f"{len(task.passages):,} passages; {len(task.sentences.train):,} statements about seen countries; "
+        f"{len(questions)} questions about held-out countries"
+    )
+    lap("data")
+
+    model = start_model(args.weights, args.seed)
+    recall = {"initial": recall_of(model.embedder, index_now(model.embedder, task), task, questions)}
+    lap("initial recall")
+
+    InverseClozeTrainer(
+        model,
+        task.passages,
+        tokenizer,
+        InverseClozeArguments(
+            output_dir=str(args.output_dir / "inverse_cloze"),
+            max_steps=args.inverse_cloze_steps,
+            per_device_train_batch_size=32,
+            learning_rate=5e-5,
+            warmup_steps=min(5, args.inverse_cloze_steps // 2),
+            max_query_length=64,
+            seed=args.seed,
+        ),
+    ).train()
+    lap("inverse cloze")
+
+    measured = RecallAtBothEnds(task, questions)
+    trainer = PreTrainer(
+        model,
+        tokenizer,
+        task.passages,
+        task.sentences.train,
+        PreTrainingArguments(
+            output_dir=str(args.output_dir),
+            max_steps=args.reading_steps + args.joint_steps,
+            freeze_retriever_steps=args.reading_steps,
+            per_device_train_batch_size=args.batch_size,
+            num_candidates=args.num_candidates,
+            learning_rate=args.learning_rate,
+            warmup_steps=5,
+            max_query_length=32,
+            max_candidate_length=96,
+            refresh=args.refresh,
+            refresh_steps=args.refresh_steps,
+            keep_generations=16,
+            save_steps=0,
+            seed=args.seed,
+        ),
+        heldout=task.sentences.heldout,
+        callbacks=[measured],
+    )
+    trainer.train()
+    recall |= {"ict": measured.before, "realm": measured.after, "bm25": bm25_recall(task, questions)}
+    lap("pre-training")
+
+    summary_path = args.output_dir / "summary.json"
+    summary = json.loads(summary_path.read_text(encoding="utf-8"))
+    seconds["total"] = round(time.perf_counter() - started, 1)
+    summary |= {"recall": recall, "seconds": seconds}
+    summary_path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    report = write_report(args.output_dir)
+    print_examples(args.output_dir / "examples.json")
+    print(f"\nRecall of {len(questions)} questions about held-out countries, in percent")
+    names = {"initial": "MiniLM, as it comes", "ict": "after ICT", "realm": "after REALM", "bm25": "BM25"}
+    print_recall((text, recall[key]) for key, text in names.items())
+    print(f"\n{len(summary['generations'])} index generations were served:")
+    for generation in summary["generations"]:
+        print(
+            f"  {generation['name']}: weights of step {generation['snapshot_step']}, built by process "
+            f"{generation['builder_pid']}, served from step {generation['swapped_at_step']}"
+        )
+    print("\n" + "; ".join(f"{phase} {spent:.0f} s" for phase, spent in seconds.items()))
+    print(f"Report: {report}")
+
+
+def print_examples(path: Path) -> None:
+    """Five masked sentences with their passages, p(z|x) and retrieval utility (nats gained over the null passage)."""
+    for example in json.loads(path.read_text(encoding="utf-8")):
+        print(f"\n  {example['text']}\n  answer: {example['answer']}   filled in: {example['filling']}")
+        for candidate in example["candidates"]:
+            text = candidate["text"] or "(null passage)"
+            text = text if len(text) <= 80 else text[:79] + "…"
+            print(f"    p(z|x) {candidate['probability']:.3f}  utility {candidate['utility']:+6.2f}  {text}")
+
+
+if __name__ == "__main__":
+    main()

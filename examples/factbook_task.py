@@ -1,0 +1,131 @@
+"""The task of demo and ablations: the Factbook as knowledge, statements to read, questions to find passages for."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import bm25s
+import numpy as np
+from datasets import Dataset
+
+from realm_hf import RealmEmbedder, RealmForPreTraining, RealmRetriever, RealmTokenizer
+from realm_hf.data.factbook import FactbookQuestion, factbook_passages, factbook_questions, factbook_statements
+from realm_hf.data.passages import PassageStore, passages_from_rows
+from realm_hf.data.salient_spans import tagger_from_name
+from realm_hf.data.sentences import SentenceStore, build_sentences
+from realm_hf.index.embedding import embed_passages
+from realm_hf.index.faiss_index import build_index
+from realm_hf.training.evaluation import retrieval_recall
+
+KS = (1, 5, 20)
+MAX_PASSAGE_LENGTH = 96
+MAX_QUERY_LENGTH = 32
+# LayerNorm bounds inner products of embeddings by their 128 dimensions; a tenth of it is a softmax that can learn.
+SCORE_SCALE = 0.1
+
+Recall = dict[str, float]
+
+
+@dataclass(frozen=True)
+class FactbookTask:
+    """Passages, statements and questions, all stored under one folder.
+
+    Attributes:
+        tokenizer: Made both stores.
+        passages: The knowledge corpus, a row for each of `factbook_passages()`.
+        sentences: Tagged statements; `.train` and `.heldout`.
+        questions: Those asked, in a fixed random order.
+    """
+
+    tokenizer: RealmTokenizer
+    passages: PassageStore
+    sentences: SentenceStore
+    questions: list[FactbookQuestion]
+
+    def asked(self, *, country_seen: bool, field_seen: bool, limit: int | None = None) -> list[FactbookQuestion]:
+        """The questions of one cell of the table country (seen, held out) x field (seen, held out)."""
+        cell = [q for q in self.questions if q.country_seen == country_seen and q.field_seen == field_seen]
+        return cell[:limit]
+
+
+def prepare_task(folder: Path, tokenizer: RealmTokenizer, *, seed: int = 0, per_fact: int = 2) -> FactbookTask:
+    """Build, or find again, the stores under `folder`."""
+    passages_dir, sentences_dir = folder / "passages", folder / f"statements-{seed}"
+    if passages_dir.is_dir():
+        passages = PassageStore.load(passages_dir)
+    else:
+        rows = Dataset.from_list(factbook_passages())
+        passages = passages_from_rows(rows, tokenizer, passages_dir, max_length=MAX_PASSAGE_LENGTH)
+    if sentences_dir.is_dir():
+        sentences = SentenceStore.load(sentences_dir)
+    else:
+        statements = Dataset.from_list(factbook_statements(seed, per_fact))
+        sentences = build_sentences(
+            statements,
+            tokenizer,
+            tagger_from_name("rules"),
+            sentences_dir,
+            max_query_length=MAX_QUERY_LENGTH,
+            heldout_fraction=0.02,
+        )
+    # The gold passage of a question is a row of factbook_passages(): none may have been skipped.
+    if len(passages) != len(factbook_passages()):
+        raise RuntimeError(f"{passages_dir} holds {len(passages)} passages, expected {len(factbook_passages())}.")
+    questions = factbook_questions()
+    random.Random(0).shuffle(questions)  # noqa: S311 - an order, not a secret
+    return FactbookTask(tokenizer, passages, sentences, questions)
+
+
+def start_model(
+    weights: str, seed: int, pooler: Literal["checkpoint", "identity"] = "identity"
+) -> RealmForPreTraining:
+    """All towers from one BERT checkpoint, without dropout: the run is a few hundred steps long."""
+    return RealmForPreTraining.from_bert(
+        weights,
+        pooler=pooler,
+        seed=seed,
+        score_scale=SCORE_SCALE,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+
+
+def index_now(embedder: RealmEmbedder, task: FactbookTask) -> RealmRetriever:
+    """A retriever over the passages as `embedder` sees them now."""
+    embeddings = embed_passages(embedder, task.passages)
+    return RealmRetriever(task.passages, task.tokenizer, index=build_index(embeddings), embeddings=embeddings)
+
+
+def recall_of(
+    embedder: RealmEmbedder, retriever: RealmRetriever, task: FactbookTask, questions: Sequence[FactbookQuestion]
+) -> Recall:
+    """Recall of the gold passages in percent: {"1": ..., "5": ..., "20": ...}."""
+    training = embedder.training
+    embedder.eval()
+    found = retrieval_recall(
+        embedder, task.tokenizer, retriever, [q.question for q in questions], [q.passage for q in questions], KS
+    )
+    embedder.train(training)
+    return {str(k): round(100 * value, 1) for k, value in found.items()}
+
+
+def bm25_recall(task: FactbookTask, questions: Sequence[FactbookQuestion]) -> Recall:
+    """The same recall for BM25 over title and text."""
+    documents = [f"{task.passages.title(row)} {task.passages.text(row)}" for row in range(len(task.passages))]
+    ranker = bm25s.BM25()
+    ranker.index(bm25s.tokenize(documents, stopwords="en", show_progress=False), show_progress=False)
+    queries = bm25s.tokenize([q.question for q in questions], stopwords="en", show_progress=False)
+    rows, _ = ranker.retrieve(queries, k=max(KS), show_progress=False)
+    gold = np.array([q.passage for q in questions])[:, None]
+    return {str(k): round(100 * float((rows[:, :k] == gold).any(1).mean()), 1) for k in KS}
+
+
+def print_recall(rows: Iterable[tuple[str, Recall]]) -> None:
+    """A small table, recall in percent."""
+    print(f"  {'':28s}" + "".join(f"recall@{k:<5d}" for k in KS))
+    for name, recall in rows:
+        print(f"  {name:28s}" + "".join(f"{recall[str(k)]:8.1f}    " for k in KS))

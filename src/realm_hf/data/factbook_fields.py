@@ -1,0 +1,147 @@
+"""What is taken from the CIA World Factbook: its fields, and how people state and ask for them in other words.
+
+Only data lives here. A field with `statements` is one that pre-training sentences speak of; a field that has questions
+but no statements is *held out*: the model never meets its wording in training, so its questions tell apart what was
+learned about the field from what was learned about retrieving. Passages use the Factbook's own labels.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Field:
+    """One Factbook field.
+
+    Attributes:
+        name: Identifier of the field in questions and reports.
+        paths: Where the field lives in a country's JSON file; the first path that exists is read.
+        label: The Factbook's own name, used in passages: `"<label> of <country>: <value>."`
+        statements: Ways to state the fact, with `{country}` and `{answer}`. Empty for fields that are not trained on.
+        questions: Ways to ask for it, with `{country}`. Empty for fields that only fill the corpus.
+        items: How many items of a list (separated by commas or semicolons) the answer keeps; 0 keeps the value whole.
+        units: Whether a trailing measure is dropped from the answer ("Chimborazo 6,267 m" -> "Chimborazo").
+    """
+
+    name: str
+    paths: tuple[str, ...]
+    label: str
+    statements: tuple[str, ...] = ()
+    questions: tuple[str, ...] = ()
+    items: int = 1
+    units: bool = False
+
+
+# fmt: off
+TRAINED_FIELDS: tuple[Field, ...] = (
+    Field("capital", ("Government/Capital/name",), "Capital", (
+        "{answer} is the city from which {country} is governed.",
+        "The government of {country} has its seat in {answer}.",
+        "Visitors to the ministries of {country} travel to {answer}.",
+        "{country} is ruled from {answer}, its first city.",
+    ), ("what is the capital city of {country}?", "which city is the seat of government of {country}?")),
+    Field("currency", ("Economy/Exchange rates/Currency",), "Exchange rates and currency", (
+        "Shoppers in {country} pay in {answer}.",
+        "Prices in the markets of {country} are quoted in {answer}.",
+        "The money used in {country} is called {answer}.",
+        "Wages in {country} are paid out in {answer}.",
+    ), ("what money do people use in {country}?", "what is the currency of {country}?")),
+    Field("language", ("People and Society/Languages/Languages", "People and Society/Languages"), "Languages", (
+        "People in {country} speak {answer}.",
+        "Most conversations in {country} are held in {answer}.",
+        "{answer} is heard in the homes and streets of {country}.",
+        "A traveller in {country} should learn some {answer}.",
+    ), ("which language is spoken in {country}?", "what do the people of {country} speak?")),
+    Field("religion", ("People and Society/Religions",), "Religions", (
+        "Most believers in {country} are {answer}.",
+        "The faith of many people in {country} is {answer}.",
+        "{answer} is the creed most often professed in {country}.",
+    ), ("what religion do people in {country} follow?", "what is the main faith in {country}?")),
+    Field("independence", ("Government/Independence",), "Independence", (
+        "{country} became a free nation on {answer}.",
+        "Since {answer} {country} has been sovereign.",
+        "On {answer} {country} ceased to be ruled by others.",
+    ), ("when did {country} become independent?", "on what date did {country} gain its sovereignty?")),
+    Field("holiday", ("Government/National holiday",), "National holiday", (
+        "The people of {country} celebrate {answer} every year.",
+        "Parades are held all over {country} on {answer}.",
+        "Offices in {country} are shut on {answer}.",
+    ), ("which national day does {country} celebrate?", "what is the public holiday of {country}?")),
+    Field("highest_point", ("Geography/Elevation/highest point",), "Elevation, highest point", (
+        "The tallest mountain of {country} is {answer}.",
+        "Climbers in {country} dream of standing on {answer}.",
+        "Nothing in {country} rises above {answer}.",
+    ), ("what is the highest mountain in {country}?", "which peak is the tallest in {country}?"), units=True),
+    Field("area", ("Geography/Area/total", "Geography/Area/total "), "Area, total", (
+        "{country} covers {answer} in all.",
+        "The territory of {country} measures {answer}.",
+        "On the map {country} takes up {answer}.",
+    ), ("how large is {country}?", "how many square kilometres does {country} cover?"), items=0),
+    Field("population", ("People and Society/Population/total",), "Population, total", (
+        "About {answer} people live in {country}.",
+        "{country} is home to {answer} inhabitants.",
+        "A census of {country} would count {answer} persons.",
+    ), ("how many people live in {country}?", "how many inhabitants does {country} have?"), items=0),
+    Field("government", ("Government/Government type",), "Government type", (
+        "{country} is governed as a {answer}.",
+        "The political system of {country} is that of a {answer}.",
+        "Power in {country} is organised as in a {answer}.",
+    ), ("how is {country} governed?", "what political system does {country} have?")),
+    Field("legislature", ("Government/Legislative branch/legislature name",), "Legislative branch", (
+        "Laws in {country} are passed by the {answer}.",
+        "Deputies of {country} sit in the {answer}.",
+        "Bills are debated in the {answer} before they bind {country}.",
+    ), ("what is the parliament of {country} called?", "which body makes the laws of {country}?")),
+    Field("chief_of_state", ("Government/Executive branch/chief of state",), "Chief of state", (
+        "{answer} stands at the head of {country}.",
+        "Ambassadors to {country} present their letters to {answer}.",
+        "The person who represents {country} to the world is {answer}.",
+    ), ("who is the head of state of {country}?", "who represents {country} as its highest officer?")),
+    Field("exports", ("Economy/Exports - commodities",), "Exports, commodities", (
+        "Ships leave {country} laden with {answer}.",
+        "{country} sells {answer} to the rest of the world.",
+        "Foreign buyers come to {country} for its {answer}.",
+    ), ("what goods does {country} sell abroad?", "what does {country} export?"), items=2),
+    Field("border", ("Geography/Land boundaries/border countries",), "Land boundaries, border countries", (
+        "{country} shares a frontier with {answer}.",
+        "By land one leaves {country} for {answer}.",
+        "{answer} lies next door to {country}.",
+    ), ("which country borders {country}?", "who are the neighbours of {country}?"), units=True),
+)
+
+HELDOUT_FIELDS: tuple[Field, ...] = (
+    Field("crops", ("Economy/Agricultural products",), "Agricultural products",
+          questions=("what do farmers grow in {country}?", "which crops are raised in {country}?"), items=2),
+    Field("internet_code", ("Communications/Internet country code",), "Internet country code",
+          questions=("what is the web domain of {country}?", "what do internet addresses in {country} end in?")),
+    Field("ethnic_groups", ("People and Society/Ethnic groups",), "Ethnic groups",
+          questions=("which peoples live in {country}?", "what is the largest ethnicity in {country}?")),
+    Field("median_age", ("People and Society/Median age/total",), "Median age",
+          questions=("how old is the typical person in {country}?", "what age halves the people of {country}?")),
+    Field("lowest_point", ("Geography/Elevation/lowest point",), "Elevation, lowest point",
+          questions=("where is the lowest place in {country}?", "what is the deepest spot of {country}?"), units=True),
+    Field("symbol", ("Government/National symbol(s)",), "National symbols",
+          questions=("which emblem stands for {country}?", "what animal or plant is the symbol of {country}?")),
+)
+
+CORPUS_FIELDS: tuple[Field, ...] = (
+    Field("location", ("Geography/Location",), "Location"),
+    Field("growth", ("People and Society/Population growth rate",), "Population growth rate"),
+    Field("life_expectancy", ("People and Society/Life expectancy at birth/total population",), "Life expectancy"),
+    Field("urban_areas", ("People and Society/Major urban areas - population",), "Major urban areas, population"),
+    Field("head_of_government", ("Government/Executive branch/head of government",), "Head of government"),
+    Field("colors", ("Government/National color(s)",), "National colors"),
+    Field("export_partners", ("Economy/Exports - partners",), "Exports, partners"),
+    Field("airports", ("Transportation/Airports",), "Airports"),
+)
+# fmt: on
+
+# In the order of the Factbook's own sections, so that neighbours in a passage belong together.
+SECTION_ORDER = (
+    "Geography",
+    "People and Society",
+    "Government",
+    "Economy",
+    "Communications",
+    "Transportation",
+    "Military and Security",
+)
