@@ -121,7 +121,7 @@ def write_snapshot(
             step=step,
             epoch=epoch,
             fingerprint=state_fingerprint(weights),
-            config=embedder.config.to_dict(),
+            config=json.loads(embedder.config.to_json_string(use_diff=False)),
             bytes=file.bytes,
             sha256=file.sha256,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
