@@ -1,0 +1,94 @@
+"""ICT examples: which sentence, whether it stays, and which passages are used."""
+
+from itertools import chain, pairwise
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+
+from realm_hf.data import InverseClozeDataset, build_passages, in_batch_accuracy, split_rows
+
+
+def sentences_of(passages, row):
+    body = passages.body_ids(row)
+    bounds = [*passages.sentence_starts(row).tolist(), len(body)]
+    return [body[a:b].tolist() for a, b in pairwise(bounds)]
+
+
+def test_the_sentence_is_kept_or_taken_out_exactly(passages):
+    data = InverseClozeDataset(passages, keep_probability=0.5, seed=3)
+    seen = set()
+    for epoch in range(6):
+        for index in range(len(data)):
+            example = data.visit(index, epoch)
+            sentences = sentences_of(passages, example.passage_row)
+            chosen = sentences.index(example.query_ids.tolist())
+            rest = sentences if example.kept else sentences[:chosen] + sentences[chosen + 1 :]
+            assert example.body_ids.tolist() == list(chain(*rest))
+            assert example.title_ids.tolist() == passages.title_ids(example.passage_row).tolist()
+            seen.add(example.kept)
+    assert seen == {True, False}
+
+
+def test_the_sentence_stays_in_a_tenth_of_the_cases(passages):
+    data = InverseClozeDataset(passages, rows=np.flatnonzero(passages.sentence_counts > 1))
+    kept = [data.visit(index, epoch).kept for epoch in range(300) for index in range(len(data))]
+    assert 0.08 < np.mean(kept) < 0.12
+
+
+def test_a_one_sentence_passage_is_used_only_with_its_sentence(passages):
+    single = passages.sentence_counts == 1
+    assert single.any()
+    data = InverseClozeDataset(passages, keep_probability=0.3)
+    examples = [data.visit(index, epoch) for epoch in range(100) for index in range(len(data))]
+    lone = [example for example in examples if single[example.passage_row]]
+    assert lone
+    assert all(example.kept for example in lone)
+    assert all(len(example.body_ids) > 0 for example in examples)
+
+
+def test_examples_repeat_by_seed_epoch_and_index(passages):
+    def draws(seed, epoch):
+        data = InverseClozeDataset(passages, seed=seed)
+        data.set_epoch(epoch)
+        return [(e.passage_row, e.kept, e.query_ids.tolist()) for e in (data[i] for i in reversed(range(len(data))))]
+
+    assert draws(0, 0) == draws(0, 0)
+    assert draws(0, 0) != draws(0, 1)
+    assert draws(0, 0) != draws(1, 0)
+
+
+def test_a_corpus_of_single_sentences_needs_a_keep_probability(tokenizer, tmp_path):
+    store = build_passages(Dataset.from_dict({"title": ["a"], "text": ["One."]}), tokenizer, tmp_path / "p")
+    with pytest.raises(ValueError, match="all 1 passages have one sentence"):
+        InverseClozeDataset(store, keep_probability=0)
+    assert InverseClozeDataset(store)[0].kept
+
+
+def test_bad_arguments_are_refused(passages):
+    with pytest.raises(ValueError, match=r"keep_probability is 1.5"):
+        InverseClozeDataset(passages, keep_probability=1.5)
+    with pytest.raises(ValueError, match="no passage rows"):
+        InverseClozeDataset(passages, rows=np.zeros(0, np.int64))
+    with pytest.raises(IndexError, match="out of range"):
+        InverseClozeDataset(passages)[len(passages)]
+
+
+def test_split_rows_keeps_documents_whole_and_the_share(tokenizer, tmp_path):
+    texts = ["The first one. " * 4 + "The last one." for _ in range(400)]
+    store = build_passages(
+        Dataset.from_dict({"text": texts}), tokenizer, tmp_path / "p", max_length=12, title_column=None
+    )
+    train, heldout = split_rows(store, 0.25)
+    assert np.array_equal(np.sort(np.concatenate([train, heldout])), np.arange(len(store)))
+    held_documents = set(store.documents[heldout])
+    assert not held_documents & set(store.documents[train])
+    assert 75 < len(held_documents) < 125
+    assert len(split_rows(store, 0.0)[1]) == 0
+
+
+def test_in_batch_accuracy_counts_the_own_passage_wherever_it_stands():
+    scores = torch.tensor([[0.0, 0.0, 9.0], [0.0, 5.0, 1.0], [7.0, 0.0, 0.0]])
+    assert in_batch_accuracy(scores, torch.tensor([4, 5, 6])) == pytest.approx(1 / 3)
+    assert in_batch_accuracy(scores, torch.tensor([4, 5, 4])) == 1.0
