@@ -39,6 +39,7 @@ class BertStart:
     What towers start from.
 
     Args:
+        source (`str`): Name of the checkpoint, for messages.
         tower (`dict[str, torch.Tensor]`): Weights of embeddings, layers and (if the checkpoint has one) pooler,
             `realm.*`.
         head (`dict[str, torch.Tensor]`): Weights of the prediction head, `cls.predictions.*`; empty if there is none.
@@ -46,6 +47,7 @@ class BertStart:
         seed (`int`): Seed of what the checkpoint does not contain.
     """
 
+    source: str
     tower: dict[str, torch.Tensor]
     head: dict[str, torch.Tensor]
     pooler: Pooler
@@ -74,7 +76,7 @@ def load_bert(name_or_path: str | PathLike[str], **overrides: Any) -> tuple[Real
             f"{str(name_or_path)!r} is a checkpoint of type {source.model_type!r}: REALM's towers start from type "
             "'bert'; load REALM checkpoints with `from_pretrained`."
         )
-    inherited = {name: getattr(source, name) for name in BertConfig.__annotations__}
+    inherited = {name: getattr(source, name) for name in BertConfig.__annotations__ if name != "use_cache"}
     unknown = set(overrides) - {field.name for field in fields(RealmConfig)} - {"attn_implementation"}
     if unknown:
         raise ValueError(f"RealmConfig has no field {', '.join(sorted(unknown))}: check the spelling of the override.")
@@ -92,8 +94,13 @@ def load_bert(name_or_path: str | PathLike[str], **overrides: Any) -> tuple[Real
             f"{str(name_or_path)!r} lacks {len(lacking)} BERT weights, {lacking[0]!r} among them: check that it is a "
             "BERT checkpoint and that no override asks for more layers than it has."
         )
-    weights = {key: value for key, value in bert.state_dict().items() if key not in missing}
-    return config, weights
+    # A decoder tied to the word embeddings is there even if the head is not.
+    without_head = "cls.predictions.transform.dense.weight" in missing
+    return config, {
+        key: value
+        for key, value in bert.state_dict().items()
+        if key not in missing and not (without_head and key.startswith("cls."))
+    }
 
 
 @torch.no_grad()
@@ -158,9 +165,8 @@ class FromBertModel(BertPreTrainedModel):
         if pooler not in ("checkpoint", "identity"):
             raise ValueError(f"`pooler` is {pooler!r}: choose 'checkpoint' or 'identity'.")
         config, weights = load_bert(name_or_path, **overrides)
-        if pooler == "checkpoint" and "bert.pooler.dense.weight" not in weights:
-            raise ValueError(f"{str(name_or_path)!r} has no pooler: pass `pooler='identity'`.")
         start = BertStart(
+            source=str(name_or_path),
             tower={f"realm.{key.removeprefix('bert.')}": w for key, w in weights.items() if key.startswith("bert.")},
             head={key: w for key, w in weights.items() if key.startswith("cls.predictions.")},
             pooler=pooler,

@@ -20,6 +20,8 @@ class RealmConfig(BertConfig):
         hidden_act (`str`, *optional*, defaults to `"gelu_new"`):
             Activation of the feed-forward layers and the prediction head; [`~RealmPreTrainedModel.from_bert`] takes
             the checkpoint's.
+        use_cache (`bool`, *optional*, defaults to `False`):
+            Of no effect: a bidirectional encoder has no cache. Off, so that gradient checkpointing does not warn.
         retriever_proj_size (`int`, *optional*, defaults to 128):
             Dimension D of query and passage embeddings (section 3.2 of the paper).
         num_candidates (`int`, *optional*, defaults to 8):
@@ -65,6 +67,7 @@ class RealmConfig(BertConfig):
     model_type = "realm"
 
     hidden_act: str = "gelu_new"
+    use_cache: bool = False
     retriever_proj_size: int = 128
     num_candidates: int = 8
     span_hidden_size: int = 256

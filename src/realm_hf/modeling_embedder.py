@@ -176,6 +176,8 @@ class RealmEmbedder(RealmPreTrainedModel):
 
     def start_from_bert(self, start: BertStart) -> None:
         """Copy the tower; `"identity"` also sets pooler and projection."""
+        if start.pooler == "checkpoint" and "realm.pooler.dense.weight" not in start.tower:
+            raise ValueError(f"{start.source!r} has no pooler: pass `pooler='identity'`.")
         self.load_state_dict(start.tower, strict=False)
         if start.pooler == "identity":
             assert self.realm.pooler is not None
