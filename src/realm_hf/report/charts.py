@@ -130,7 +130,7 @@ def _frame(axes: _Axes) -> list[str]:
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>')
         parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{short_number(tick)}</text>')
     low, high = axes.x_range
-    inside = [tick for tick in nice_ticks(low, high) if low <= tick <= high]
+    inside = [tick for tick in nice_ticks(low, high, count=6) if low <= tick <= high]
     for tick in inside:
         # A label at the right border would be cut off were it centred.
         anchor = "end" if axes.x(tick) > WIDTH - RIGHT - 12 else "middle"

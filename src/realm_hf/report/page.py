@@ -90,7 +90,7 @@ def _tiles(record: RunRecord) -> str:
         values = [value for _, value in record.series(name)][-tail:]
         if values:
             figures.append((f"{label}, last {len(values)} steps", short_number(sum(values) / len(values))))
-    figures.append(("generations swapped in", str(len(record.summary.get("generations") or record.swap_steps()))))
+    figures.append(("generations swapped in while training", str(len(record.swap_steps()))))
     seconds = sum(value for _, value in record.series("step_seconds"))
     if seconds:
         figures.append(("training time", f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"))

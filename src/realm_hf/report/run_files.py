@@ -1,6 +1,5 @@
 """What a run left behind, read into one record. Only `log.jsonl` has to be there."""
 
-import itertools
 import json
 import math
 from collections.abc import Iterator
@@ -24,6 +23,8 @@ class RunRecord:
             again after the resume) the later record.
         evaluations (`list[dict]`):
             The records that carry held-out figures (`eval_*`), by ascending `step`.
+        events (`list[dict]`):
+            The records that carry `events`, in the order of the log.
         summary (`dict`):
             `summary.json`, or empty.
         settings (`dict`):
@@ -37,6 +38,7 @@ class RunRecord:
     root: Path
     steps: list[dict[str, Any]]
     evaluations: list[dict[str, Any]] = field(default_factory=list)
+    events: list[dict[str, Any]] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     examples: list[dict[str, Any]] = field(default_factory=list)
@@ -67,10 +69,15 @@ class RunRecord:
             intervals.append((start, last))
         return intervals
 
+    def swaps(self) -> list[dict[str, Any]]:
+        """The `swap` events of the log, first to last: one for each generation that was served."""
+        events = [event for record in self.events for event in record["events"]]
+        return [event for event in events if event.get("event") == "swap"]
+
     def swap_steps(self) -> list[float]:
-        """Steps that were the first to be served by another generation than the step before."""
-        served = [(float(r["step"]), r["generation"]) for r in self.steps if r.get("generation") is not None]
-        return [step for (_, before), (step, now) in itertools.pairwise(served) if now != before]
+        """Steps after which another generation was served; the first index of the run is no swap in training."""
+        steps = [event.get("swapped_at_step") for event in self.swaps()]
+        return [float(step) for step in steps if isinstance(step, int | float) and step > 0]
 
 
 def read_run(run_dir: str | Path) -> RunRecord:
@@ -94,6 +101,7 @@ def read_run(run_dir: str | Path) -> RunRecord:
         raise FileNotFoundError(f"{log} does not exist: give the directory of a run that has taken at least one step.")
     steps: dict[float, dict[str, Any]] = {}
     evaluations: dict[float, dict[str, Any]] = {}
+    events: list[dict[str, Any]] = []
     unreadable = 0
     for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
         record = _parse(line)
@@ -102,12 +110,15 @@ def read_run(run_dir: str | Path) -> RunRecord:
             continue
         if any(name.startswith(EVALUATION_PREFIX) for name in record):
             evaluations[record["step"]] = record
+        if record.get("events"):
+            events.append(record)
         if "loss" in record:
             steps[record["step"]] = record
     return RunRecord(
         root=root,
         steps=[steps[step] for step in sorted(steps)],
         evaluations=[evaluations[step] for step in sorted(evaluations)],
+        events=events,
         summary=_read_json(root / "summary.json", dict),
         settings=_read_json(root / "run.json", dict),
         examples=_read_json(root / "examples.json", list),

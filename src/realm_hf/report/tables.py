@@ -8,6 +8,7 @@ from .charts import short_number
 from .run_files import RunRecord
 
 RECALL_NAMES = {"initial": "initial weights", "ict": "after ICT", "realm": "after REALM", "bm25": "BM25"}
+EXAMPLE_FACTS = (("answer", "answer"), ("filling", "filled in"))
 PASSAGE_CHARACTERS = 320
 
 
@@ -82,28 +83,23 @@ def step_times(record: RunRecord) -> str:
     return f'<h2>Step time</h2><div class="card">{table(["", "steps", "p50", "p99", "longest"], rows)}</div>'
 
 
-# Figures of a refresh: (name in summary.json, or in the log's record of the step of the swap; heading)
+# Figures of a refresh: (name in a swap event, heading)
 REFRESH_COLUMNS = (
     ("snapshot_step", "snapshot"),
-    ("swapped_at_step", "swapped in"),
+    ("swapped_at_step", "served from"),
     ("staleness_steps", "staleness then"),
     ("build_seconds", "build, s"),
+    ("open_seconds", "opening, s"),
     ("churn", "churn"),
     ("stale_recall", "stale recall"),
     ("most_retrieved_share", "most retrieved"),
-    ("builder_pid", "builder"),
+    ("builder_pid", "builder pid"),
 )
 
 
 def refreshes(record: RunRecord) -> str:
-    """One row for each generation that was swapped in, with what was measured at its swap."""
-    rows = []
-    at_step = {step["step"]: step for step in record.steps}
-    for generation in record.summary.get("generations") or _generations_of_log(record):
-        measured = {**at_step.get(generation.get("swapped_at_step"), {}), **generation}
-        if isinstance(measured.get("swapped_at_step"), int) and isinstance(measured.get("snapshot_step"), int):
-            measured["staleness_steps"] = measured["swapped_at_step"] - measured["snapshot_step"]
-        rows.append(measured)
+    """One row for each generation that was served, with what was measured at its swap."""
+    rows = record.swaps()
     if not rows:
         return ""
     columns = [(name, title) for name, title in REFRESH_COLUMNS if any(row.get(name) is not None for row in rows)]
@@ -115,23 +111,17 @@ def refreshes(record: RunRecord) -> str:
         for row in rows
     ]
     head = ["generation", *(title for _, title in columns)]
-    return f'<h2>Index refreshes</h2><div class="card">{table(head, cells)}</div>'
+    about = (
+        "staleness: steps since the snapshot; churn: share of the candidates that changed; stale recall: share of "
+        "the new candidates that the old index finds; most retrieved: share of queries with the same best passage"
+    )
+    return f'<h2>Index refreshes</h2><div class="card">{table(head, cells, about)}</div>'
 
 
 def _figure(name: str, value: Any) -> str:
     if isinstance(value, int | float) and name != "builder_pid":
         return str(value) if isinstance(value, int) else short_number(value)
     return "" if value is None else str(value)
-
-
-def _generations_of_log(record: RunRecord) -> list[dict[str, Any]]:
-    """Of a run that has no summary yet: name and step of each swap."""
-    swaps = set(record.swap_steps())
-    return [
-        {"name": step["generation"], "swapped_at_step": step["step"]}
-        for step in record.steps
-        if float(step["step"]) in swaps
-    ]
 
 
 def examples(record: RunRecord) -> str:
@@ -154,7 +144,8 @@ def _example(example: Mapping[str, Any]) -> str:
             ]
         )
     sentence = escape(str(example["text"])).replace("[MASK]", "<mark>[MASK]</mark>")
-    answer = f'<p class="quiet">answer: {escape(str(example["answer"]))}</p>' if "answer" in example else ""
+    facts = [f"{name}: {example[key]}" for key, name in EXAMPLE_FACTS if key in example]
+    answer = f'<p class="quiet">{escape("; ".join(facts))}</p>' if facts else ""
     candidates = table(["p(z|x)", "utility", "passage"], rows, kind="candidates")
     return f'<div class="card example"><p>{sentence}</p>{answer}{candidates}</div>'
 
