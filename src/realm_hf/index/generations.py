@@ -140,37 +140,33 @@ class GenerationStore:
         """
         check_pair(embeddings, index)
         name = f"step-{snapshot_step}-{uuid.uuid4().hex[:8]}"
-        with explained(f"write generation {name}", self.root):
-            self.root.mkdir(parents=True, exist_ok=True)
-            self.require_space(embeddings.nbytes + index_file_bytes(index))
-            with StagedDirectory(self.root / name) as staged:
-                with staged.file(EMBEDDINGS_FILE) as embeddings_file:
-                    write_array(embeddings, embeddings_file.write)
-                with staged.file(INDEX_FILE) as index_file:
-                    write_index(index, index_file.write)
-                info = GenerationInfo(
-                    name=name,
-                    protocol=PROTOCOL,
-                    snapshot_step=snapshot_step,
-                    epoch=epoch,
-                    passages_fingerprint=passages_fingerprint,
-                    tokenizer_fingerprint=tokenizer_fingerprint,
-                    embedder_fingerprint=embedder_fingerprint,
-                    rows=len(embeddings),
-                    dimension=embeddings.shape[1],
-                    dtype=embeddings.dtype.name,
-                    metric="inner_product",
-                    factory=factory,
-                    builder_host=socket.gethostname(),
-                    builder_pid=os.getpid(),
-                    build_seconds=build_seconds,
-                    created=time.time(),
-                    files={
-                        file.path.name: FileRecord(file.bytes, file.sha256) for file in (embeddings_file, index_file)
-                    },
-                )
-                with staged.file(MANIFEST_FILE) as manifest:
-                    manifest.write(info.to_json())
+        self.require_space(embeddings.nbytes + index_file_bytes(index))
+        with explained(f"write generation {name}", self.root), StagedDirectory(self.root / name) as staged:
+            with staged.file(EMBEDDINGS_FILE) as embeddings_file:
+                write_array(embeddings, embeddings_file.write)
+            with staged.file(INDEX_FILE) as index_file:
+                write_index(index, index_file.write)
+            info = GenerationInfo(
+                name=name,
+                protocol=PROTOCOL,
+                snapshot_step=snapshot_step,
+                epoch=epoch,
+                passages_fingerprint=passages_fingerprint,
+                tokenizer_fingerprint=tokenizer_fingerprint,
+                embedder_fingerprint=embedder_fingerprint,
+                rows=len(embeddings),
+                dimension=embeddings.shape[1],
+                dtype=embeddings.dtype.name,
+                metric="inner_product",
+                factory=factory,
+                builder_host=socket.gethostname(),
+                builder_pid=os.getpid(),
+                build_seconds=build_seconds,
+                created=time.time(),
+                files={file.path.name: FileRecord(file.bytes, file.sha256) for file in (embeddings_file, index_file)},
+            )
+            with staged.file(MANIFEST_FILE) as manifest:
+                manifest.write(info.to_json())
         return self.open(name)
 
     def require_space(self, needed: int) -> None:
@@ -183,7 +179,7 @@ class GenerationStore:
         Raises:
             OSError: With `errno.ENOSPC`, saying what is needed and what is free.
         """
-        existing = next(path for path in (self.root.absolute(), *self.root.absolute().parents) if path.exists())
+        existing = next(path for path in (self.root.absolute(), *self.root.absolute().parents) if path.is_dir())
         free = shutil.disk_usage(existing).free
         if free < needed + _SPARE_BYTES:
             raise OSError(
@@ -320,17 +316,19 @@ class GenerationStore:
             CorruptGenerationError: If the bytes that were read are not those that were written.
         """
         if not self._path(name).exists():
-            with source.open(name) as original, explained(f"copy generation {name}", self.root):
-                self.root.mkdir(parents=True, exist_ok=True)
-                self.require_space(original.info.total_bytes)
-                with StagedDirectory(self.root / name) as staged:
-                    for file, record in original.info.files.items():
-                        with staged.file(file) as copy, (original.path / file).open("rb") as content:
-                            while piece := content.read(4 << 20):
-                                copy.write(piece)
-                        check_hash(original.path / file, copy.sha256, record)
-                    with staged.file(MANIFEST_FILE) as manifest:
-                        manifest.write((original.path / MANIFEST_FILE).read_bytes())
+            self.require_space(source._read_info(name).total_bytes)
+            with (
+                source.open(name) as original,
+                explained(f"copy generation {name}", self.root),
+                StagedDirectory(self.root / name) as staged,
+            ):
+                for file, record in original.info.files.items():
+                    with staged.file(file) as copy, (original.path / file).open("rb") as content:
+                        while piece := content.read(4 << 20):
+                            copy.write(piece)
+                    check_hash(original.path / file, copy.sha256, record)
+                with staged.file(MANIFEST_FILE) as manifest:
+                    manifest.write((original.path / MANIFEST_FILE).read_bytes())
         return self.open(name)
 
     def _path(self, name: str) -> Path:

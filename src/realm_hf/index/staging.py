@@ -28,6 +28,7 @@ __all__ = ["FileLock", "HashingFile", "StagedDirectory", "fsync_directory", "rem
 STAGING_PREFIX = ".tmp-"
 _LOCK_SUFFIX = ".lock"
 _BYTES_A_WRITE = 4 << 20
+_BYTES_GATHERED = 64 << 10
 
 _REMEDIES = {
     errno.ENOSPC: "the file system is full: free space there or choose another directory",
@@ -103,6 +104,7 @@ class HashingFile:
         self.path = path
         self.bytes = 0
         self._sha256 = hashlib.sha256()
+        self._pending = bytearray()  # FAISS hands over some pieces of 4 bytes
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
 
     @property
@@ -111,10 +113,22 @@ class HashingFile:
         return self._sha256.hexdigest()
 
     def write(self, content: bytes | memoryview) -> None:
-        """Append; returns only when all of it was taken by the operating system."""
+        """Append; small pieces are gathered into large writes."""
         view = memoryview(content).cast("B")
         self._sha256.update(view)
         self.bytes += len(view)
+        if len(view) < _BYTES_GATHERED:
+            self._pending += view
+        if len(view) >= _BYTES_GATHERED or len(self._pending) >= _BYTES_GATHERED:
+            self._flush()
+        if len(view) >= _BYTES_GATHERED:
+            self._write_out(view)
+
+    def _flush(self) -> None:
+        self._write_out(memoryview(bytes(self._pending)))
+        self._pending.clear()
+
+    def _write_out(self, view: memoryview) -> None:
         while len(view):
             view = view[os.write(self._descriptor, view[:_BYTES_A_WRITE]) :]
 
@@ -124,6 +138,7 @@ class HashingFile:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if kind is None:
+                self._flush()
                 os.fsync(self._descriptor)
         finally:
             os.close(self._descriptor)
