@@ -1,0 +1,79 @@
+"""One of the two processes of `test_two_ranks.py`; writes what it saw to FOLDER/rank-<rank>.json."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from realm_hf.training.refresh import make_refresher
+from realm_hf.training.run_directory import RunDirectory
+from realm_hf.training.snapshots import load_snapshot
+from realm_hf.training.swap import SwapCoordinator
+
+
+def swap_through_800_steps(rank: int, accelerator: SimpleNamespace) -> dict[str, Any]:
+    """Rank 1 opens slowly, and cannot open g2."""
+    closed: list[str] = []
+    quarantined: list[str] = []
+
+    def open_generation(name: str) -> SimpleNamespace:
+        if rank == 1:
+            time.sleep(0.6)
+            if name == "g2":
+                raise OSError("g2 is truncated")
+        return SimpleNamespace(name=name, info=SimpleNamespace(snapshot_step=0), close=lambda: closed.append(name))
+
+    coordinator = SwapCoordinator(accelerator, open_generation, quarantine=lambda name, why: quarantined.append(name))
+    coordinator.swap_now("g0" if rank == 0 else None, 0)
+    served, swap_steps, slowest = [], [], 0.0
+    for step in range(1, 800):
+        # g1 from step 10 on, g2 from step 250, g3 from step 500; a quarantined one is no longer proposed.
+        newest = "g0" if step < 10 else "g1" if step < 250 else "g2" if step < 500 else "g3"
+        proposal = newest if newest not in quarantined else None
+        with coordinator.reading() as generation:
+            served.append(generation.name)
+        time.sleep(0.004 if rank == 0 else 0.005)
+        started = time.monotonic()
+        if coordinator.tick(proposal if rank == 0 else None, step) is not None:
+            swap_steps.append(step)
+        slowest = max(slowest, time.monotonic() - started)
+    return {
+        "served": served,
+        "swap_steps": swap_steps,
+        "slowest_step_seconds": slowest,
+        "failures": [(failure.name, failure.reasons) for failure in coordinator.failures],
+        "quarantined": quarantined,
+        "closed": sorted(closed),
+        "any_rank": [coordinator.any_rank(rank == 1), coordinator.any_rank(False)],
+    }
+
+
+def build_together(accelerator: SimpleNamespace, run: RunDirectory) -> dict[str, Any]:
+    """The generation of snapshot step-1-e0, built again as step 2 by both ranks."""
+    refresher = make_refresher("sync", run, accelerator)
+    refresher.start()
+    refresher.submit(2, load_snapshot(run, "step-1-e0"))
+    info = refresher.poll()
+    refresher.stop()
+    return {"built": None if info is None else info.name}
+
+
+def main() -> None:
+    rank, port, folder = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, RANK=str(rank), WORLD_SIZE="2")
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    accelerator = SimpleNamespace(process_index=rank, num_processes=2, device=torch.device("cpu"))
+    told = swap_through_800_steps(rank, accelerator) | build_together(accelerator, RunDirectory.open(sys.argv[4]))
+    (folder / f"rank-{rank}.json").write_text(json.dumps(told), encoding="utf-8")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
