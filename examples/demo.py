@@ -1,7 +1,7 @@
 """REALM in a few minutes on two cores: `make demo`, or `python examples/demo.py --help`.
 
-Raw text in, a jointly trained retriever and reader out. The knowledge corpus is the CIA World Factbook; the pre-training
-text states some of its facts in other words; countries are split, and the recall printed at the end is of questions
+Raw text in, a jointly trained retriever and reader out. The knowledge corpus is the CIA World Factbook; the text
+states some of its facts in other words; countries are split, and the recall printed at the end is of questions
 about countries that no statement spoke of. The initial weights are all-MiniLM-L6-v2, a trained retriever (it has seen
 question and answer pairs, SQuAD, NQ and TriviaQA among them), so that the first row of the table is a strong one.
 
@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from factbook_task import bm25_recall, index_now, prepare_task, print_recall, recall_of, start_model
+from factbook_task import bm25_ranks, index_now, prepare_task, print_recall, recall_at, recall_of, start_model
 from fetch_minilm import DEFAULT_FOLDER
 from realm_hf import RealmTokenizer
 from realm_hf.report import write_report
@@ -138,7 +138,7 @@ def main() -> None:
         callbacks=[measured],
     )
     trainer.train()
-    recall |= {"ict": measured.before, "realm": measured.after, "bm25": bm25_recall(task, questions)}
+    recall |= {"ict": measured.before, "realm": measured.after, "bm25": recall_at(bm25_ranks(task, questions))}
     lap("pre-training")
 
     summary_path = args.output_dir / "summary.json"

@@ -19,7 +19,7 @@ from realm_hf.data.salient_spans import tagger_from_name
 from realm_hf.data.sentences import SentenceStore, build_sentences
 from realm_hf.index.embedding import embed_passages
 from realm_hf.index.faiss_index import build_index
-from realm_hf.training.evaluation import retrieval_recall
+from realm_hf.training.evaluation import retrieval_ranks
 
 KS = (1, 5, 20)
 MAX_PASSAGE_LENGTH = 96
@@ -106,22 +106,26 @@ def recall_of(
     """Recall of the gold passages in percent: {"1": ..., "5": ..., "20": ...}."""
     training = embedder.training
     embedder.eval()
-    found = retrieval_recall(
-        embedder, task.tokenizer, retriever, [q.question for q in questions], [q.passage for q in questions], KS
-    )
+    texts, gold = [q.question for q in questions], [q.passage for q in questions]
+    ranks = retrieval_ranks(embedder, task.tokenizer, retriever, texts, gold, depth=max(KS))
     embedder.train(training)
-    return {str(k): round(100 * value, 1) for k, value in found.items()}
+    return recall_at(ranks)
 
 
-def bm25_recall(task: FactbookTask, questions: Sequence[FactbookQuestion]) -> Recall:
-    """The same recall for BM25 over title and text."""
+def bm25_ranks(task: FactbookTask, questions: Sequence[FactbookQuestion]) -> np.ndarray:
+    """Rank of each question's gold passage for BM25 over title and text; int64 `[Q]`, 20 where it is deeper."""
     documents = [f"{task.passages.title(row)} {task.passages.text(row)}" for row in range(len(task.passages))]
     ranker = bm25s.BM25()
     ranker.index(bm25s.tokenize(documents, stopwords="en", show_progress=False), show_progress=False)
     queries = bm25s.tokenize([q.question for q in questions], stopwords="en", show_progress=False)
     rows, _ = ranker.retrieve(queries, k=max(KS), show_progress=False)
-    gold = np.array([q.passage for q in questions])[:, None]
-    return {str(k): round(100 * float((rows[:, :k] == gold).any(1).mean()), 1) for k in KS}
+    hits = rows == np.array([q.passage for q in questions])[:, None]
+    return np.where(hits.any(1), hits.argmax(1), max(KS))
+
+
+def recall_at(ranks: np.ndarray) -> Recall:
+    """Recall in percent at each depth: {"1": ..., "5": ..., "20": ...}."""
+    return {str(k): round(100 * float((ranks < k).mean()), 1) for k in KS}
 
 
 def print_recall(rows: Iterable[tuple[str, Recall]]) -> None:

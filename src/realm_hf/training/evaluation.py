@@ -56,18 +56,18 @@ def means(sums: Sequence[float], prefix: str = "") -> dict[str, float]:
     return {f"{prefix}{name}": value for name, value in {"loss": named["loss"], **averaged}.items()}
 
 
-def retrieval_recall(
+def retrieval_ranks(
     embedder: RealmEmbedder,
     tokenizer: PreTrainedTokenizerBase,
     retriever: RealmRetriever,
     questions: Sequence[str],
     gold_rows: Sequence[int | Collection[int]],
-    ks: Sequence[int] = (1, 5, 20),
+    depth: int = 20,
     *,
     batch_size: int = 64,
     max_length: int = 64,
-) -> dict[int, float]:
-    """How often a question's passage is among the first k that are retrieved for it.
+) -> np.ndarray:
+    """The rank, from 0, at which each question's passage is retrieved.
 
     Args:
         embedder: The query tower; the retriever's index must come from the same weights.
@@ -75,12 +75,12 @@ def retrieval_recall(
         retriever: Over the passages.
         questions: The questions as text.
         gold_rows: For each the row, or the rows, that answer it; a passage of the same text counts as the same.
-        ks: Depths.
+        depth: Passages looked at.
         batch_size: Questions encoded and searched at once.
         max_length: A longer question is cut, special tokens included.
 
     Returns:
-        k -> recall between 0 and 1.
+        int64 `[Q]`; `depth` where the passage is not among the first `depth`.
 
     Raises:
         ValueError: There is no question, or not one answer for each.
@@ -91,18 +91,33 @@ def retrieval_recall(
         )
     groups = retriever.passages.duplicate_groups
     gold = [groups[np.atleast_1d(list(g) if isinstance(g, Collection) else g)] for g in gold_rows]
-    # [questions]: rank of the first right passage; deeper than asked means never.
-    ranks = np.full(len(questions), max(ks))
+    ranks = np.full(len(questions), depth)
     for start in range(0, len(questions), batch_size):
         texts = list(questions[start : start + batch_size])
         ids = tokenizer(texts, truncation=True, max_length=max_length)["input_ids"]
         queries = encode_queries(embedder, [np.asarray(i, np.int64) for i in ids])
-        rows = np.asarray(retriever.retrieve(queries, max(ks), null_passage=False).rows)
+        rows = np.asarray(retriever.retrieve(queries, depth, null_passage=False).rows)
         found = np.where(rows >= 0, groups[np.maximum(rows, 0)], -1)
         for offset, each in enumerate(found):
             hits = np.flatnonzero(np.isin(each, gold[start + offset]))
             if len(hits):
                 ranks[start + offset] = hits[0]
+    return ranks
+
+
+def retrieval_recall(
+    embedder: RealmEmbedder,
+    tokenizer: PreTrainedTokenizerBase,
+    retriever: RealmRetriever,
+    questions: Sequence[str],
+    gold_rows: Sequence[int | Collection[int]],
+    ks: Sequence[int] = (1, 5, 20),
+) -> dict[int, float]:
+    """How often a question's passage is among the first k that are retrieved for it: k -> recall between 0 and 1.
+
+    The other arguments, and the errors, are those of [`retrieval_ranks`].
+    """
+    ranks = retrieval_ranks(embedder, tokenizer, retriever, questions, gold_rows, max(ks))
     return {k: float((ranks < k).mean()) for k in ks}
 
 
