@@ -13,6 +13,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # Everything that a test run writes stays in the checkout.
 SCRATCH := $(CURDIR)/.cache/tmp
+export NO_MKDOCS_2_WARNING := 1
 CODE := src tests examples $(wildcard benchmarks)
 
 .PHONY: help demo test faults bench style quality docs constraints clean

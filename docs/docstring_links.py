@@ -1,0 +1,68 @@
+"""Turns the docstrings' Hugging Face notation into what mkdocstrings reads.
+
+[`RealmEmbedder`] and [`~RealmForPreTraining.from_bert`] become links where the reference has such an entry, and the
+type notes "(`torch.Tensor` of shape `(B, D)`, *optional*)" lose the marks that would be shown as they are.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import griffe
+
+REFERENCE = re.compile(r"\[`~?([\w.]+)`\](?!\()")
+TYPED_ITEM = re.compile(r"^(\s+\w+ )\((.*)\)(:)", flags=re.MULTILINE)
+SECTION = re.compile(r"^( *)(Args|Raises|Attributes):$")
+ITEM = re.compile(r"^ *[`*\w.]+( \(.*\)?)?[^ ]*:( |$)")
+RAISED_ITEM = re.compile(r"^(\s+)`(\w+)`:", flags=re.MULTILINE)
+
+
+class DocstringLinks(griffe.Extension):
+    """Rewrites every docstring of the package after it was loaded."""
+
+    def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
+        """Collects the public names first, so that each can link to any other."""
+        objects = list(_own_members(pkg))
+        places = {item.name: item.path for item in objects if item.is_class or item.is_function}
+        for item in objects:
+            if item.docstring:
+                item.docstring.value = _rewrite(item.docstring.value, places)
+
+
+def _own_members(parent: griffe.Object) -> list[griffe.Object]:
+    found = [parent]
+    for member in parent.members.values():
+        if not member.is_alias:
+            found += _own_members(member)
+    return found
+
+
+def _rewrite(text: str, places: dict[str, str]) -> str:
+    def link(match: re.Match[str]) -> str:
+        name = match[1].removeprefix("realm_hf.")
+        head, _, member = name.partition(".")
+        path = places.get(head)
+        if path is None:
+            return f"`{match[1]}`"
+        # Optional: what has no place in the reference stays plain code.
+        target = f"{path}.{member}" if member else path
+        return f'<autoref optional identifier="{target}"><code>{name}</code></autoref>'
+
+    text = REFERENCE.sub(link, text)
+    text = TYPED_ITEM.sub(lambda m: f"{m[1]}({m[2].replace('`', '').replace('*', '')}){m[3]}", text)
+    text = RAISED_ITEM.sub(r"\1\2:", text)
+    return "\n".join(_indent_continuations(text.splitlines()))
+
+
+def _indent_continuations(lines: list[str]) -> Iterator[str]:
+    """The second line of an item may stand right under its first in our docstrings; mkdocstrings wants it indented."""
+    width = None
+    for line in lines:
+        section = SECTION.match(line)
+        indent = len(line) - len(line.lstrip())
+        if section:
+            width = len(section[1]) + 4
+        elif line.strip() and width is not None and indent < width:
+            width = None
+        continues = width is not None and indent == width and not section and not ITEM.match(line)
+        yield "    " + line if continues and line.strip() else line
