@@ -4,9 +4,8 @@ Rows are sorted by length and cut into chunks, each padded only to its own longe
 tokens (45 % padding) through a 6 x 384 tower on one CPU core, a training step took 4.0 s instead of 7.9 s (2.0 times
 faster) and inference 1.4 s instead of 2.2 s (1.6 times). Rejected alternatives: packing all rows into one with a block
 mask is slower on CPU (the mask is quadratic in the sum of lengths), and packing by restarting position ids silently
-mixes rows
-under SDPA in a bidirectional model. The number of chunks depends on the lengths, so it differs between ranks:
-DistributedDataParallel does not mind; FSDP, which gathers weights at every forward pass of a wrapped tower, would.
+mixes rows under SDPA in a bidirectional model. The number of chunks depends on the lengths, so it differs between
+ranks: DistributedDataParallel does not mind; FSDP, which gathers weights at every forward pass of a tower, would.
 """
 
 from collections.abc import Callable
