@@ -60,9 +60,7 @@ def test_weights_moments_and_state_come_back_exactly(tmp_path, trained):
 
 
 def test_model_folder_is_a_pretrained_one(tmp_path, trained):
-    loaded, report = RealmForPreTraining.from_pretrained(
-        save(tmp_path, trained) / "model", output_loading_info=True
-    )
+    loaded, report = RealmForPreTraining.from_pretrained(save(tmp_path, trained) / "model", output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"]
     ours = dict(trained[0].named_parameters())
     assert all(torch.equal(p, ours[name]) for name, p in loaded.named_parameters())
@@ -120,7 +118,7 @@ def test_fresh_start_over_an_old_run_is_refused(tmp_path, trained):
     assert find_checkpoint(tmp_path, None) is None
     assert find_checkpoint(tmp_path, True) is None
     save(tmp_path, trained)
-    with pytest.raises(RunDirectoryError, match="up to step 3.*resume_from_checkpoint=true"):
+    with pytest.raises(RunDirectoryError, match=r"up to step 3.*resume_from_checkpoint=true"):
         find_checkpoint(tmp_path, None)
 
 

@@ -204,8 +204,8 @@ class PreTrainer(TrainingLoop):
     def after_step(self, step: int) -> dict[str, Any]:
         """Refresh, swap, and ask for the candidates of the step that is `retrieval_depth` away."""
         events = []
-        # While the towers rest a new index would equal the old one.
-        if self._retriever_learns(step):
+        # While the towers rest a new index would equal the old one; after the last step `finish` builds the last one.
+        if self._retriever_learns(step) and step < self.args.max_steps:
             event = self.index.after_step(step, self.model.embedder, self.stop_requested.is_set)
             events = [] if event is None else [event]
         self._request(step + 1 + self.args.retrieval_depth)

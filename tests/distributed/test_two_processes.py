@@ -1,0 +1,78 @@
+"""Two gloo processes train as one: the same losses and weights, one generation at a time, whatever each rank masks."""
+
+import json
+from collections import Counter
+
+import pytest
+from launching import finish, run_ranks, start_trainer
+from safetensors.torch import load_file
+from tiny_worlds import fact_world, uneven_world
+
+from realm_hf.training.tracking import read_log
+
+pytestmark = pytest.mark.multiprocess
+
+STEPS = 8
+
+
+def losses(run):
+    return [record["loss"] for record in read_log(run / "log.jsonl") if "loss" in record]
+
+
+def rank_log(run, rank):
+    return [json.loads(line) for line in (run / f"rank{rank}.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uneven")
+    uneven_world(folder)
+    return folder
+
+
+@pytest.mark.parametrize("marginalization", ["token", "span"])
+def test_two_ranks_with_accumulation_equal_one_process_with_the_same_global_batch(uneven, tmp_path, marginalization):
+    settings = {
+        "max_steps": STEPS,
+        "per_device_train_batch_size": 2,
+        "refresh_steps": 3,
+        "save_steps": 0,
+        "learning_rate": 1e-3,
+        "marginalization": marginalization,
+        "dropout": 0.1,  # the masks follow the micro-batch's place in the global batch
+    }
+    run_ranks(uneven, tmp_path / "two", 2, gradient_accumulation_steps=2, **settings)
+    finish([start_trainer(uneven, tmp_path / "one", gradient_accumulation_steps=4, **settings)])
+
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-4)
+    one, two = (load_file(tmp_path / run / "model" / "model.safetensors") for run in ("one", "two"))
+    assert one.keys() == two.keys()
+    for name in one:
+        assert (one[name] - two[name]).abs().max() < 1e-4, name
+    # The case is what it claims to be: different examples, unequal counts, and at times one rank has none.
+    masked = [[record["masked"] for record in rank_log(tmp_path / "two", rank)] for rank in (0, 1)]
+    assert len(masked[0]) == len(masked[1]) == STEPS
+    assert any(a == 0 < b or b == 0 < a for a, b in zip(*masked, strict=True))
+    assert max(abs(a - b) for a, b in zip(*masked, strict=True)) >= 8
+    generations = [[record["generation"] for record in rank_log(tmp_path / "two", rank)] for rank in (0, 1)]
+    assert generations[0] == generations[1]
+
+
+def test_ranks_always_search_one_generation_while_it_is_refreshed_asynchronously(tmp_path):
+    fact_world(tmp_path / "world")
+    run_ranks(
+        tmp_path / "world",
+        tmp_path / "run",
+        2,
+        max_steps=24,
+        per_device_train_batch_size=2,
+        refresh="async",
+        refresh_steps=5,
+        max_staleness=10,
+        on_stale="wait",
+        save_steps=0,
+    )
+    searched = [[record["generation"] for record in rank_log(tmp_path / "run", rank)] for rank in (0, 1)]
+    assert searched[0] == searched[1]
+    counts = Counter(searched[0])
+    assert len(counts) >= 2 and sum(counts.values()) == 24
