@@ -90,6 +90,14 @@ def test_a_long_title_leaves_half_of_the_room_to_the_body(tokenizer, tmp_path):
     assert store.lengths.max() <= 23
 
 
+def test_special_tokens_spelt_out_in_a_text_stay_text(tokenizer, tmp_path):
+    documents = Dataset.from_dict({"title": ["[CLS]"], "text": ["It ends in [SEP] or [MASK] or [PAD]."]})
+    store = build_passages(documents, tokenizer, tmp_path / "p")
+    special = [*store.title_ids(0), *store.body_ids(0)]
+    assert not set(special) & {tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.mask_token_id, 0}
+    assert store.text(0) == documents["text"][0]
+
+
 def test_empty_documents_are_skipped_and_counted(tokenizer, tmp_path):
     documents = Dataset.from_dict({"title": ["a", "b", None, "d"], "text": ["", "One line.", None, " \n\t "]})
     store = build_passages(documents, tokenizer, tmp_path / "p")

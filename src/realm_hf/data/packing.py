@@ -18,7 +18,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from .sentence_splitter import Splitter, split_sentences
-from .vocabulary import token_dtype
+from .vocabulary import encode_texts, token_dtype
 
 COUNTS = (
     "empty_documents",
@@ -154,25 +154,13 @@ class PassagePacker:
         """One output row a document; the columns are those of [`packed_features`]."""
         texts = [text or "" for text in batch[self.text_column]]
         titles = [title or "" for title in batch[self.title_column]] if self.title_column else [""] * len(texts)
-        title_ids = self._encode(titles)["input_ids"]
-        encoded = self._encode(texts, return_offsets_mapping=True)
+        title_ids = encode_texts(self.tokenizer, titles)["input_ids"]
+        encoded = encode_texts(self.tokenizer, texts, return_offsets_mapping=True)
         rows = [
             self._pack(*document)
             for document in zip(titles, texts, title_ids, encoded["input_ids"], encoded["offset_mapping"], strict=True)
         ]
         return {key: [row[key] for row in rows] for key in rows[0]}
-
-    def _encode(self, texts: list[str], **options: bool) -> Any:
-        return self.tokenizer(
-            texts,
-            add_special_tokens=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            padding=False,
-            truncation=False,
-            verbose=False,
-            **options,
-        )
 
     def _pack(
         self, title: str, text: str, title_ids: list[int], body_ids: list[int], offsets: list[tuple[int, int]]

@@ -31,7 +31,7 @@ from .documents import check_documents
 from .sentence_splitter import Splitter, split_sentences
 from .sentence_store import FORMAT_VERSION, Sentence, SentenceStore
 from .spans import Span, Tagger, spans_to_wordpieces
-from .vocabulary import require_fast_tokenizer, token_dtype, tokenizer_fingerprint
+from .vocabulary import encode_texts, require_fast_tokenizer, token_dtype, tokenizer_fingerprint
 
 __all__ = ["Sentence", "SentenceStore", "build_sentences"]
 
@@ -210,16 +210,7 @@ class _Encode:
     max_query_length: int
 
     def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        encoded = self.tokenizer(
-            batch["text"],
-            add_special_tokens=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            return_offsets_mapping=True,
-            padding=False,
-            truncation=False,
-            verbose=False,
-        )
+        encoded = encode_texts(self.tokenizer, batch["text"], return_offsets_mapping=True)
         room = self.max_query_length - 2
         rows: dict[str, list[Any]] = {name: [] for name in ("span_starts", "span_ends", "span_labels", "skipped")}
         spans = zip(batch["char_starts"], batch["char_ends"], batch["span_labels"], strict=True)

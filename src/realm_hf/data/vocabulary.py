@@ -9,7 +9,7 @@ import json
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
+from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,35 @@ def require_fast_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
             f"{type(tokenizer).__name__} gives no character offsets (`is_fast` is False): sentences and salient "
             "spans are mapped to wordpieces through them; load the tokenizer with `RealmTokenizer` or `AutoTokenizer`"
         )
+
+
+def encode_texts(
+    tokenizer: PreTrainedTokenizerBase, texts: list[str], return_offsets_mapping: bool = False
+) -> BatchEncoding:
+    """
+    Wordpieces of many texts, whole and without special tokens.
+
+    A text that happens to contain `[SEP]` or `[MASK]` (an article about BERT) gets their characters, not the tokens.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): A fast tokenizer.
+        texts (`list[str]`): Texts of any length.
+        return_offsets_mapping (`bool`, *optional*, defaults to `False`): Also give the characters of each wordpiece.
+
+    Returns:
+        `BatchEncoding`: `input_ids` and, if asked for, `offset_mapping`, as lists.
+    """
+    return tokenizer(
+        texts,
+        add_special_tokens=False,
+        split_special_tokens=True,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        return_offsets_mapping=return_offsets_mapping,
+        padding=False,
+        truncation=False,
+        verbose=False,
+    )
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
