@@ -1,0 +1,180 @@
+"""A retriever as a directory: passages, embeddings, index, and a manifest that is written last.
+
+    retriever.json                   format, shapes, generation, size and SHA-256 of each file below
+    passages/ or passages.parquet    a [`PassageStore`], or the rows of any other dataset
+    embeddings.npy, index.faiss      as in a generation
+
+The directory may hold other files, such as a model's. Every file is written beside its place and renamed, so that an
+earlier version that is mapped, perhaps by the retriever that is being saved, stays intact; a directory whose saving
+was interrupted has no manifest and is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from datasets import Dataset
+
+from ..data.passages import PassageStore
+from .corpus import Corpus
+from .fingerprints import file_sha256
+from .generation_files import check_hash, write_array
+from .index_file import open_index, write_index
+from .manifest import EMBEDDINGS_FILE, INDEX_FILE, FileRecord
+from .staging import HashingFile, explained, fsync_directory
+
+if TYPE_CHECKING:
+    import faiss
+
+__all__ = ["RetrieverFiles", "load_retriever_files", "save_retriever_files"]
+
+MANIFEST = "retriever.json"
+FORMAT_VERSION = 1
+_STORE, _PARQUET = "passages", "passages.parquet"
+
+
+@dataclass(frozen=True)
+class RetrieverFiles:
+    """
+    What a saved retriever consists of.
+
+    Args:
+        passages ([`PassageStore`] or `Dataset`): N passages.
+        index (`faiss.Index`): Over their embeddings.
+        embeddings (`np.ndarray` of shape `[N, D]`, *optional*): What the index was built from.
+        generation_name (`str`, *optional*): The generation it was.
+    """
+
+    passages: PassageStore | Dataset
+    index: faiss.Index
+    embeddings: np.ndarray | None
+    generation_name: str | None
+
+
+def save_retriever_files(folder: Path, content: RetrieverFiles) -> None:
+    """
+    Write a retriever's files into `folder`.
+
+    Args:
+        folder (`Path`): Made if need be. An earlier retriever in it is replaced.
+        content ([`RetrieverFiles`]): What to write.
+
+    Raises:
+        OSError: If the disk is full or read-only, in words.
+    """
+    with explained("save the retriever into", folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / MANIFEST).unlink(missing_ok=True)
+        files = _save_passages(folder, content.passages)
+        if content.embeddings is not None:
+            with _replacing(folder / EMBEDDINGS_FILE) as file:
+                write_array(content.embeddings, file.write)
+            files[EMBEDDINGS_FILE] = FileRecord(file.bytes, file.sha256)
+        with _replacing(folder / INDEX_FILE) as file:
+            write_index(content.index, file.write)
+        files[INDEX_FILE] = FileRecord(file.bytes, file.sha256)
+        fsync_directory(folder)
+        manifest = {
+            "format_version": FORMAT_VERSION,
+            "rows": content.index.ntotal,
+            "dimension": content.index.d,
+            "generation_name": content.generation_name,
+            "files": {name: asdict(record) for name, record in files.items()},
+        }
+        with _replacing(folder / MANIFEST) as file:
+            file.write(json.dumps(manifest, indent=2).encode() + b"\n")
+        fsync_directory(folder)
+
+
+def load_retriever_files(
+    folder: Path, *, mmap: bool = True, verify: Literal["sizes", "sha256"] = "sizes"
+) -> RetrieverFiles:
+    """
+    Read what [`save_retriever_files`] wrote.
+
+    Args:
+        folder (`Path`): The directory.
+        mmap (`bool`, *optional*, defaults to `True`): Map embeddings and index instead of reading them.
+        verify (`str`, *optional*, defaults to `"sizes"`): `"sizes"`, or `"sha256"` to hash every file.
+
+    Raises:
+        FileNotFoundError: If there is no retriever in `folder`.
+        ValueError: If a file is missing, cut or changed, or the parts do not fit each other.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        old = "block_records.npy of transformers 4 is there; " if (folder / "block_records.npy").exists() else ""
+        raise FileNotFoundError(
+            f"{folder} holds no saved retriever ({MANIFEST} is missing; {old}an interrupted `save_pretrained` leaves "
+            "none): save one with `RealmRetriever.save_pretrained`."
+        )
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    if manifest["format_version"] != FORMAT_VERSION:
+        raise ValueError(
+            f"{path} has format_version {manifest['format_version']}; this version reads {FORMAT_VERSION}."
+        )
+    records = {name: FileRecord(**record) for name, record in manifest["files"].items()}
+    for name, record in records.items():
+        size = (folder / name).stat().st_size if (folder / name).is_file() else None
+        if size != record.bytes:
+            found = "is missing" if size is None else f"has {size} bytes"
+            raise ValueError(
+                f"{folder / name} {found}, {MANIFEST} says {record.bytes} bytes: save the retriever again."
+            )
+        if verify == "sha256":
+            check_hash(folder / name, file_sha256(folder / name), record)
+    passages = (
+        Dataset.from_parquet(str(folder / _PARQUET)) if _PARQUET in records else PassageStore.load(folder / _STORE)
+    )
+    embeddings = None
+    if EMBEDDINGS_FILE in records:
+        embeddings = np.load(folder / EMBEDDINGS_FILE, mmap_mode="r" if mmap else None, allow_pickle=False)
+    index = open_index(folder / INDEX_FILE, mmap=mmap, rows=manifest["rows"], dimension=manifest["dimension"])
+    return RetrieverFiles(passages, index, embeddings, manifest["generation_name"])
+
+
+def _save_passages(folder: Path, passages: PassageStore | Dataset) -> dict[str, FileRecord]:
+    if isinstance(passages, Dataset):
+        temporary = folder / f".{_PARQUET}.{uuid.uuid4().hex[:8]}"
+        try:
+            Corpus(passages).dataset.to_parquet(str(temporary))
+            temporary.replace(folder / _PARQUET)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return {_PARQUET: _record(folder / _PARQUET)}
+    target = folder / _STORE
+    if target.exists() and not target.samefile(passages.directory):
+        shutil.rmtree(target)  # whoever mapped its files keeps them
+    if not target.exists():
+        temporary = folder / f".{_STORE}.{uuid.uuid4().hex[:8]}"
+        try:
+            shutil.copytree(passages.directory, temporary)
+            temporary.rename(target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    files = sorted(path for path in target.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): _record(path) for path in files}
+
+
+def _record(path: Path) -> FileRecord:
+    return FileRecord(path.stat().st_size, file_sha256(path))
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[HashingFile]:
+    """A new file that takes `path`'s place when the block ends well."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        with HashingFile(temporary) as file:
+            yield file
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,221 @@
+"""From what a search returns to the candidates of a query: nothing trivial, nothing twice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..data.passages import NULL_PASSAGE
+from .faiss_index import ABSENT, search
+
+if TYPE_CHECKING:
+    import faiss
+
+    from .corpus import Corpus
+
+__all__ = ["RetrievalBatch", "SearchStats", "Selection", "Served", "select_candidates", "select_from_ranking"]
+
+_DEEPER = 4
+_CELLS_A_SEARCH = 1 << 22  # queries x depth of one search: 48 MiB of scores and rows
+
+
+@dataclass(frozen=True)
+class Selection:
+    """
+    The candidates of one query.
+
+    Args:
+        rows (`np.ndarray`, int64 `[n]`, n <= wanted): Best first.
+        scores (`np.ndarray`, float32 `[n]`): Their scores.
+        excluded (`int`): Passages left out because they contain the sentence, ranked before the last candidate kept.
+        duplicates (`int`): Passages left out because a better ranked one has the same text, likewise.
+        exhausted (`bool`): The index had no more rows to give.
+    """
+
+    rows: np.ndarray
+    scores: np.ndarray
+    excluded: int
+    duplicates: int
+    exhausted: bool
+
+
+@dataclass(frozen=True)
+class RetrievalBatch:
+    """
+    Candidates of B queries.
+
+    Args:
+        rows (`np.ndarray`, int64 `[B, K]`): Passage rows, best first. The null passage (-1) comes first if it was
+            asked for; -2 fills up where there were fewer than K.
+        scores (`np.ndarray`, float32 `[B, K]`): Inner products; NaN for the null passage, which is in no index, and
+            `-inf` at -2.
+        excluded (`np.ndarray`, int64 `[B]`): Passages left out because they contain the query's sentence.
+        duplicates (`np.ndarray`, int64 `[B]`): Passages left out because a better one has the same text.
+        generation (`str`, *optional*): The generation that was searched.
+    """
+
+    rows: np.ndarray
+    scores: np.ndarray
+    excluded: np.ndarray
+    duplicates: np.ndarray
+    generation: str | None
+
+    @property
+    def mask(self) -> np.ndarray:
+        """Bool `[B, K]`: where there is a candidate, the null passage counted (`candidate_mask` of the model)."""
+        return self.rows != ABSENT
+
+
+@dataclass
+class SearchStats:
+    """
+    Running totals of a retriever; assign a new one to start over.
+
+    Args:
+        queries (`int`): Queries answered.
+        searched_deeper (`int`): Queries that needed more than the over-retrieval.
+        excluded (`int`): Passages that contained their query's sentence.
+        duplicates (`int`): Passages whose text a better ranked one had.
+        absent (`int`): Places filled with -2, because the corpus or an approximate index had nothing more.
+        seconds (`float`): Time in `retrieve`.
+    """
+
+    queries: int = 0
+    searched_deeper: int = 0
+    excluded: int = 0
+    duplicates: int = 0
+    absent: int = 0
+    seconds: float = 0.0
+
+    def count(self, batch: RetrievalBatch, *, searched_deeper: int, seconds: float) -> None:
+        """Add a batch."""
+        self.queries += len(batch.rows)
+        self.searched_deeper += searched_deeper
+        self.excluded += int(batch.excluded.sum())
+        self.duplicates += int(batch.duplicates.sum())
+        self.absent += int((~batch.mask).sum())
+        self.seconds += seconds
+
+
+@dataclass(frozen=True)
+class Served:
+    """What is searched; replaced as a whole, so that a search in another thread sees one generation only."""
+
+    index: faiss.Index
+    embeddings: np.ndarray | None
+    name: str | None
+
+    def check(self, passages: int) -> None:
+        """Raise a `ValueError` if index, embeddings and the number of passages do not belong together."""
+        if self.index.ntotal != passages:
+            raise ValueError(f"The index has {self.index.ntotal} rows for {passages} passages: it belongs to others.")
+        if self.index.metric_type != 0:  # faiss.METRIC_INNER_PRODUCT
+            raise ValueError(f"The index has FAISS metric {self.index.metric_type}, not inner product (0).")
+        if self.embeddings is not None and self.embeddings.shape != (passages, self.index.d):
+            raise ValueError(
+                f"The embeddings are {list(self.embeddings.shape)}, the index is over {passages} rows of dimension "
+                f"{self.index.d}: they do not belong together."
+            )
+
+
+def select_candidates(
+    index: faiss.Index,
+    corpus: Corpus,
+    queries: np.ndarray,
+    k: int,
+    *,
+    exclude: Sequence[np.ndarray | str | None] | None,
+    null_passage: bool,
+    over_retrieve: int,
+    threads: int | None,
+    generation: str | None,
+) -> tuple[RetrievalBatch, int]:
+    """
+    Search, filter, and search deeper for the queries that are left with too few candidates.
+
+    Each further search is four times as deep, up to the whole corpus or to what an approximate index can reach.
+
+    Args:
+        index (`faiss.Index`): Over the corpus.
+        corpus ([`Corpus`]): The passages.
+        queries (`np.ndarray` of shape `[B, D]`): The queries.
+        k (`int`): Candidates of each query, the null passage counted.
+        exclude (sequence of B sentences or `None`, *optional*): See [`Corpus.containing`].
+        null_passage (`bool`): Put the null passage first.
+        over_retrieve (`int`): Rows searched beyond those wanted.
+        threads (`int`, *optional*): Threads of each search.
+        generation (`str`, *optional*): Handed on in the batch.
+
+    Returns:
+        `tuple`: The [`RetrievalBatch`], and the number of queries that were searched deeper.
+    """
+    count, first = len(queries), int(null_passage)
+    batch = RetrievalBatch(
+        rows=np.full((count, k), ABSENT, dtype=np.int64),
+        scores=np.full((count, k), -np.inf, dtype=np.float32),
+        excluded=np.zeros(count, dtype=np.int64),
+        duplicates=np.zeros(count, dtype=np.int64),
+        generation=generation,
+    )
+    batch.rows[:, :first], batch.scores[:, :first] = NULL_PASSAGE, np.nan
+    wanted, deeper = k - first, 0
+    pending, depth = list(range(count if wanted else 0)), min(wanted + over_retrieve, len(corpus))
+    while pending:
+        unfinished = []
+        for start in range(0, len(pending), max(1, _CELLS_A_SEARCH // depth)):
+            part = pending[start : start + max(1, _CELLS_A_SEARCH // depth)]
+            for query, scores, rows in zip(part, *search(index, queries[part], depth, threads=threads), strict=True):
+                sentence = None if exclude is None else exclude[query]
+                containing = np.zeros(depth, dtype=bool) if sentence is None else corpus.containing(sentence, rows)
+                chosen = select_from_ranking(scores, rows, containing, corpus.duplicate_groups, wanted)
+                places = slice(first, first + len(chosen.rows))
+                batch.rows[query, first:], batch.scores[query, first:] = ABSENT, -np.inf  # of the shallower search
+                batch.rows[query, places], batch.scores[query, places] = chosen.rows, chosen.scores
+                batch.excluded[query], batch.duplicates[query] = chosen.excluded, chosen.duplicates
+                if len(chosen.rows) < wanted and not chosen.exhausted:
+                    unfinished.append(query)
+        if depth == len(corpus):
+            break
+        deeper = deeper or len(unfinished)
+        pending, depth = unfinished, min(_DEEPER * depth, len(corpus))
+    return batch, deeper
+
+
+def select_from_ranking(
+    scores: np.ndarray, rows: np.ndarray, containing: np.ndarray, groups: np.ndarray, wanted: int
+) -> Selection:
+    """
+    Filter one query's ranking.
+
+    A whole duplicate group goes if one of its retrieved passages contains the sentence: its texts differ in case and
+    punctuation only, and the answer stands in each of them.
+
+    Args:
+        scores (`np.ndarray`, float32 `[depth]`): Best first.
+        rows (`np.ndarray`, int64 `[depth]`): The rows of those scores; [`ABSENT`] only at the end.
+        containing (`np.ndarray`, bool `[depth]`): Whether the row's passage contains the query's sentence.
+        groups (`np.ndarray`, int32 `[N]`): Duplicate group of each passage.
+        wanted (`int`): How many candidates to keep.
+
+    Returns:
+        [`Selection`]
+    """
+    depth, found = len(rows), int((rows != ABSENT).sum())
+    scores, rows, containing = scores[:found], rows[:found], containing[:found]
+    of_row = groups[rows]
+    excluded = np.isin(of_row, of_row[containing])
+    first = np.zeros(found, dtype=bool)
+    first[np.unique(of_row, return_index=True)[1]] = True
+    kept = np.flatnonzero(first & ~excluded)[:wanted]
+    # What lies behind the last candidate depends on how deep the search went: it is not counted.
+    end = int(kept[-1]) + 1 if len(kept) == wanted and wanted else found
+    return Selection(
+        rows=rows[kept],
+        scores=scores[kept],
+        excluded=int(excluded[:end].sum()),
+        duplicates=int((~first & ~excluded)[:end].sum()),
+        exhausted=found < depth,
+    )

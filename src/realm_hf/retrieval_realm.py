@@ -1,0 +1,352 @@
+"""The retriever: query embeddings in, candidate passages out (sections 3.2 and 3.4).
+
+Passages are numbered by row; -1 is the null passage, -2 says that there was nothing more to retrieve. Scores are the
+search's own, good for figures: training computes p(z|x) again by the live towers, with gradient.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Self
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import AutoTokenizer, BatchEncoding, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from .data.passages import NULL_PASSAGE, PassageStore
+from .index.corpus import Corpus
+from .index.exact import recall_at_k
+from .index.faiss_index import ABSENT, build_index
+from .index.reader_inputs import answer_positions, reader_inputs
+from .index.retriever_files import RetrieverFiles, load_retriever_files, save_retriever_files
+from .index.selection import RetrievalBatch, SearchStats, Served, select_candidates
+
+if TYPE_CHECKING:
+    import faiss
+
+    from .index.generations import Generation
+
+__all__ = ["ABSENT", "NULL_PASSAGE", "RealmRetriever", "RetrievalBatch", "SearchStats"]
+
+logger = logging.get_logger(__name__)
+
+INDEX_NAME = "embeddings"
+
+
+class RealmRetriever:
+    """
+    Retrieves passages by inner product.
+
+    Args:
+        passages ([`PassageStore`] or `datasets.Dataset`): N passages. A dataset needs a column `text`; a column
+            `embeddings` serves as `embeddings`.
+        tokenizer (`PreTrainedTokenizerBase`, *optional*): Needed by `__call__` only.
+        index (`faiss.Index`, *optional*): Inner product, row `i` is passage `i`. Built ("Flat") if there are
+            embeddings.
+        embeddings (`np.ndarray` of shape `[N, D]`, *optional*): For [`recall_against_exact`] and `save_pretrained`.
+        generation_name (`str`, *optional*): Name of the generation, handed on with every batch.
+        threads (`int`, *optional*): Threads of a search; FAISS's setting by default. With a builder on the same
+            cores one thread is up to 20 times faster than two.
+
+    Attributes:
+        search_stats ([`SearchStats`]): Running totals.
+
+    Example:
+    ```python
+    >>> retriever = RealmRetriever(passages, index=build_index(embeddings), embeddings=embeddings)
+    >>> retriever.retrieve(queries, k=8, exclude=sentences).rows.shape
+    (12, 8)
+    ```
+    """
+
+    def __init__(
+        self,
+        passages: PassageStore | Dataset,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        *,
+        index: faiss.Index | None = None,
+        embeddings: np.ndarray | None = None,
+        generation_name: str | None = None,
+        threads: int | None = None,
+    ):
+        self.passages = passages
+        self.tokenizer = tokenizer
+        self.threads = threads
+        self.search_stats = SearchStats()
+        self._corpus = Corpus(passages)
+        if index is None and embeddings is None and INDEX_NAME in self._corpus.columns:
+            embeddings = self._corpus.column(INDEX_NAME).astype(np.float32, copy=False)
+        if index is None and embeddings is not None:
+            index = build_index(embeddings, threads=threads)
+        self._attached = False
+        self._served: Served | None = None
+        if index is not None:
+            self._serve(Served(index, embeddings, generation_name))
+
+    @classmethod
+    def from_generation(
+        cls,
+        passages: PassageStore | Dataset,
+        generation: Generation,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        *,
+        threads: int | None = None,
+    ) -> Self:
+        """
+        A retriever over an open generation; the generation stays the caller's to close.
+
+        Args:
+            passages ([`PassageStore`] or `Dataset`): The passages that it was built from.
+            generation ([`Generation`]): From [`GenerationStore.open`].
+            tokenizer (`PreTrainedTokenizerBase`, *optional*): See [`RealmRetriever`].
+            threads (`int`, *optional*): See [`RealmRetriever`].
+        """
+        retriever = cls(passages, tokenizer, index=generation.index, threads=threads)
+        retriever.swap(generation)
+        return retriever
+
+    def __len__(self) -> int:
+        return len(self._corpus)
+
+    @property
+    def index(self) -> faiss.Index:
+        """The index that is searched.
+
+        Raises:
+            ValueError: If the retriever has none yet.
+        """
+        return self._served_index().index
+
+    @property
+    def embeddings(self) -> np.ndarray | None:
+        """What the index was built from, `[N, D]`, or `None`."""
+        return None if self._served is None else self._served.embeddings
+
+    @property
+    def generation_name(self) -> str | None:
+        """The generation that is searched."""
+        return None if self._served is None else self._served.name
+
+    @property
+    def dataset(self) -> Dataset:
+        """
+        The rows with the index attached under the name `"embeddings"`, for `datasets`' own search:
+        `retriever.dataset.get_nearest_examples("embeddings", query, k=5)`.
+        """
+        if not self._attached and self._served is not None:
+            self._corpus.attach(self._served.index, INDEX_NAME)
+            self._attached = True
+        return self._corpus.dataset
+
+    def swap(self, generation: Generation) -> None:
+        """
+        Search another generation from now on. A search that runs in another thread ends on the one it began with.
+
+        Args:
+            generation ([`Generation`]): Over the same passages.
+
+        Raises:
+            ValueError: If it was built from other passages.
+        """
+        expected, found = self._corpus.fingerprint, generation.info.passages_fingerprint
+        if expected is not None and expected != found:
+            raise ValueError(
+                f"Generation {generation.name} was built from passages {found}, the retriever has {expected}: its row "
+                "numbers mean other texts."
+            )
+        self._serve(Served(generation.index, generation.embeddings, generation.name))
+
+    def _serve(self, served: Served) -> None:
+        served.check(len(self._corpus))
+        self._served = served
+        if self._attached:
+            self._corpus.attach(served.index, INDEX_NAME)
+
+    def retrieve(
+        self,
+        query_embeddings: np.ndarray | torch.Tensor,
+        k: int,
+        *,
+        exclude: Sequence[np.ndarray | str | None] | None = None,
+        null_passage: bool = True,
+        over_retrieve: int = 16,
+    ) -> RetrievalBatch:
+        """
+        The `k` best candidates of each query, without trivial ones and without repetitions.
+
+        `over_retrieve` rows more than wanted are searched and filtered. A query for which that is not enough, because
+        many passages contain its sentence or share one text, is searched again four times as deep, up to the whole
+        corpus; what is missing even then is filled with -2, counted in `search_stats.absent` and warned of once.
+
+        Args:
+            query_embeddings (`np.ndarray` or `torch.Tensor` of shape `[B, D]`): The queries.
+            k (`int`): Candidates of each query, the null passage counted (paper: 8).
+            exclude (sequence of B `np.ndarray`, `str` or `None`, *optional*): For each query the sentence whose
+                passages are left out: token ids without special tokens, or text; `None` leaves out nothing.
+            null_passage (`bool`, *optional*, defaults to `True`): Put the null passage (-1) first.
+            over_retrieve (`int`, *optional*, defaults to 16): Rows searched beyond those wanted.
+
+        Returns:
+            [`RetrievalBatch`]
+
+        Raises:
+            ValueError: If there is no index, shapes do not fit, or a query holds NaN.
+        """
+        started = time.perf_counter()
+        served = self._served_index()
+        queries = _as_array(query_embeddings)
+        if k < 1 or over_retrieve < 0:
+            raise ValueError(f"k is {k} and over_retrieve {over_retrieve}: at least 1 and 0 are needed.")
+        if exclude is not None and len(exclude) != len(queries):
+            raise ValueError(f"`exclude` has {len(exclude)} entries for {len(queries)} queries: give one for each.")
+        batch, deeper = select_candidates(
+            served.index,
+            self._corpus,
+            queries,
+            k,
+            exclude=exclude,
+            null_passage=null_passage,
+            over_retrieve=over_retrieve,
+            threads=self.threads,
+            generation=served.name,
+        )
+        self.search_stats.count(batch, searched_deeper=deeper, seconds=time.perf_counter() - started)
+        if not batch.mask.all():
+            logger.warning_once(
+                "Some queries got fewer candidates than asked for: the corpus is small, an approximate index reaches "
+                "no more, or many passages contain the sentence. The places are filled with -2 and counted in "
+                "`search_stats.absent`; this is said once."
+            )
+        return batch
+
+    def recall_against_exact(self, queries: np.ndarray | torch.Tensor, k: int) -> float:
+        """
+        The share of the exact top `k` that the index finds, so that an approximate one is never taken for exact.
+
+        Args:
+            queries (`np.ndarray` or `torch.Tensor` of shape `[Q, D]`): Probe queries.
+            k (`int`): The depth.
+
+        Returns:
+            `float`: 1.0 for "Flat". Equal scores count as found.
+
+        Raises:
+            ValueError: If the retriever has no embeddings to compare with.
+        """
+        served = self._served_index()
+        if served.embeddings is None:
+            raise ValueError("Recall is measured against the embeddings, but the retriever was made without them.")
+        return recall_at_k(served.embeddings, served.index, _as_array(queries), k)
+
+    def save_pretrained(self, save_directory: str | Path) -> None:
+        """
+        Write passages, embeddings, index and tokenizer into a directory, which may hold a model beside them.
+
+        Args:
+            save_directory (`str` or `Path`): Made if need be. An earlier retriever in it is replaced; searches that
+                have it mapped are not disturbed.
+
+        Raises:
+            ValueError: If there is no index.
+            OSError: If the disk is full or read-only.
+        """
+        served = self._served_index()
+        folder = Path(save_directory)
+        save_retriever_files(folder, RetrieverFiles(self.passages, served.index, served.embeddings, served.name))
+        if self.tokenizer is not None:
+            self.tokenizer.save_pretrained(folder)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        mmap: bool = True,
+        verify: Literal["sizes", "sha256"] = "sizes",
+        threads: int | None = None,
+    ) -> Self:
+        """
+        Load what [`save_pretrained`] wrote: equal to the original bit for bit.
+
+        Args:
+            pretrained_model_name_or_path (`str` or `Path`): The directory.
+            mmap (`bool`, *optional*, defaults to `True`): Map index and embeddings: opening takes milliseconds, and
+                processes share the memory. `False` reads them.
+            verify (`str`, *optional*, defaults to `"sizes"`): `"sha256"` also hashes every file.
+            threads (`int`, *optional*): See [`RealmRetriever`].
+
+        Raises:
+            FileNotFoundError: If the directory does not hold a retriever.
+            ValueError: If a file is missing, cut or changed, or the parts do not fit.
+        """
+        folder = Path(pretrained_model_name_or_path)
+        files = load_retriever_files(folder, mmap=mmap, verify=verify)
+        tokenizer = AutoTokenizer.from_pretrained(folder) if (folder / "tokenizer_config.json").exists() else None
+        return cls(
+            files.passages,
+            tokenizer,
+            index=files.index,
+            embeddings=files.embeddings,
+            generation_name=files.generation_name,
+            threads=threads,
+        )
+
+    def __call__(
+        self,
+        retrieved_block_ids: np.ndarray | torch.Tensor,
+        question_input_ids: torch.Tensor | np.ndarray,
+        answer_ids: Sequence[Sequence[int]] | None,
+        max_length: int | None = None,
+        return_tensors: str | None = "pt",
+    ) -> tuple[list[bool] | None, list[list[int]] | None, list[list[int]] | None, BatchEncoding]:
+        """
+        The reader's input for one question, as in transformers 4.57.6.
+
+        Args:
+            retrieved_block_ids (array or tensor of shape `[K]`): Passage rows; -1 is the null passage.
+            question_input_ids (array or tensor of shape `[1, L]`): The question, special tokens included.
+            answer_ids (`list[list[int]]`, *optional*): Token ids of each acceptable answer.
+            max_length (`int`, *optional*): Most wordpieces of question and passage; the tokenizer's limit by default.
+            return_tensors (`str`, *optional*, defaults to `"pt"`): Type of the inputs.
+
+        Returns:
+            `tuple` of `has_answers` (K booleans), `start_pos` and `end_pos` (K lists of inclusive positions in the
+            inputs, answers in the order given, padded with -1), and `concat_inputs` ([`~transformers.BatchEncoding`]
+            of `[CLS] question [SEP] passage [SEP]`, `[K, L]`). The first three are `None` without `answer_ids`.
+
+        Raises:
+            ValueError: If the retriever has no tokenizer.
+            IndexError: If a row is no passage; -2 ("absent") has no text.
+        """
+        if self.tokenizer is None:
+            raise ValueError("Calling a retriever needs a tokenizer: RealmRetriever(passages, tokenizer, ...).")
+        texts = self._corpus.texts(np.asarray(retrieved_block_ids))
+        inputs, ids = reader_inputs(
+            self.tokenizer, question_input_ids[0], texts, max_length=max_length, return_tensors=return_tensors
+        )
+        if answer_ids is None:
+            return None, None, None, inputs
+        return *answer_positions(ids, answer_ids, self.tokenizer.sep_token_id), inputs
+
+    def _served_index(self) -> Served:
+        served = self._served
+        if served is None:
+            raise ValueError(
+                "The retriever has no index yet: pass `index` or `embeddings`, or `swap` a generation in."
+            )
+        return served
+
+
+def _as_array(queries: np.ndarray | torch.Tensor) -> np.ndarray:
+    if isinstance(queries, torch.Tensor):
+        queries = queries.detach().float().cpu().numpy()
+    queries = np.asarray(queries)
+    if queries.ndim != 2:
+        raise ValueError(
+            f"Query embeddings must have shape [B, D], got {list(queries.shape)}: use `query[None]` for one."
+        )
+    return queries
