@@ -117,7 +117,6 @@ class AsyncRefresher(SnapshotRefresher):
             self._builder = None
 
     def _supervise(self) -> None:
-        self._notice_quarantine()
         builder = self._builder
         if builder is not None:
             builder.look()
@@ -160,11 +159,9 @@ class AsyncRefresher(SnapshotRefresher):
         self._last_error = None
         return True
 
-    def _notice_quarantine(self) -> None:
-        newest = self._newest
-        if newest is not None and not (self.store.root / newest.name).exists():
-            self._look_for_newest()
-            self._fail(f"generation {newest.name} was taken out of the store: some rank could not open it")
+    def _newest_is_gone(self, newest: GenerationInfo) -> None:
+        self._look_for_newest()
+        self._fail(f"generation {newest.name} was taken out of the store: some rank could not open it")
 
     def _fail(self, error: str) -> None:
         self._failures += 1

@@ -50,7 +50,10 @@ def builder_environment(threads: int, environment: Mapping[str, str] | None = No
     return cleaned | {
         "OMP_NUM_THREADS": count,
         "MKL_NUM_THREADS": count,
-        "OPENBLAS_NUM_THREADS": count,
+        # The server that forks builds must have one thread: numpy's OpenBLAS and pyarrow's allocator would start
+        # others.
+        "OPENBLAS_NUM_THREADS": "1",
+        "JE_ARROW_MALLOC_CONF": "background_thread:false",
         # Waiting threads that spin would take the trainer's cores: a search beside a busy builder took 20 times as
         # long.
         "OMP_WAIT_POLICY": "passive",

@@ -116,6 +116,8 @@ def _be_a_build(run: Path, name: str, device: str, threads: int) -> None:
         os.dup2(log, _STDOUT)
         os.dup2(log, _STDERR)
         threading.Thread(target=_end_with_parent, args=(os.getppid(),), name="parent-guard", daemon=True).start()
+        # Read by FAISS's OpenBLAS, which is loaded only here.
+        os.environ["OPENBLAS_NUM_THREADS"] = str(threads)
         from realm_hf.training.builder import main
 
         code = main([str(run), "--once", "--name", name, "--device", device, "--threads", str(threads)])

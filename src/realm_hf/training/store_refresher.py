@@ -98,6 +98,8 @@ class StoreRefresher:
 
     def poll(self) -> GenerationInfo | None:
         """On rank 0 the newest generation of this epoch that is newer than the served one."""
+        if self._newest is not None and not (self.store.root / self._newest.name).exists():
+            self._newest_is_gone(self._newest)
         newest = self._newest
         if newest is None or (self._served is not None and newest.snapshot_step <= self._served.snapshot_step):
             return None
@@ -131,6 +133,11 @@ class StoreRefresher:
         """Read the store; generations of another epoch come from a trainer that was replaced and are passed over."""
         ours = [info for info in self.store.list() if info.epoch == self.run.config.epoch]
         self._newest = max(ours, key=lambda info: (info.snapshot_step, info.created), default=None)
+
+    def _newest_is_gone(self, newest: GenerationInfo) -> None:
+        """The newest generation is never collected: some rank could not open it, and rank 0 has quarantined it."""
+        logger.warning("generation %s was taken out of the store", newest.name)
+        self._look_for_newest()
 
     def _require_own_epoch(self) -> None:
         epoch = self.run.read_epoch()
