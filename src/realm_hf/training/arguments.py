@@ -146,6 +146,10 @@ class PreTrainingArguments(LoopArguments):
     freeze_retriever_steps: int = field(
         default=0, metadata={"help": "The towers get no update in the first so many steps: the encoder reads first."}
     )
+    reading_candidates: int | None = field(
+        default=None,
+        metadata={"help": "K while the towers are frozen; default: num_candidates. Fewer means faster steps."},
+    )
     detach_retrieval: bool = field(
         default=False, metadata={"help": "Ablation: p(z|x) is a constant, so that the retriever learns nothing."}
     )
@@ -184,6 +188,13 @@ class PreTrainingArguments(LoopArguments):
         self._one_of("refresh", get_args(RefreshMode))
         self._one_of("on_stale", get_args(OnStale))
         self._one_of("query_encoder", get_args(QueryEncoder))
+        if self.reading_candidates is not None:
+            self._at_least(1, "reading_candidates")
+            if self.freeze_retriever_steps == 0:
+                raise ValueError(
+                    f"reading_candidates is {self.reading_candidates}, but freeze_retriever_steps is 0: no step would "
+                    "use it. Set the second, or drop the first."
+                )
         if self.marginalization is not None:
             self._one_of("marginalization", get_args(Marginalization))
         self._at_least(1, "max_masked_tokens", "num_candidates", "refresh_steps", "builder_threads")

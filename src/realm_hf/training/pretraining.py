@@ -126,7 +126,7 @@ class PreTrainer(TrainingLoop):
         if name is None:
             self._note({"events": [event], "index_seconds": time.perf_counter() - started})
         embed = None if self.args.query_encoder == "snapshot" else self._embed_live
-        self.ahead = RetrievalAhead(self.examples, self.index.coordinator, self.args.num_candidates, embed)
+        self.ahead = RetrievalAhead(self.examples, self.index.coordinator, embed)
         if checkpoint is not None:
             self._restore_ahead(checkpoint)
             if checkpoint.state.get("pending_snapshot") is not None:
@@ -215,7 +215,13 @@ class PreTrainer(TrainingLoop):
         """Begin to retrieve for `step`, if there will be one."""
         assert self.ahead is not None
         if step <= self.args.max_steps:
-            self.ahead.request(step, self._positions(step))
+            self.ahead.request(step, self._positions(step), self._candidates(step))
+
+    def _candidates(self, step: int) -> int:
+        """K of `step`: while the towers rest the encoder may read fewer."""
+        args = self.args
+        resting = step <= args.freeze_retriever_steps
+        return args.reading_candidates if resting and args.reading_candidates else args.num_candidates
 
     def _positions(self, step: int) -> np.ndarray:
         args = self.args
@@ -245,7 +251,7 @@ class PreTrainer(TrainingLoop):
         args = self.args
         batch = [args.per_device_train_batch_size, args.gradient_accumulation_steps, self.world_size]
         masks = [args.masking, args.max_masked_tokens, args.max_query_length, len(self.examples.sentences)]
-        return [*batch, args.num_candidates, *masks]
+        return [*batch, args.num_candidates, args.reading_candidates, *masks]
 
     # Held-out figures, and the end
 

@@ -165,7 +165,6 @@ class RetrievalAhead:
     Args:
         examples: Draws the examples.
         coordinator: Serves the generation; a request holds on to the one served when it was made.
-        k: Candidates of an example, the null passage counted.
         embed: Encodes queries by the live tower, on the calling thread; `None` to use the generation's own encoder.
     """
 
@@ -173,18 +172,23 @@ class RetrievalAhead:
         self,
         examples: MaskedSentences,
         coordinator: SwapCoordinator,
-        k: int,
         embed: Callable[[list[MaskedQuery]], np.ndarray] | None,
     ):
-        self._examples, self._coordinator, self._k, self._embed = examples, coordinator, k, embed
+        self._examples, self._coordinator, self._embed = examples, coordinator, embed
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="retrieval-ahead")
         self._queue: deque[tuple[int, Future[RetrievedStep]]] = deque()
 
     def __len__(self) -> int:
         return len(self._queue)
 
-    def request(self, step: int, positions: np.ndarray) -> None:
-        """Begin to retrieve for `step`; `positions` int64 `[accumulation, batch]`. Called between steps only."""
+    def request(self, step: int, positions: np.ndarray, k: int) -> None:
+        """Begin to retrieve for `step`. Called between steps only.
+
+        Args:
+            step: The optimizer step.
+            positions: int64 `[accumulation, batch]`.
+            k: Candidates of an example, the null passage counted.
+        """
         reading = ExitStack()
         served: Any = reading.enter_context(self._coordinator.reading())
         started = time.perf_counter()
@@ -200,7 +204,7 @@ class RetrievalAhead:
             with reading:
                 began = time.perf_counter() - spent
                 drawn = examples if examples is not None else [self._examples(micro) for micro in positions]
-                rows, excluded = served.retrieve([e for micro in drawn for e in micro], self._k, embeddings)
+                rows, excluded = served.retrieve([e for micro in drawn for e in micro], k, embeddings)
                 return RetrievedStep(
                     step=step,
                     micro_batches=_deal(drawn, rows),
