@@ -13,8 +13,8 @@ from .tables import examples, recall, refreshes, step_times
 
 # (name in the log, heading, how to read it, the axis starts at zero)
 CURVES = (
-    ("loss", "Loss", "-log p(y|x), nats per masked token", False),
-    ("retrieval_utility", "Retrieval utility", "log p(y|z,x) - log p(y|null,x), nats: above 0, passages help", True),
+    ("loss", "Loss", "-log p(y|x), nats a masked token (or a span)", False),
+    ("retrieval_utility", "Retrieval utility", "log p(y|x) - log p(y|null,x), nats: above 0, passages help", True),
     ("null_mass", "Null mass", "probability that p(z|x) gives the null passage", True),
     ("entropy", "Entropy of p(z|x)", "nats; 0: one passage has everything", True),
     ("staleness_steps", "Staleness", "steps since the snapshot behind the served index", True),
@@ -89,8 +89,10 @@ def _tiles(record: RunRecord) -> str:
     for name, label in (("loss", "loss"), ("retrieval_utility", "retrieval utility"), ("null_mass", "null mass")):
         values = [value for _, value in record.series(name)][-tail:]
         if values:
-            figures.append((f"{label}, last {len(values)} steps", short_number(sum(values) / len(values))))
-    figures.append(("generations swapped in while training", str(len(record.swap_steps()))))
+            figures.append(
+                (f"{label}, last {len(values)} steps" if tail > 1 else label, short_number(sum(values) / len(values)))
+            )
+    figures.append(("index refreshes", str(len(record.swap_steps()))))
     seconds = sum(value for _, value in record.series("step_seconds"))
     if seconds:
         figures.append(("training time", f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"))

@@ -1,0 +1,113 @@
+"""What a newcomer relies on: the package installs as it says, and its documents name only what exists."""
+
+import dataclasses
+import importlib.metadata
+import itertools
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BUILDER_OPTIONS = {"once", "watch", "device", "threads", "nice", "poll-seconds"}
+LAUNCHER_OPTIONS = {"cpu", "multi_gpu", "num_processes", "num_machines", "machine_rank", "main_process_ip"}
+LAUNCHER_OPTIONS |= {"main_process_port", "config_file", "standalone", "nproc_per_node"}
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def test_version_is_the_same_everywhere():
+    assert importlib.metadata.version("realm-hf") == PROJECT["version"]
+    assert f"version: {PROJECT['version']}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+def test_package_is_marked_as_typed():
+    import realm_hf
+
+    assert Path(realm_hf.__file__).with_name("py.typed").is_file()
+
+
+def test_command_is_installed_and_tells_its_subcommands(capsys):
+    (entry,) = importlib.metadata.entry_points(group="console_scripts", name="realm-hf")
+    with pytest.raises(SystemExit) as stop:
+        entry.load()(["--help"])
+    assert stop.value.code == 0
+    told = capsys.readouterr().out
+    for command in ("build-index", "inspect", "verify", "report"):
+        assert command in told
+
+
+def test_import_registers_the_auto_classes(tiny_config):
+    from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForPreTraining
+
+    import realm_hf
+
+    assert isinstance(AutoConfig.for_model("realm"), realm_hf.RealmConfig)
+    assert isinstance(AutoModel.from_config(tiny_config), realm_hf.RealmEmbedder)
+    assert isinstance(AutoModelForMaskedLM.from_config(tiny_config), realm_hf.RealmKnowledgeAugEncoder)
+    assert isinstance(AutoModelForPreTraining.from_config(tiny_config), realm_hf.RealmForPreTraining)
+
+
+def test_pinned_versions_lie_in_the_ranges_of_the_package():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = dict(line.split("==") for line in lines if not line.startswith("#"))
+    pinned = {canonicalize_name(name): version for name, version in pinned.items()}
+    extras = PROJECT["optional-dependencies"].values()
+    requirements = [*PROJECT["dependencies"], *itertools.chain.from_iterable(extras)]
+    for requirement in map(Requirement, requirements):
+        if requirement.name != PROJECT["name"]:
+            version = pinned[canonicalize_name(requirement.name)]
+            assert requirement.specifier.contains(version), f"{requirement} does not allow the pinned {version}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_document_names_only_make_targets_and_files_that_exist(document):
+    text = document.read_text()
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    assert set(re.findall(r"\bmake ([a-z]+)\b(?=[`\n ]+(?:[A-Z_]+=|#|`|\n|\|))", text)) <= targets
+    for path in re.findall(r"\b(?:examples|benchmarks|tests)/[\w./-]*\.(?:py|yaml)\b", text):
+        assert (ROOT / path).is_file(), path
+
+
+def test_paper_index_names_only_source_files_that_exist():
+    text = (ROOT / "docs" / "paper-index.md").read_text()
+    named = re.findall(r"`(?!tests/)((?:[a-z_]+/)?[a-z_]+\.py)`", text)
+    assert len(named) > 20
+    assert [path for path in named if not (ROOT / "src/realm_hf" / path).is_file()] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_document_names_only_options_that_exist(document):
+    text = document.read_text().replace("\\\n", " ")
+    for line in text.splitlines():
+        options = set(re.findall(r"(?<![\w-])--([a-z][\w-]*)", line))
+        if re.search(r"build-index|training\.builder", line):
+            assert options <= BUILDER_OPTIONS | LAUNCHER_OPTIONS, line
+        elif "examples/pretrain.py" in line:
+            assert options <= option_names("pretrain") | LAUNCHER_OPTIONS, line
+        elif "examples/train_inverse_cloze.py" in line:
+            assert options <= option_names("train_inverse_cloze") | LAUNCHER_OPTIONS, line
+
+
+def option_names(example: str) -> set[str]:
+    """The fields of the dataclasses that an example parses its command line into."""
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location(f"example_{example}", ROOT / "examples" / f"{example}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    kinds = [item for item in vars(module).values() if isinstance(item, type) and dataclasses.is_dataclass(item)]
+    return {field.name for kind in kinds for field in dataclasses.fields(kind)} | {"help"}
+
+
+def test_every_link_of_the_readme_to_a_file_leads_somewhere():
+    for target in re.findall(r"\]\(([^)#]+)", (ROOT / "README.md").read_text()):
+        if not target.startswith("http"):
+            assert (ROOT / target).exists(), target
