@@ -59,6 +59,8 @@ class AsyncRefresher(SnapshotRefresher):
         super().__init__(run, accelerator, keep_generations=keep_generations)
         if builder_threads < 1:
             raise ValueError(f"builder_threads is {builder_threads}, but must be at least 1.")
+        if not 0 <= builder_nice <= 19:
+            raise ValueError(f"builder_nice is {builder_nice}, but niceness is added: choose one from 0 to 19.")
         self.builder_threads = builder_threads
         self.builder_device = builder_device
         self.builder_nice = builder_nice

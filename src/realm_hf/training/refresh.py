@@ -129,6 +129,7 @@ def make_refresher(
     *,
     builder_threads: int = 1,
     builder_device: str = "cpu",
+    builder_nice: int = 10,
     heartbeat_timeout: float = 120.0,
     max_failures: int | None = 10,
     keep_generations: int | None = 2,
@@ -141,6 +142,8 @@ def make_refresher(
         accelerator: Tells rank, number of ranks and device.
         builder_threads: Processor threads of the builder ("async").
         builder_device: The builder's device ("async").
+        builder_nice: Added to the builder's niceness ("async"). On a processor that training keeps busy, 10 leaves the
+            builder about a tenth of a core's time and 0 an equal share: the trade of step time for staleness.
         heartbeat_timeout: Seconds without progress after which a builder is replaced ("async") or missed ("external").
         max_failures: Failed builds in a row after which training ends ("async"); `None` for no limit.
         keep_generations: How many of the newest generations stay on disk; `None` keeps all.
@@ -154,6 +157,7 @@ def make_refresher(
             accelerator,
             builder_threads=builder_threads,
             builder_device=builder_device,
+            builder_nice=builder_nice,
             heartbeat_timeout=heartbeat_timeout,
             max_failures=max_failures,
             keep_generations=keep_generations,

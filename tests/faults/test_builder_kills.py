@@ -1,0 +1,173 @@
+"""The builder killed, stopped and orphaned: training goes on, the builder comes back, no partial generation is ever
+seen.
+
+Reduced by default to 3 kills; `--full` (`make faults`) has 20.
+"""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from realm_hf import RealmConfig, RealmEmbedder
+from realm_hf.data.passages import passages_from_rows
+from realm_hf.training.async_refresh import AsyncRefresher
+from realm_hf.training.builder_process import builder_environment
+from realm_hf.training.run_directory import RunDirectory
+from realm_hf.training.snapshots import write_snapshot
+
+pytestmark = pytest.mark.multiprocess
+
+ALONE = SimpleNamespace(process_index=0, num_processes=1, device=torch.device("cpu"))
+
+TRAINER = """
+import os, subprocess, sys, time
+command = [sys.executable, "-m", "realm_hf.training.builder_server", sys.argv[1]]
+server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+if os.fork() == 0:
+    time.sleep(600)  # a data loader worker: it holds a copy of our end of the builder's standard input
+server.stdin.write(b"build builder-orphan\\n")
+server.stdin.flush()
+print(server.pid, server.stdout.readline().decode().split()[2], flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture(scope="module")
+def slow_passages(tokenizer, tmp_path_factory):
+    """A corpus that takes a second or so to embed, so that there is a middle of a build to be killed in."""
+    from datasets import Dataset
+
+    rows = {
+        "title": [f"Place {number}" for number in range(600)],
+        "text": [f"The river {number} lies in the north. It has {number * 7} people." for number in range(600)],
+    }
+    folder = tmp_path_factory.mktemp("passages") / "store"
+    return passages_from_rows(Dataset.from_dict(rows), tokenizer, folder, max_length=64)
+
+
+@pytest.fixture(scope="module")
+def slow_embedder() -> RealmEmbedder:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 512}
+    return RealmEmbedder(RealmConfig(vocab_size=2048, retriever_proj_size=16, **sizes)).eval()
+
+
+@pytest.fixture
+def slow_run(tmp_path, slow_passages, tokenizer) -> RunDirectory:
+    return RunDirectory.create(tmp_path / "run", passages=slow_passages, tokenizer=tokenizer)
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def wait_for_build(refresher: AsyncRefresher) -> int:
+    """The pid of the build that is going on, once there is one."""
+    deadline = time.monotonic() + 60
+    while (pid := refresher.check_health().builder_pid) is None:
+        refresher.poll()
+        assert time.monotonic() < deadline, refresher.check_health()
+        time.sleep(0.005)
+    return pid
+
+
+def assert_all_are_whole(refresher: AsyncRefresher) -> None:
+    for info in refresher.store.list():
+        with refresher.store.open(info.name, verify="sha256") as generation:
+            assert generation.index.ntotal == 600
+
+
+def test_a_builder_killed_at_random_moments_comes_back(slow_run, slow_embedder, full):
+    kills = 20 if full else 3
+    chance = random.Random(0)
+    with slow_run.lock():
+        refresher = AsyncRefresher(slow_run, ALONE, retry_seconds=0.02, max_failures=None, keep_generations=2)
+        refresher.start()
+        refresher.submit(1, slow_embedder)
+        info = refresher.wait(120)
+        refresher.mark_served(info)
+        longest_poll, failed = 0.0, 0
+        for number in range(kills):
+            step = 10 + number
+            refresher.submit(step, slow_embedder)
+            build = wait_for_build(refresher)
+            time.sleep(chance.uniform(0.0, 1.3 * info.build_seconds))
+            # Now and then the server that forks the builders dies too.
+            target = refresher._builder.pid if number % 4 == 1 else build
+            os.kill(target, signal.SIGKILL)
+            served, deadline = info, time.monotonic() + 120
+            while (newer := refresher.poll()) is None:
+                started = time.monotonic()
+                time.sleep(0.01)  # a training step, with the old generation
+                refresher.poll()
+                longest_poll = max(longest_poll, time.monotonic() - started)
+                assert time.monotonic() < deadline, refresher.check_health()
+                failed = max(failed, refresher.check_health().failures)
+            assert newer.snapshot_step == step > served.snapshot_step
+            assert_all_are_whole(refresher)
+            refresher.mark_served(newer)
+            info = newer
+        assert failed >= 1, "no kill hit a build: the test proves nothing"
+        assert longest_poll < 1.0, "the training loop must not wait for a builder"
+        refresher.stop()
+    assert list(slow_run.heartbeats.iterdir()) == []
+    refresher.store.collect()
+    assert not list(slow_run.index.glob(".tmp-*")), "what killed builders left behind is removed"
+
+
+def test_a_builder_that_hangs_is_killed_and_replaced(slow_run, slow_embedder):
+    with slow_run.lock():
+        refresher = AsyncRefresher(slow_run, ALONE, heartbeat_timeout=60, retry_seconds=0.02)
+        refresher.start()
+        refresher.submit(1, slow_embedder)
+        build = wait_for_build(refresher)
+        os.kill(build, signal.SIGSTOP)
+        refresher.heartbeat_timeout = 2.0  # only now: a busy machine may take longer to load the libraries
+        deadline = time.monotonic() + 30
+        while refresher.check_health().failures == 0:
+            assert refresher.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        refresher.heartbeat_timeout = 60
+        assert is_gone(build)
+        assert "No progress for 2 s" in refresher.check_health().last_error
+        info = refresher.wait(120)
+        assert info.snapshot_step == 1
+        assert info.builder_pid != build
+        refresher.stop()
+
+
+def test_builders_end_with_a_trainer_that_is_killed(slow_run, slow_embedder):
+    """Also when a worker that the dead trainer had forked still holds the other end of their standard input."""
+    write_snapshot(slow_run, slow_embedder, 1, 0)
+    trainer = subprocess.Popen(
+        [sys.executable, "-c", TRAINER, str(slow_run.root)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=builder_environment(1),
+        start_new_session=True,
+    )
+    try:
+        assert trainer.stdout is not None
+        server, build = map(int, trainer.stdout.readline().split())
+        assert not is_gone(server)
+        assert not is_gone(build)
+        trainer.kill()
+        deadline = time.monotonic() + 10
+        while not (is_gone(server) and is_gone(build)):
+            assert time.monotonic() < deadline, (is_gone(server), is_gone(build))
+            time.sleep(0.02)
+    finally:
+        os.killpg(trainer.pid, signal.SIGKILL)
+        trainer.communicate()
