@@ -60,11 +60,11 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--inverse_cloze_steps", type=int, default=10)
-    parser.add_argument("--reading_steps", type=int, default=50, help="steps in which only the reader learns")
+    parser.add_argument("--reading_steps", type=int, default=80, help="steps in which only the reader learns")
     parser.add_argument("--joint_steps", type=int, default=50, help="steps in which both learn")
-    parser.add_argument("--batch_size", type=int, default=12)
+    parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--num_candidates", type=int, default=4, help="K, the null passage counted")
-    parser.add_argument("--learning_rate", type=float, default=1e-4)
+    parser.add_argument("--learning_rate", type=float, default=1.5e-4)
     parser.add_argument("--refresh", default="async", choices=["async", "sync", "off"])
     parser.add_argument("--refresh_steps", type=int, default=12)
     return parser.parse_args()
@@ -124,6 +124,8 @@ def main() -> None:
             freeze_retriever_steps=args.reading_steps,
             per_device_train_batch_size=args.batch_size,
             num_candidates=args.num_candidates,
+            # One passage and the null one: what the reader needs to learn to read is many examples.
+            reading_candidates=2,
             learning_rate=args.learning_rate,
             warmup_steps=5,
             max_query_length=32,

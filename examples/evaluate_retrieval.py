@@ -1,0 +1,119 @@
+"""How often a retriever finds a passage with the answer: several checkpoints beside BM25, over the same passages.
+
+    python examples/evaluate_retrieval.py --passages RUN/passages --questions questions.jsonl \
+        --models initial=google-bert/bert-base-uncased realm=RUN/model
+
+Questions are JSON lines with `question` and `answer` (a string or a list of strings). Recall@k is by answer string:
+one of the first k passages holds one of the answers, both in lower case and without punctuation. Every checkpoint
+embeds all passages anew, and the search is exact.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import time
+from pathlib import Path
+
+import bm25s
+import numpy as np
+from tqdm import tqdm
+from transformers import AutoConfig
+
+from realm_hf import RealmEmbedder, RealmForPreTraining, RealmRetriever, RealmTokenizer
+from realm_hf.data.passages import PassageStore
+from realm_hf.index.embedding import embed_passages
+from realm_hf.index.faiss_index import build_index
+from realm_hf.training.retrieval_ahead import encode_queries
+
+
+def normalise(text: str) -> str:
+    """Lower case, letters and digits only, one space between words and around the whole."""
+    return " " + " ".join(re.sub(r"[^a-z0-9]+", " ", text.lower()).split()) + " "
+
+
+def load_embedder(name: str, pooler: str) -> RealmEmbedder:
+    """The passage tower of a REALM checkpoint, or one started from a BERT checkpoint."""
+    kind = AutoConfig.from_pretrained(name).model_type
+    if kind == "bert":
+        return RealmEmbedder.from_bert(name, pooler=pooler)  # type: ignore[arg-type]
+    return RealmForPreTraining.from_pretrained(name).embedder.eval()
+
+
+def dense_rows(
+    name: str, args: argparse.Namespace, passages: PassageStore, questions: list[str], k: int
+) -> np.ndarray:
+    """Rows int64 `[Q, k]` of the passages that a checkpoint retrieves."""
+    embedder = load_embedder(name, args.pooler)
+    tokenizer = RealmTokenizer.from_pretrained(args.tokenizer or name)
+    with tqdm(total=len(passages), desc=f"embedding for {name}", unit="passage") as bar:
+        embeddings = embed_passages(embedder, passages, progress=lambda done, _: bar.update(done - bar.n))
+    retriever = RealmRetriever(passages, tokenizer, index=build_index(embeddings), embeddings=embeddings)
+    ids = tokenizer(questions, truncation=True, max_length=args.max_query_length)["input_ids"]
+    queries = encode_queries(embedder, [np.asarray(i, np.int64) for i in ids])
+    return np.asarray(retriever.retrieve(queries, k, null_passage=False).rows)
+
+
+def bm25_rows(passages: PassageStore, texts: list[str], questions: list[str], k: int) -> np.ndarray:
+    """The same for BM25 over title and text."""
+    ranker = bm25s.BM25()
+    documents = [f"{passages.title(row)} {text}" for row, text in enumerate(texts)]
+    ranker.index(bm25s.tokenize(documents, stopwords="en", show_progress=False), show_progress=False)
+    queries = bm25s.tokenize(questions, stopwords="en", show_progress=False)
+    return ranker.retrieve(queries, k=k, show_progress=False)[0]
+
+
+def main() -> None:
+    """Evaluate all checkpoints and print one table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--passages", type=Path, required=True, help="a passage store, e.g. RUN/passages")
+    parser.add_argument("--questions", type=Path, required=True, help="JSON lines: question, answer")
+    parser.add_argument("--models", nargs="*", default=[], metavar="NAME=CHECKPOINT", help="folders or Hub ids")
+    parser.add_argument("--tokenizer", help="by default each checkpoint's own")
+    parser.add_argument("--pooler", choices=["checkpoint", "identity"], default="identity", help="of BERT checkpoints")
+    parser.add_argument("--ks", type=int, nargs="+", default=[1, 5, 20])
+    parser.add_argument("--max_query_length", type=int, default=64)
+    parser.add_argument("--no_bm25", action="store_true", help="leave BM25 out")
+    parser.add_argument("--output", type=Path, help="write the table as JSON too")
+    args = parser.parse_args()
+
+    passages = PassageStore.load(args.passages)
+    rows = [json.loads(line) for line in args.questions.read_text(encoding="utf-8").splitlines()]
+    questions = [row["question"] for row in rows]
+    answers = [[row["answer"]] if isinstance(row["answer"], str) else row["answer"] for row in rows]
+    wanted = [[normalise(answer) for answer in each] for each in answers]
+    texts = [passages.text(row) for row in range(len(passages))]
+    normalised = [normalise(text) for text in texts]
+    k = max(args.ks)
+
+    def recall(found: np.ndarray) -> dict[str, float]:
+        first = np.full(len(questions), k)
+        for number, each in enumerate(found):
+            for rank, row in enumerate(each):
+                if row >= 0 and any(answer in normalised[row] for answer in wanted[number]):
+                    first[number] = rank
+                    break
+        return {str(depth): round(100 * float((first < depth).mean()), 1) for depth in args.ks}
+
+    table: dict[str, dict[str, float]] = {}
+    for pair in args.models:
+        name, _, checkpoint = pair.partition("=")
+        if not checkpoint:
+            parser.error(f"--models takes NAME=CHECKPOINT, but got {pair!r}")
+        started = time.perf_counter()
+        table[name] = recall(dense_rows(checkpoint, args, passages, questions, k))
+        table[name]["seconds"] = round(time.perf_counter() - started, 1)
+    if not args.no_bm25:
+        table["BM25"] = recall(bm25_rows(passages, texts, questions, k))
+
+    print(f"\n{len(questions):,} questions over {len(passages):,} passages, recall in percent by answer string\n")
+    print("| retriever |" + "".join(f" recall@{depth} |" for depth in args.ks) + "\n|---|" + "---|" * len(args.ks))
+    for name, figures in table.items():
+        print(f"| {name} |" + "".join(f" {figures[str(depth)]:.1f} |" for depth in args.ks))
+    if args.output:
+        args.output.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
