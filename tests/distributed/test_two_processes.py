@@ -1,13 +1,15 @@
 """Two gloo processes train as one: the same losses and weights, one generation at a time, whatever each rank masks."""
 
 import json
+import time
 from collections import Counter
 
 import pytest
-from launching import finish, run_ranks, start_trainer
+from launching import finish, start_ranks, start_trainer
 from safetensors.torch import load_file
 from tiny_worlds import fact_world, uneven_world
 
+from realm_hf.training.checkpoints import list_checkpoints
 from realm_hf.training.tracking import read_log
 
 pytestmark = pytest.mark.multiprocess
@@ -41,8 +43,8 @@ def test_two_ranks_with_accumulation_equal_one_process_with_the_same_global_batc
         "marginalization": marginalization,
         "dropout": 0.1,  # the masks follow the micro-batch's place in the global batch
     }
-    run_ranks(uneven, tmp_path / "two", 2, gradient_accumulation_steps=2, **settings)
-    finish([start_trainer(uneven, tmp_path / "one", gradient_accumulation_steps=4, **settings)])
+    two_ranks = start_ranks(uneven, tmp_path / "two", 2, gradient_accumulation_steps=2, **settings)
+    finish([*two_ranks, start_trainer(uneven, tmp_path / "one", gradient_accumulation_steps=4, **settings)])
 
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-4)
     one, two = (load_file(tmp_path / run / "model" / "model.safetensors") for run in ("one", "two"))
@@ -60,7 +62,7 @@ def test_two_ranks_with_accumulation_equal_one_process_with_the_same_global_batc
 
 def test_ranks_always_search_one_generation_while_it_is_refreshed_asynchronously(tmp_path):
     fact_world(tmp_path / "world")
-    run_ranks(
+    ranks = start_ranks(
         tmp_path / "world",
         tmp_path / "run",
         2,
@@ -72,7 +74,22 @@ def test_ranks_always_search_one_generation_while_it_is_refreshed_asynchronously
         on_stale="wait",
         save_steps=0,
     )
+    finish(ranks)
     searched = [[record["generation"] for record in rank_log(tmp_path / "run", rank)] for rank in (0, 1)]
     assert searched[0] == searched[1]
     counts = Counter(searched[0])
     assert len(counts) >= 2 and sum(counts.values()) == 24
+
+
+def test_sigterm_to_one_rank_stops_both_at_the_same_step_with_one_checkpoint(uneven, tmp_path):
+    run = tmp_path / "run"
+    ranks = start_ranks(uneven, run, 2, max_steps=4000, per_device_train_batch_size=2, save_steps=0)
+    deadline = time.monotonic() + 120
+    while len(losses(run)) < 3 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    ranks[1].terminate()
+    printed = finish(ranks)
+    last = len(losses(run))
+    assert f"stopped at step {last}" in printed[0]
+    assert [checkpoint.step for checkpoint in list_checkpoints(run / "checkpoints")] == [last]
+    assert len(rank_log(run, 0)) == len(rank_log(run, 1)) == last

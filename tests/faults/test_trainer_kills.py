@@ -48,8 +48,7 @@ def test_run_killed_in_mid_accumulation_and_in_mid_checkpoint_repeats_every_loss
     # Weights of another seed: what a resumed run computes with can only come from its checkpoint.
     for sitting, place in enumerate(["5.1", "save.9"]):
         process = start_trainer(world, run, **RUN, die_in=place, resume=sitting > 0, model_seed=sitting)
-        output, _ = process.communicate(timeout=120)
-        assert process.returncode == -signal.SIGKILL, output
+        assert process.wait() == -signal.SIGKILL, process.output
     assert [checkpoint.step for checkpoint in list_checkpoints(run / "checkpoints")] == [3, 6]
     finish([start_trainer(world, run, **RUN, resume=True, model_seed=7)])
     assert losses(run) == losses(uninterrupted)
@@ -64,14 +63,13 @@ def test_run_killed_at_twenty_random_moments_repeats_every_loss(world, uninterru
         process = start_trainer(world, run, **RUN, resume=run.exists(), model_seed=kills)
         _wait_for_step(run, process, chance.randint(0, 12), deadline)
         time.sleep(chance.uniform(0, 0.4))
-        if process.poll() is not None:
+        if process.returncode is not None:
             # It was done before the moment came; a finished run is begun anew from its oldest checkpoint.
             finish([process])
             assert losses(run) == losses(uninterrupted)
             run = tmp_path / f"run-{kills}"
             continue
         process.kill()
-        process.communicate()
         kills += 1
     finish([start_trainer(world, run, **RUN, resume=True, model_seed=99)])
     assert losses(run) == losses(uninterrupted)
@@ -96,6 +94,6 @@ def test_sigterm_writes_a_checkpoint_stops_the_builder_and_says_so(world, tmp_pa
 
 def _wait_for_step(run, process, step, deadline):
     """Until the log holds `step`, or the process has ended."""
-    while process.poll() is None and max(losses(run), default=0) < step:
+    while process.returncode is None and max(losses(run), default=0) < step:
         assert time.monotonic() < deadline, "the trainer takes too long"
         time.sleep(0.02)

@@ -176,7 +176,7 @@ class TrainingLoop(ABC):
         interrupted = self.step < self.args.max_steps
         extra: dict[str, Any] = {}
         if interrupted:
-            self._say(f"SIGTERM: stopped after step {self.step}; go on with resume_from_checkpoint=true.")
+            logger.warning("SIGTERM: stopped after step %d; go on with resume_from_checkpoint=true.", self.step)
         else:
             extra = self.finish()
             self._evaluate()
@@ -304,9 +304,8 @@ class TrainingLoop(ABC):
             self.log.write({"step": self.step, **record})
 
     def _say(self, message: str) -> None:
-        if self.accelerator.is_main_process:
+        if self.accelerator.is_main_process and not self.progress.say(message):
             logger.info(message)
-            self.progress.say(message)
 
     def _call(self, hook: str, *arguments: Any) -> None:
         for callback in self.callbacks:

@@ -147,10 +147,11 @@ class Progress:
             {name: f"{record[name]:.3g}" for name in figures if isinstance(record.get(name), float)}, refresh=False
         )
 
-    def say(self, message: str) -> None:
-        """Print a line above the bar."""
+    def say(self, message: str) -> bool:
+        """Print a line above the bar; false where there is none."""
         if not self._bar.disable:
             self._bar.write(message)
+        return not self._bar.disable
 
     def close(self) -> None:
         """Leave the bar as it stands."""
