@@ -97,13 +97,13 @@ class RealmRetriever:
         threads: int | None = None,
     ) -> Self:
         """
-        A retriever over an open generation; the generation stays the caller's to close.
+        A retriever over an open generation, which stays the caller's to close.
 
         Args:
             passages ([`PassageStore`] or `Dataset`): The passages that it was built from.
             generation ([`Generation`]): From [`GenerationStore.open`].
-            tokenizer (`PreTrainedTokenizerBase`, *optional*): See [`RealmRetriever`].
-            threads (`int`, *optional*): See [`RealmRetriever`].
+            tokenizer (`PreTrainedTokenizerBase`, *optional*): As for the class.
+            threads (`int`, *optional*): As for the class.
         """
         retriever = cls(passages, tokenizer, index=generation.index, threads=threads)
         retriever.swap(generation)
@@ -114,11 +114,7 @@ class RealmRetriever:
 
     @property
     def index(self) -> faiss.Index:
-        """The index that is searched.
-
-        Raises:
-            ValueError: If the retriever has none yet.
-        """
+        """The index that is searched; a `ValueError` if there is none yet."""
         return self._served_index().index
 
     @property
@@ -281,7 +277,9 @@ class RealmRetriever:
 
         Raises:
             FileNotFoundError: If the directory does not hold a retriever.
-            ValueError: If a file is missing, cut or changed, or the parts do not fit.
+            ValueError: If a file is missing or cut, or the parts do not fit.
+            CorruptGenerationError: If a file was changed (found with `"sha256"` only).
+            IndexFileError: If the index file is none that may be loaded.
         """
         folder = Path(pretrained_model_name_or_path)
         files = load_retriever_files(folder, mmap=mmap, verify=verify)

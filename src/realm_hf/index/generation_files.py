@@ -96,7 +96,7 @@ def check_hash(path: Path, found: str, record: FileRecord) -> None:
     if found != record.sha256:
         raise CorruptGenerationError(
             f"{path} was changed after it was written: its SHA-256 is {found[:16]}..., the manifest says "
-            f"{record.sha256[:16]}...; quarantine the generation and build another."
+            f"{record.sha256[:16]}...; the file is damaged, build or save it again."
         )
 
 

@@ -107,7 +107,9 @@ def load_retriever_files(
 
     Raises:
         FileNotFoundError: If there is no retriever in `folder`.
-        ValueError: If a file is missing, cut or changed, or the parts do not fit each other.
+        ValueError: If a file is missing or cut.
+        CorruptGenerationError: If a file was changed (found with `"sha256"` only).
+        IndexFileError: If the index file is damaged or does not fit the manifest.
     """
     path = folder / MANIFEST
     if not path.is_file():
