@@ -92,7 +92,9 @@ def test_a_builder_killed_at_random_moments_comes_back(slow_run, slow_embedder, 
     kills = 20 if full else 3
     chance = random.Random(0)
     with slow_run.lock():
-        refresher = AsyncRefresher(slow_run, ALONE, retry_seconds=0.02, max_failures=None, keep_generations=2)
+        refresher = AsyncRefresher(
+            slow_run, ALONE, retry_seconds=0.02, builder_nice=0, max_failures=None, keep_generations=2
+        )
         refresher.start()
         refresher.submit(1, slow_embedder)
         info = refresher.wait(120)
@@ -128,7 +130,7 @@ def test_a_builder_killed_at_random_moments_comes_back(slow_run, slow_embedder, 
 
 def test_a_builder_that_hangs_is_killed_and_replaced(slow_run, slow_embedder):
     with slow_run.lock():
-        refresher = AsyncRefresher(slow_run, ALONE, heartbeat_timeout=60, retry_seconds=0.02)
+        refresher = AsyncRefresher(slow_run, ALONE, heartbeat_timeout=60, retry_seconds=0.02, builder_nice=0)
         refresher.start()
         refresher.submit(1, slow_embedder)
         build = wait_for_build(refresher)

@@ -126,8 +126,12 @@ class Builder:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a builder; returns its exit code."""
-    options = _parser().parse_args(arguments)
+    """Parse the command line and run a builder; returns its exit code."""
+    return run(_parser().parse_args(arguments))
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run a builder with the options of [`add_arguments`]; returns its exit code."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     logging.getLogger("realm_hf").setLevel(logging.INFO)
     if options.nice:
@@ -136,8 +140,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         torch.set_num_threads(options.threads)
         faiss.omp_set_num_threads(options.threads)
     try:
-        run = RunDirectory.open(options.run)
-        builder = Builder(run, name=options.name, device=options.device, team=_team())
+        directory = RunDirectory.open(options.run)
+        builder = Builder(directory, name=options.name, device=options.device, team=_team())
     except (RunDirectoryError, OSError, ValueError) as error:
         logger.error("%s", error)
         return EXIT_UNUSABLE
@@ -188,6 +192,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="where to embed, such as cuda:1 (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=None, help="processor threads (default: the libraries' own)")
     parser.add_argument("--nice", type=int, default=0, help="niceness to add, for a processor that others use too")
+    parser.add_argument("--name", help=argparse.SUPPRESS)  # of the heartbeat file: the trainer knows it beforehand
     parser.add_argument(
         "--poll-seconds", type=float, default=2.0, help="with --watch: pause between looks (default: %(default)s)"
     )
@@ -196,7 +201,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m realm_hf.training.builder", description=__doc__.splitlines()[0])
     add_arguments(parser)
-    parser.add_argument("--name", help="name of the heartbeat file")
     return parser
 
 
