@@ -14,7 +14,7 @@ from realm_hf.data.passage_store import PassageStore
 from realm_hf.index.generations import GenerationStore
 from realm_hf.training.build import build_generation
 from realm_hf.training.run_directory import RunDirectory
-from realm_hf.training.snapshots import load_snapshot, write_snapshot
+from realm_hf.training.snapshots import load_snapshot, read_snapshot, write_snapshot
 
 pytestmark = pytest.mark.multiprocess
 
@@ -94,3 +94,13 @@ def test_ranks_that_embed_a_share_each_build_what_one_process_builds(told, share
         np.testing.assert_allclose(together.embeddings, single.embeddings, atol=1e-6)
         assert together.info.embedder_fingerprint == single.info.embedder_fingerprint
     assert not list((shared_run.root / "shards").iterdir()), "the shares are removed once they are joined"
+
+
+def test_a_builder_under_a_launcher_builds_once_and_not_once_a_rank(told, shared_run):
+    assert [rank["exit_code"] for rank in told] == [0, 0]
+    assert [info.snapshot_step for info in GenerationStore(shared_run.index).list()].count(4) == 1
+
+
+def test_a_sharded_embedder_is_copied_whole_on_rank_0(told, shared_run):
+    assert told[0]["sharded"] == read_snapshot(shared_run, "step-1-e0").fingerprint
+    assert told[1]["sharded"] is None

@@ -11,9 +11,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from realm_hf.index.fingerprints import state_fingerprint
+from realm_hf.training import builder
 from realm_hf.training.refresh import make_refresher
 from realm_hf.training.run_directory import RunDirectory
-from realm_hf.training.snapshots import load_snapshot
+from realm_hf.training.snapshots import copy_embedder_state, load_snapshot, write_snapshot
 from realm_hf.training.swap import SwapCoordinator
 
 
@@ -64,13 +66,33 @@ def build_together(accelerator: SimpleNamespace, run: RunDirectory) -> dict[str,
     return {"built": None if info is None else info.name}
 
 
+def build_by_launcher(run: RunDirectory) -> dict[str, Any]:
+    """`realm-hf build-index` under `torchrun`: the newest snapshot, once, by both ranks."""
+    return {"exit_code": builder.main([str(run.root), "--once"])}
+
+
+def copy_sharded_weights(run: RunDirectory) -> dict[str, Any]:
+    """What a snapshot of an embedder under FSDP2 would hold, as its fingerprint."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    embedder = load_snapshot(run, "step-1-e0")
+    fully_shard(embedder, mesh=init_device_mesh("cpu", (2,)))
+    state = copy_embedder_state(embedder)
+    return {"sharded": state_fingerprint(state) if state else None}
+
+
 def main() -> None:
     rank, port, folder = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, RANK=str(rank), WORLD_SIZE="2")
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     accelerator = SimpleNamespace(process_index=rank, num_processes=2, device=torch.device("cpu"))
-    told = swap_through_800_steps(rank, accelerator) | build_together(accelerator, RunDirectory.open(sys.argv[4]))
+    run = RunDirectory.open(sys.argv[4])
+    told = swap_through_800_steps(rank, accelerator) | build_together(accelerator, run)
+    if rank == 0:
+        write_snapshot(run, load_snapshot(run, "step-1-e0"), 4, 0)
+    told |= build_by_launcher(run) | copy_sharded_weights(run)
     (folder / f"rank-{rank}.json").write_text(json.dumps(told), encoding="utf-8")
     dist.destroy_process_group()
 

@@ -141,7 +141,8 @@ def run(options: argparse.Namespace) -> int:
         faiss.omp_set_num_threads(options.threads)
     try:
         directory = RunDirectory.open(options.run)
-        builder = Builder(directory, name=options.name, device=options.device, team=_team())
+        team, device = _team(options.device)
+        builder = Builder(directory, name=options.name, device=device, team=team)
     except (RunDirectoryError, OSError, ValueError) as error:
         logger.error("%s", error)
         return EXIT_UNUSABLE
@@ -173,14 +174,15 @@ def _watch(builder: Builder, poll_seconds: float) -> int:
     return EXIT_BUILT
 
 
-def _team() -> Team:
-    """The ranks of `accelerate launch` or `torchrun`, if this is one of them."""
+def _team(device: str) -> tuple[Team, str]:
+    """The ranks of `accelerate launch` or `torchrun`, if this is one of them, and this rank's device."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return Team()
+        return Team(), device
     from accelerate import PartialState
 
-    state = PartialState()
-    return Team(state.process_index, state.num_processes)
+    # Unless told so, accelerate takes several processes without a GPU for one process each.
+    state = PartialState(cpu=device == "cpu")
+    return Team(state.process_index, state.num_processes), str(state.device)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
