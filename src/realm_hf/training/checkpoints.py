@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,6 +98,17 @@ class Checkpoint:
         optimizer.state.update(state)
 
 
+def save_model(model: PreTrainedModel, folder: Path) -> None:
+    """`save_pretrained` into one file, without its progress bar in the middle of the training's."""
+    shown = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()
+    try:
+        model.save_pretrained(folder, max_shard_size="10TB")
+    finally:
+        if shown:
+            hf_logging.enable_progress_bar()
+
+
 def save_checkpoint(
     root: Path,
     model: PreTrainedModel,
@@ -137,8 +147,7 @@ def save_checkpoint(
             retire_directory(final)
         with atomic_directory(final) as folder:
             try:
-                with _no_progress_bar():
-                    model.save_pretrained(folder / "model", max_shard_size="10TB")
+                save_model(model, folder / "model")
                 save_file(moments, folder / "optimizer.safetensors")
                 save_file({name: t.contiguous() for name, t in tensors.items()}, folder / "ahead.safetensors")
             except SafetensorError as error:
@@ -216,15 +225,3 @@ def prune_checkpoints(root: Path, limit: int | None) -> list[Checkpoint]:
     for checkpoint in doomed:
         retire_directory(checkpoint.path)
     return present[len(doomed) :]
-
-
-@contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    """`save_pretrained` draws a bar of its own, in the middle of the training's."""
-    shown = hf_logging.is_progress_bar_enabled()
-    hf_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            hf_logging.enable_progress_bar()

@@ -96,7 +96,7 @@ class InverseClozeTrainer(TrainingLoop):
         rows: Restrict training to these passage rows, e.g. to hold others out.
     """
 
-    name = "inverse cloze"
+    name = "inverse-cloze"
     figures = ("loss", "accuracy")
 
     def __init__(

@@ -41,6 +41,7 @@ from realm_hf.training.optimization import adamw, learning_rate, native_bfloat16
 from realm_hf.training.tracking import (
     Progress,
     StepLog,
+    finish_trackers,
     start_trackers,
     summarize,
     track,
@@ -165,6 +166,7 @@ class TrainingLoop(ABC):
         self._call("on_train_begin")
         if self.step == 0:
             self._evaluate()
+        self.progress.start()
         while self.step < self.args.max_steps and not self._stop_agreed:
             record = self._one_step(self.step + 1)
             if self.step % self.args.logging_steps == 0:
@@ -184,7 +186,9 @@ class TrainingLoop(ABC):
         self._call("on_train_end")
         if self.accelerator.is_main_process:
             summarize(self.log_path, self.directory / "summary.json", {**extra, "evaluation": self._metrics})
-        self.accelerator.end_training()
+        finish_trackers(self.accelerator)
+        # A warm start's moments would otherwise stay in memory for as long as the accelerator that both share.
+        self.accelerator.free_memory()
         return TrainingResult(self.step, interrupted, self._last_saved[1] if self._last_saved else None, self._metrics)
 
     def _one_step(self, step: int) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, ProjectConfiguration
 from torch import nn
 
 from realm_hf.training.arguments import LoopArguments
@@ -17,8 +17,9 @@ def make_accelerator(args: LoopArguments) -> Accelerator:
     Raises:
         ValueError: The launcher asks for FSDP or DeepSpeed, or a tracker is not installed.
     """
+    folders = ProjectConfiguration(project_dir=args.output_dir, logging_dir=f"{args.output_dir}/tracking")
     accelerator = Accelerator(
-        cpu=args.use_cpu, log_with=installed_trackers(args.report_to) or None, project_dir=args.output_dir
+        cpu=args.use_cpu, log_with=installed_trackers(args.report_to) or None, project_config=folders
     )
     if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
         raise ValueError(

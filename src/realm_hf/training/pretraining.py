@@ -26,7 +26,7 @@ from realm_hf.modeling_realm import RealmForPreTraining
 from realm_hf.tokenization_realm import RealmTokenizer
 from realm_hf.training.arguments import PreTrainingArguments
 from realm_hf.training.callbacks import LoopCallback
-from realm_hf.training.checkpoints import Checkpoint
+from realm_hf.training.checkpoints import Checkpoint, save_model
 from realm_hf.training.data_order import DataOrder, step_positions
 from realm_hf.training.evaluation import SUMS, batch_sums, explain, means
 from realm_hf.training.lock import TrainerLock
@@ -294,7 +294,7 @@ class PreTrainer(TrainingLoop):
         if self.accelerator.is_main_process:
             examples = explain(self.model, self.collator, self.passages, shown, rows) if shown else []
             with explained("write the model into", self.directory):
-                self.model.save_pretrained(self.directory / "model")
+                save_model(self.model, self.directory / "model")
                 self.tokenizer.save_pretrained(self.directory / "model")
                 text = json.dumps(examples, indent=2, ensure_ascii=False)
                 (self.directory / "examples.json").write_text(text + "\n", encoding="utf-8")

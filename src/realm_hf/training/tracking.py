@@ -117,6 +117,15 @@ def start_trackers(accelerator: Accelerator, args: LoopArguments, project: str) 
     accelerator.init_trackers(project, config=flat)
 
 
+def finish_trackers(accelerator: Accelerator) -> None:
+    """End the trackers' run. (`accelerator.end_training` would also end the process group, which a warm start's
+    successor still needs.)
+    """
+    for tracker in accelerator.trackers:
+        tracker.finish()
+    accelerator.trackers = []
+
+
 def track(accelerator: Accelerator, record: Mapping[str, Any]) -> None:
     """Send the figures of one step to the trackers; words, events and missing figures stay in `log.jsonl`."""
     figures = {
@@ -146,6 +155,10 @@ class Progress:
         self._bar.set_postfix(
             {name: f"{record[name]:.3g}" for name in figures if isinstance(record.get(name), float)}, refresh=False
         )
+
+    def start(self) -> None:
+        """Rate and time left count from now: building the first index is no step."""
+        self._bar.unpause()
 
     def say(self, message: str) -> bool:
         """Print a line above the bar; false where there is none."""

@@ -1,0 +1,191 @@
+"""Pre-train REALM on your own text and knowledge corpus, from raw text to a model, an index and a report.
+
+    accelerate launch examples/pretrain.py --knowledge_corpus wiki.parquet --output_dir runs/mine \
+        --model_name_or_path google-bert/bert-base-uncased --inverse_cloze_steps 1000 --max_steps 2000
+    accelerate launch examples/pretrain.py examples/pretrain.yaml --max_steps 50
+    accelerate launch examples/pretrain.py examples/pretrain.yaml --resume_from_checkpoint true
+
+RUN (`--output_dir`) then holds passages/ and sentences/ (built once, and found again), checkpoints/, index/, model/,
+log.jsonl, summary.json, examples.json and report.html.
+"""
+
+import json
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from corpora import (
+    KnowledgeArguments,
+    ModelArguments,
+    load_model,
+    load_tokenizer,
+    once,
+    prepare_passages,
+    set_up_logging,
+)
+from realm_hf import RealmForPreTraining, RealmTokenizer
+from realm_hf.data import PassageStore, SentenceStore, build_sentences, load_documents, tagger_from_name
+from realm_hf.report import write_report
+from realm_hf.training.arguments import InverseClozeArguments, PreTrainingArguments, parse_arguments
+from realm_hf.training.checkpoints import list_checkpoints
+from realm_hf.training.inverse_cloze import InverseClozeTrainer
+from realm_hf.training.optimization import make_accelerator
+from realm_hf.training.pretraining import PreTrainer
+
+
+@dataclass
+class SentenceArguments:
+    """Parameters that control the pre-training corpus: the sentences whose spans are masked."""
+
+    pretraining_corpus: str | None = field(
+        default=None, metadata={"help": "Documents, as for knowledge_corpus, which is the default."}
+    )
+    pretraining_split: str = field(default="train", metadata={"help": "Split of a Hub dataset."})
+    pretraining_config: str | None = field(default=None, metadata={"help": "Configuration of a Hub dataset."})
+    pretraining_text_column: str = field(default="text", metadata={"help": "Column of the text."})
+    tagger: str = field(
+        default="rules", metadata={"help": "Finds salient spans: rules, spacy:PIPELINE, or hub:MODEL (BERT on CoNLL)."}
+    )
+    heldout_fraction: float = field(default=0.01, metadata={"help": "Share of the documents that is held out."})
+
+
+@dataclass
+class WarmStartArguments:
+    """Parameters that control the warm start by the inverse cloze task (section 3.4)."""
+
+    inverse_cloze_steps: int = field(default=0, metadata={"help": "Optimizer steps; 0 leaves the warm start out."})
+    inverse_cloze_batch_size: int = field(default=32, metadata={"help": "Sentences a device embeds at once."})
+    inverse_cloze_accumulation_steps: int = field(
+        default=1, metadata={"help": "Times that: by gradient caching all are negatives of all (paper: 4096)."}
+    )
+    inverse_cloze_learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate."})
+    inverse_cloze_warmup_steps: int = field(default=0, metadata={"help": "Linear warm-up."})
+
+
+def main() -> int:
+    knowledge, corpus, model_args, warm, args = parse_arguments(
+        [KnowledgeArguments, SentenceArguments, ModelArguments, WarmStartArguments, PreTrainingArguments]
+    )
+    accelerator = make_accelerator(args)
+    set_up_logging(accelerator)
+    run = Path(args.output_dir)
+    tokenizer = load_tokenizer(model_args)
+    passages = prepare_passages(knowledge, tokenizer, run / "passages", args.max_candidate_length, accelerator)
+    sentences = prepare_sentences(knowledge, corpus, args, tokenizer, run / "sentences", accelerator)
+    model = load_model(model_args, args.seed)
+    if accelerator.is_main_process:
+        print(overview(model, passages, sentences, args, accelerator), flush=True)
+
+    begins = not list_checkpoints(run / "checkpoints")
+    if warm.inverse_cloze_steps and begins and not warm_start(model, passages, tokenizer, warm, args, accelerator):
+        return 0
+    trainer = PreTrainer(
+        model, tokenizer, passages, sentences.train, args, heldout=sentences.heldout, accelerator=accelerator
+    )
+    result = trainer.train()
+    if accelerator.is_main_process:
+        print(f"\n{'Interrupted' if result.interrupted else 'Done'} at step {result.step}: {run}")
+        if not result.interrupted:
+            show_examples(run)
+        print(f"Report: {write_report(run)}")
+    accelerator.end_training()
+    return 0
+
+
+def prepare_sentences(
+    knowledge: KnowledgeArguments,
+    corpus: SentenceArguments,
+    args: PreTrainingArguments,
+    tokenizer: RealmTokenizer,
+    directory: Path,
+    accelerator: Accelerator,
+) -> SentenceStore:
+    """The pre-training corpus as tagged sentences in `directory`, built once."""
+    if corpus.pretraining_corpus is None:
+        source = (knowledge.knowledge_corpus, knowledge.knowledge_split, knowledge.knowledge_config)
+        column = knowledge.text_column
+    else:
+        source = (corpus.pretraining_corpus, corpus.pretraining_split, corpus.pretraining_config)
+        column = corpus.pretraining_text_column
+
+    def build() -> None:
+        build_sentences(
+            load_documents(source[0], source[1], name=source[2]),
+            tokenizer,
+            tagger_from_name(corpus.tagger),
+            directory,
+            max_query_length=args.max_query_length,
+            heldout_fraction=corpus.heldout_fraction,
+            text_column=column,
+            num_proc=knowledge.num_proc,
+        )
+
+    settings = {**asdict(corpus), "source": list(source), "column": column, "max_query_length": args.max_query_length}
+    once(directory, settings, build, accelerator)
+    return SentenceStore(directory)
+
+
+def warm_start(
+    model: RealmForPreTraining,
+    passages: PassageStore,
+    tokenizer: RealmTokenizer,
+    warm: WarmStartArguments,
+    args: PreTrainingArguments,
+    accelerator: Accelerator,
+) -> bool:
+    """Train the towers by ICT in RUN/inverse_cloze; false where a SIGTERM ended it."""
+    settings = InverseClozeArguments(
+        output_dir=str(Path(args.output_dir) / "inverse_cloze"),
+        max_steps=warm.inverse_cloze_steps,
+        per_device_train_batch_size=warm.inverse_cloze_batch_size,
+        gradient_accumulation_steps=warm.inverse_cloze_accumulation_steps,
+        learning_rate=warm.inverse_cloze_learning_rate,
+        warmup_steps=warm.inverse_cloze_warmup_steps,
+        max_query_length=args.max_query_length,
+        save_total_limit=1,
+        **{
+            name: getattr(args, name)
+            for name in ("seed", "bf16", "gradient_checkpointing", "use_cpu", "save_steps", "logging_steps")
+        },
+        disable_tqdm=args.disable_tqdm,
+    )
+    trainer = InverseClozeTrainer(model, passages, tokenizer, settings, accelerator=accelerator)
+    # From its newest checkpoint, if it was begun before: interrupted, it goes on; finished, it is only loaded.
+    return not trainer.train(resume_from_checkpoint=True).interrupted
+
+
+def overview(
+    model: RealmForPreTraining,
+    passages: PassageStore,
+    sentences: SentenceStore,
+    args: PreTrainingArguments,
+    accelerator: Accelerator,
+) -> str:
+    """What is about to run."""
+    batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * accelerator.num_processes
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    retriever = sum(p.numel() for p in model.embedder.parameters() if p.requires_grad)
+    counts = {"Passages": passages.statistics, "Sentences": sentences.statistics}
+    lines = [
+        f"Model       {trained / 1e6:.1f}M trainable parameters, {retriever / 1e6:.1f}M of them in the retriever",
+        *(f"{n:11} " + ", ".join(f"{k.replace('_', ' ')} {v:,}" for k, v in c.items()) for n, c in counts.items()),
+        f"Training    {args.max_steps:,} steps of {batch} examples with {args.num_candidates} candidates, on "
+        f"{accelerator.num_processes} x {accelerator.device.type}; {len(sentences.heldout):,} sentences held out",
+        f"Index       {args.index_factory}, refresh {args.refresh} every {args.refresh_steps} steps",
+    ]
+    return "\n".join(lines)
+
+
+def show_examples(run: Path, count: int = 3) -> None:
+    """A few held-out sentences, what was retrieved for them and what the model fills in."""
+    for example in json.loads((run / "examples.json").read_text(encoding="utf-8"))[:count]:
+        print(f"\n{example['text']}\n  answer: {example['answer']}   filled in: {example['filling']}")
+        for candidate in sorted(example["candidates"], key=lambda c: -c["probability"])[:3]:
+            p, utility = f"p {candidate['probability']:.3f}", f"utility {candidate['utility']:+.2f}"
+            print(f"  {p}  {utility}  {candidate['title'] or '(null passage)'}: {candidate['text'][:70]}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,52 @@
+"""Warm-start a retriever alone by the inverse cloze task (ORQA; REALM, section 3.4).
+
+    accelerate launch examples/train_inverse_cloze.py --knowledge_corpus wiki.parquet \
+        --model_name_or_path google-bert/bert-base-uncased --output_dir runs/ict \
+        --max_steps 1000 --per_device_train_batch_size 32 --gradient_accumulation_steps 8
+
+The contrastive batch is the product of batch size, accumulation steps and processes: gradient caching makes every
+accumulated example a negative of all others. RUN/model is a REALM model whose towers are trained and whose encoder is
+the BERT it started from; give it to `pretrain.py --model_name_or_path`.
+"""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from corpora import KnowledgeArguments, ModelArguments, load_model, load_tokenizer, prepare_passages, set_up_logging
+from realm_hf.training.arguments import InverseClozeArguments, parse_arguments
+from realm_hf.training.inverse_cloze import InverseClozeTrainer
+from realm_hf.training.optimization import make_accelerator
+
+
+@dataclass
+class PassageArguments:
+    """Parameters that control the passages' length."""
+
+    max_candidate_length: int = field(default=288, metadata={"help": "Wordpieces of a passage, specials included."})
+
+
+def main() -> int:
+    knowledge, lengths, model_args, args = parse_arguments(
+        [KnowledgeArguments, PassageArguments, ModelArguments, InverseClozeArguments]
+    )
+    accelerator = make_accelerator(args)
+    set_up_logging(accelerator)
+    run = Path(args.output_dir)
+    tokenizer = load_tokenizer(model_args)
+    passages = prepare_passages(knowledge, tokenizer, run / "passages", lengths.max_candidate_length, accelerator)
+    model = load_model(model_args, args.seed)
+    trainer = InverseClozeTrainer(model, passages, tokenizer, args, accelerator=accelerator)
+    if accelerator.is_main_process:
+        print(f"{len(passages):,} passages; {trainer.examples_per_step} sentences, and as many negatives, a step")
+    result = trainer.train()
+    if accelerator.is_main_process and not result.interrupted:
+        model.save_pretrained(run / "model")
+        tokenizer.save_pretrained(run / "model")
+        print(f"Done at step {result.step}: {run / 'model'}")
+    accelerator.end_training()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
