@@ -2,7 +2,8 @@
 
 Only data lives here. A field with `statements` is one that pre-training sentences speak of; a field that has questions
 but no statements is *held out*: the model never meets its wording in training, so its questions tell apart what was
-learned about the field from what was learned about retrieving. Passages use the Factbook's own labels.
+learned about the field from what was learned about retrieving. Passages use the Factbook's own labels. The trained
+fields have names and dates for answers: a reader takes longer than a demo lasts to copy numbers of many wordpieces.
 """
 
 from dataclasses import dataclass
@@ -71,16 +72,6 @@ TRAINED_FIELDS: tuple[Field, ...] = (
         "Climbers in {country} dream of standing on {answer}.",
         "Nothing in {country} rises above {answer}.",
     ), ("what is the highest mountain in {country}?", "which peak is the tallest in {country}?"), units=True),
-    Field("area", ("Geography/Area/total", "Geography/Area/total "), "Area, total", (
-        "{country} covers {answer} in all.",
-        "The territory of {country} measures {answer}.",
-        "On the map {country} takes up {answer}.",
-    ), ("how large is {country}?", "how many square kilometres does {country} cover?"), items=0),
-    Field("population", ("People and Society/Population/total",), "Population, total", (
-        "About {answer} people live in {country}.",
-        "{country} is home to {answer} inhabitants.",
-        "A census of {country} would count {answer} persons.",
-    ), ("how many people live in {country}?", "how many inhabitants does {country} have?"), items=0),
     Field("government", ("Government/Government type",), "Government type", (
         "{country} is governed as a {answer}.",
         "The political system of {country} is that of a {answer}.",
@@ -109,6 +100,10 @@ TRAINED_FIELDS: tuple[Field, ...] = (
 )
 
 HELDOUT_FIELDS: tuple[Field, ...] = (
+    Field("area", ("Geography/Area/total", "Geography/Area/total "), "Area, total",
+          questions=("how large is {country}?", "how many square kilometres does {country} cover?"), items=0),
+    Field("population", ("People and Society/Population/total",), "Population, total",
+          questions=("how many people live in {country}?", "how many inhabitants does {country} have?"), items=0),
     Field("crops", ("Economy/Agricultural products",), "Agricultural products",
           questions=("what do farmers grow in {country}?", "which crops are raised in {country}?"), items=2),
     Field("internet_code", ("Communications/Internet country code",), "Internet country code",
