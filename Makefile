@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # Everything that a test run writes stays in the checkout.
 SCRATCH := $(CURDIR)/.cache/tmp
 export NO_MKDOCS_2_WARNING := 1
-CODE := src tests examples $(wildcard benchmarks)
+CODE := src tests examples docs $(wildcard benchmarks)
 
 .PHONY: help demo test faults bench style quality docs constraints clean
 .DEFAULT_GOAL := help

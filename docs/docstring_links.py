@@ -1,9 +1,11 @@
 """Turns the docstrings' Hugging Face notation into what mkdocstrings reads.
 
 [`RealmEmbedder`] and [`~RealmForPreTraining.from_bert`] become links where the reference has such an entry, and the
-type notes "(`torch.Tensor` of shape `(B, D)`, *optional*)" lose the marks that would be shown as they are.
+type notes "(`torch.Tensor` of shape `(B, D)`, *optional*)" lose the marks that would be shown as they are. Fields of
+the argument dataclasses are listed with their `help`.
 """
 
+import ast
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -25,6 +27,8 @@ class DocstringLinks(griffe.Extension):
         objects = list(_own_members(pkg))
         places = {item.name: item.path for item in objects if item.is_class or item.is_function}
         for item in objects:
+            if item.is_class and item.docstring:
+                item.docstring.value += _fields_with_help(item)
             if item.docstring:
                 item.docstring.value = _rewrite(item.docstring.value, places)
 
@@ -35,6 +39,18 @@ def _own_members(parent: griffe.Object) -> list[griffe.Object]:
         if not member.is_alias:
             found += _own_members(member)
     return found
+
+
+def _fields_with_help(kind: griffe.Object) -> str:
+    """An `Args:` section from the `help` of the fields of a dataclass that the command line is parsed into."""
+    fields = [(name, item) for name, item in kind.members.items() if not item.is_alias and item.is_attribute]
+    lines = [
+        f"    {name}: {ast.literal_eval(node.values[0])}"
+        for name, item in fields
+        for node in ast.walk(ast.parse(str(item.value or "None")))
+        if isinstance(node, ast.Dict) and [getattr(key, "value", None) for key in node.keys] == ["help"]
+    ]
+    return "\n\nArgs:\n" + "\n".join(lines) if lines else ""
 
 
 def _rewrite(text: str, places: dict[str, str]) -> str:
