@@ -187,10 +187,12 @@ def test_collection_keeps_the_served_generation_and_the_snapshot_behind_it(run, 
     infos = []
     for step in (0, 5, 10):
         infos.append(refresher.build(step, perturb(embedder)))
+        (run.shards / f"step-{step}-e0-1234abcd").mkdir(parents=True)  # as ranks that were killed leave them
         refresher.mark_served(infos[0])
     refresher.stop()
     assert [info.name for info in refresher.store.list()] == [infos[0].name, infos[2].name]
     assert sorted(path.name for path in run.snapshots.iterdir()) == ["step-0-e0", "step-10-e0"]
+    assert sorted(path.name for path in run.shards.iterdir()) == ["step-0-e0-1234abcd", "step-10-e0-1234abcd"]
 
 
 def test_centroids_are_reused_until_recall_falls(tmp_path, tiny_passages, tokenizer, embedder):

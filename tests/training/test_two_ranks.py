@@ -93,7 +93,7 @@ def test_ranks_that_embed_a_share_each_build_what_one_process_builds(told, share
     with store.open(told[0]["built"]) as together, store.open(alone.name) as single:
         np.testing.assert_allclose(together.embeddings, single.embeddings, atol=1e-6)
         assert together.info.embedder_fingerprint == single.info.embedder_fingerprint
-    assert not list((shared_run.root / "shards").iterdir()), "the shares are removed once they are joined"
+    assert not list(shared_run.shards.iterdir()), "the shares are removed once they are joined"
 
 
 def test_a_builder_under_a_launcher_builds_once_and_not_once_a_rank(told, shared_run):

@@ -130,7 +130,8 @@ def build_generation(
     started = time.monotonic()
     if team.rank == 0:
         store.require_space(_bytes_at_least(run, embedder))
-    embeddings = _embed(run, embedder, passages, device, team, tell)
+    shares = run.shards / team.share(f"{snapshot.name}-{uuid.uuid4().hex[:8]}")
+    embeddings = _embed(run, embedder, passages, device, team, shares, tell)
     if embeddings is None:
         return None
     tell("indexing", len(passages), len(passages))
@@ -167,6 +168,7 @@ def _embed(
     passages: PassageStore,
     device: str | torch.device,
     team: Team,
+    shares: Path,
     tell: Progress,
 ) -> np.ndarray | None:
     """All embeddings `[N, D]` on rank 0, `None` elsewhere. Ranks hand their rows over as files: the run directory is
@@ -174,7 +176,6 @@ def _embed(
     """
     total, dtype = len(passages), np.dtype(run.config.embedding_dtype)
     embeddings = np.empty((total, embedder.config.retriever_proj_size), dtype) if team.rank == 0 else None
-    folder = run.root / "shards" / team.share(uuid.uuid4().hex)
     mine = embed_passages(
         embedder,
         passages,
@@ -185,14 +186,14 @@ def _embed(
         progress=lambda done, of: tell("embedding", done, of),
     )
     if team.rank > 0:
-        folder.mkdir(parents=True, exist_ok=True)
-        np.save(folder / f"{team.rank}.npy", mine.astype(dtype, copy=False))
+        shares.mkdir(parents=True, exist_ok=True)
+        np.save(shares / f"{team.rank}.npy", mine.astype(dtype, copy=False))
     team.barrier()
     if embeddings is None:
         return None
     for rank in range(1, team.world_size):
-        embeddings[shard(total, rank, team.world_size)] = np.load(folder / f"{rank}.npy", allow_pickle=False)
-    shutil.rmtree(folder, ignore_errors=True)
+        embeddings[shard(total, rank, team.world_size)] = np.load(shares / f"{rank}.npy", allow_pickle=False)
+    shutil.rmtree(shares, ignore_errors=True)
     return embeddings
 
 

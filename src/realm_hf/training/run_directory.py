@@ -6,6 +6,7 @@
     RUN/index/                  immutable generations
     RUN/checkpoints/            of the training loop
     RUN/heartbeats/ logs/       of the builders
+    RUN/shards/                 what ranks that build together hand to rank 0
     RUN/trainer.lock            who trains here
 
 An index builder on any machine is given this path and nothing else.
@@ -206,6 +207,11 @@ class RunDirectory:
     def heartbeats(self) -> Path:
         """One file for each living builder."""
         return self.root / "heartbeats"
+
+    @property
+    def shards(self) -> Path:
+        """Shares of an index that ranks are building together; gone when it is built."""
+        return self.root / "shards"
 
     @property
     def logs(self) -> Path:

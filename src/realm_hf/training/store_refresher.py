@@ -4,6 +4,7 @@ newest.
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -152,6 +153,10 @@ class StoreRefresher:
             self.store.collect({served} | self.run.named_by_checkpoints(), keep_newest=keep_generations)
             behind = {snapshot_name(info.snapshot_step, info.epoch) for info in self.store.list()}
             collect_snapshots(self.run, behind)
+            for shares in self.run.shards.glob("*"):
+                # Left by ranks that were killed, if their snapshot is gone: nobody would build it any more.
+                if not (self.run.snapshots / shares.name.rpartition("-")[0]).exists():
+                    shutil.rmtree(shares, ignore_errors=True)
         except (OSError, ValueError) as error:
             logger.warning("old generations could not be removed: %s", error)
 
