@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import DistributedType, ProjectConfiguration
 from torch import nn
 
@@ -19,7 +19,11 @@ def make_accelerator(args: LoopArguments) -> Accelerator:
     """
     folders = ProjectConfiguration(project_dir=args.output_dir, logging_dir=f"{args.output_dir}/tracking")
     accelerator = Accelerator(
-        cpu=args.use_cpu, log_with=installed_trackers(args.report_to) or None, project_config=folders
+        cpu=args.use_cpu,
+        log_with=installed_trackers(args.report_to) or None,
+        project_config=folders,
+        # BERT's buffers are constants (position ids): nothing to send round before every forward.
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
     if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
         raise ValueError(

@@ -256,7 +256,8 @@ class PreTrainer(TrainingLoop):
     # Held-out figures, and the end
 
     def evaluate(self) -> dict[str, float]:
-        """Loss, retrieval utility, null mass and entropy on the held-out sentences, over the served index.
+        """Loss, retrieval utility, null mass and entropy on the held-out sentences, over the index that is served; so
+        it is called while training runs, from a callback.
 
         Returns:
             `eval_loss` (nats a masked token, or a span), `eval_retrieval_utility` (nats an example), `eval_null_mass`,

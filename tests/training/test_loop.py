@@ -1,0 +1,162 @@
+"""What the loop promises whatever it trains: batches, precision and resuming change nothing that they should not."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from tiny_worlds import load_world, tiny_model, tiny_tokenizer
+
+from realm_hf.training.arguments import PreTrainingArguments
+from realm_hf.training.callbacks import LoopCallback
+from realm_hf.training.checkpoints import list_checkpoints
+from realm_hf.training.durable import RunDirectoryError
+from realm_hf.training.pretraining import PreTrainer
+from realm_hf.training.tracking import read_log
+
+
+def pretrainer(world, run, model=None, **overrides):
+    settings = {
+        "max_steps": 3,
+        "per_device_train_batch_size": 4,
+        "num_candidates": 3,
+        "max_query_length": 24,
+        "max_candidate_length": 32,
+        "learning_rate": 1e-3,
+        "refresh": "sync",
+        "refresh_steps": 2,
+        "probe_queries": 0,
+        "use_cpu": True,
+        "disable_tqdm": True,
+    }
+    args = PreTrainingArguments(output_dir=str(run), **{**settings, **overrides})
+    passages, sentences = load_world(world)
+    return PreTrainer(model or tiny_model(), tiny_tokenizer(), passages, sentences.train, args)
+
+
+def losses(run):
+    return [record["loss"] for record in read_log(run / "log.jsonl") if "loss" in record]
+
+
+@pytest.fixture(scope="module")
+def reference(world, tmp_path_factory):
+    run = tmp_path_factory.mktemp("reference")
+    pretrainer(world, run).train()
+    return losses(run)
+
+
+def test_one_batch_of_four_equals_four_batches_of_one(world, tmp_path, reference):
+    pretrainer(world, tmp_path, per_device_train_batch_size=1, gradient_accumulation_steps=4).train()
+    assert losses(tmp_path) == pytest.approx(reference, abs=1e-5)
+
+
+def test_gradient_checkpointing_changes_no_loss(world, tmp_path, reference):
+    made = pretrainer(world, tmp_path, gradient_checkpointing=True)
+    assert made.model.embedder.realm.is_gradient_checkpointing and made.model.encoder.realm.is_gradient_checkpointing
+    made.train()
+    assert losses(tmp_path) == pytest.approx(reference, abs=1e-6)
+
+
+def test_bfloat16_trains_close_to_float32_with_float32_weights(world, tmp_path, reference):
+    made = pretrainer(world, tmp_path, bf16=True)
+    made.train()
+    assert losses(tmp_path) == pytest.approx(reference, rel=0.01)
+    assert losses(tmp_path) != reference
+    assert {p.dtype for p in made.model.parameters()} == {torch.float32}
+
+
+def test_evaluation_between_steps_changes_no_loss(world, tmp_path):
+    for name, evaluated in (("a", 0), ("b", 1)):
+        passages, sentences = load_world(world)
+        args = pretrainer(world, tmp_path / name, eval_steps=evaluated).args
+        model = tiny_model(dropout=0.2)
+        PreTrainer(model, tiny_tokenizer(), passages, sentences.train, args, heldout=sentences.heldout).train()
+    assert losses(tmp_path / "a") == losses(tmp_path / "b")
+
+
+def test_finished_run_goes_on_when_it_is_given_more_steps(world, tmp_path):
+    pretrainer(world, tmp_path, max_steps=2).train()
+    assert pretrainer(world, tmp_path, max_steps=2).train(resume_from_checkpoint=True).step == 2
+    assert pretrainer(world, tmp_path, max_steps=5).train(resume_from_checkpoint=True).step == 5
+    assert [r["step"] for r in read_log(tmp_path / "log.jsonl") if "loss" in r] == [1, 2, 3, 4, 5]
+    assert [checkpoint.step for checkpoint in list_checkpoints(tmp_path / "checkpoints")] == [2, 5]
+
+
+def test_resume_with_another_batch_goes_on_at_the_next_example(world, tmp_path):
+    pretrainer(world, tmp_path, max_steps=2).train()
+    seen = []
+
+    class Watch(LoopCallback):
+        def on_train_begin(self, loop):
+            seen.append(loop._positions(3))
+
+    made = pretrainer(world, tmp_path, max_steps=3, per_device_train_batch_size=2)
+    made.callbacks.append(Watch())
+    made.train(resume_from_checkpoint=True)
+    assert np.array_equal(seen[0], [[8, 9]])
+    assert len(losses(tmp_path)) == 3
+
+
+def test_missing_generation_is_built_anew_on_resume(world, tmp_path, caplog):
+    pretrainer(world, tmp_path, max_steps=3, save_steps=1, save_total_limit=None).train()
+    shutil.rmtree(tmp_path / "index")
+    made = pretrainer(world, tmp_path, max_steps=3)
+    result = made.train(resume_from_checkpoint=tmp_path / "checkpoints" / "step-1")
+    assert result.step == 3
+    assert "cannot be served again" in caplog.text
+    rebuilt = [e for r in read_log(tmp_path / "log.jsonl") if r["step"] == 1 for e in r.get("events", [])]
+    assert [event["snapshot_step"] for event in rebuilt] == [1]
+
+
+def test_resume_with_another_seed_is_refused(world, tmp_path):
+    pretrainer(world, tmp_path, max_steps=1).train()
+    with pytest.raises(RunDirectoryError, match="seed 42, but seed is 7"):
+        pretrainer(world, tmp_path, max_steps=2, seed=7).train(resume_from_checkpoint=True)
+
+
+def test_error_in_a_step_gives_the_run_back(world, tmp_path):
+    class Broken(LoopCallback):
+        def on_step_end(self, loop, record):
+            raise ArithmeticError("on purpose")
+
+    made = pretrainer(world, tmp_path)
+    made.callbacks.append(Broken())
+    with pytest.raises(ArithmeticError, match="on purpose"):
+        made.train()
+    assert not (tmp_path / "trainer.lock").exists()
+    assert pretrainer(world, tmp_path).train().step == 3
+
+
+def test_error_of_the_search_is_raised_by_the_step_that_needs_it(world, tmp_path, monkeypatch):
+    made = pretrainer(world, tmp_path)
+
+    def broken(*_, **__):
+        raise ArithmeticError("search failed")
+
+    monkeypatch.setattr("realm_hf.training.retrieval_ahead.ServedGeneration.retrieve", broken)
+    with pytest.raises(ArithmeticError, match="search failed"):
+        made.train()
+
+
+def test_hooks_are_called_in_their_order(world, tmp_path):
+    called = []
+
+    class Record(LoopCallback):
+        def on_train_begin(self, loop):
+            called.append("begin")
+
+        def on_step_end(self, loop, record):
+            called.append(f"step {record['step']}")
+            record["mine"] = 5
+
+        def on_save(self, loop, path):
+            called.append(f"save {path.name}")
+
+        def on_train_end(self, loop):
+            called.append("end")
+
+    made = pretrainer(world, tmp_path, max_steps=2, save_steps=1)
+    made.callbacks.append(Record())
+    made.train()
+    assert called == ["begin", "step 1", "save step-1", "step 2", "save step-2", "end"]
+    assert [r["mine"] for r in read_log(tmp_path / "log.jsonl") if "loss" in r] == [5, 5]

@@ -1,0 +1,112 @@
+"""`examples/pretrain.py` is one command from text to model, index and report, and takes up where it was stopped."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_worlds import FIXTURES, VOCAB
+from transformers import BertConfig, BertForPreTraining
+
+from realm_hf import RealmForPreTraining, RealmTokenizer
+from realm_hf.training.tracking import read_log
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory) -> Path:
+    """A BERT checkpoint as the Hub has them, but tiny."""
+    folder = tmp_path_factory.mktemp("bert")
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(VOCAB.read_text(encoding="utf-8").splitlines()),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=160,
+    )
+    BertForPreTraining(config).save_pretrained(folder)
+    RealmTokenizer(vocab=str(VOCAB), do_lower_case=True).save_pretrained(folder)
+    return folder
+
+
+def run_example(name, monkeypatch, *words):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, words)])
+    assert importlib.import_module(name).main() == 0
+
+
+@pytest.fixture
+def configuration(bert, tmp_path) -> Path:
+    file = tmp_path / "run.yaml"
+    settings = {
+        "knowledge_corpus": str(FIXTURES / "countries.jsonl"),
+        "model_name_or_path": str(bert),
+        "output_dir": str(tmp_path / "run"),
+        "heldout_fraction": 0.2,
+        "retriever_proj_size": 16,
+        "max_candidate_length": 96,
+        "per_device_train_batch_size": 2,
+        "num_candidates": 3,
+        "max_steps": 4,
+        "save_steps": 2,
+        "refresh": "sync",
+        "refresh_steps": 2,
+        "max_eval_sentences": 4,
+        "inverse_cloze_steps": 2,
+        "inverse_cloze_batch_size": 4,
+        "use_cpu": True,
+        "disable_tqdm": True,
+    }
+    file.write_text(json.dumps(settings), encoding="utf-8")  # JSON is YAML
+    return file
+
+
+def test_one_command_leaves_model_index_examples_and_report(configuration, tmp_path, monkeypatch, capsys):
+    run_example("pretrain", monkeypatch, configuration)
+    run = tmp_path / "run"
+    printed = capsys.readouterr().out
+    assert "trainable parameters" in printed and "no salient span" in printed and "Done at step 4" in printed
+    assert isinstance(RealmForPreTraining.from_pretrained(run / "model"), RealmForPreTraining)
+    assert RealmTokenizer.from_pretrained(run / "model").vocab_size == 2048
+    assert (run / "report.html").stat().st_size > 10_000
+    assert json.loads((run / "examples.json").read_text())
+    assert len([r for r in read_log(run / "inverse_cloze" / "log.jsonl") if "loss" in r]) == 2
+    summary = json.loads((run / "summary.json").read_text())
+    assert [generation["snapshot_step"] for generation in summary["generations"]] == [0, 2, 4]
+
+    built = (run / "passages" / "passages.json").stat().st_mtime_ns
+    run_example("pretrain", monkeypatch, configuration, "--max_steps", 6, "--resume_from_checkpoint", "true")
+    assert (run / "passages" / "passages.json").stat().st_mtime_ns == built, "the corpus is built once"
+    assert [r["step"] for r in read_log(run / "log.jsonl") if "loss" in r] == [1, 2, 3, 4, 5, 6]
+    with pytest.raises(SystemExit, match=r"min_sentences: 1 then, 2 now"):
+        run_example("pretrain", monkeypatch, configuration, "--min_sentences", 2)
+
+
+def test_warm_start_alone_leaves_a_model_to_go_on_from(bert, tmp_path, monkeypatch):
+    words = ["--knowledge_corpus", FIXTURES / "countries.jsonl", "--model_name_or_path", bert]
+    words += ["--output_dir", tmp_path / "ict", "--max_steps", 2, "--per_device_train_batch_size", 4]
+    words += ["--gradient_accumulation_steps", 2, "--max_candidate_length", 96, "--use_cpu", "--disable_tqdm"]
+    run_example("train_inverse_cloze", monkeypatch, *words)
+    assert isinstance(RealmForPreTraining.from_pretrained(tmp_path / "ict" / "model"), RealmForPreTraining)
+
+
+def test_shipped_configurations_name_only_arguments_that_exist():
+    from dataclasses import fields
+
+    import yaml
+
+    sys.path.insert(0, str(EXAMPLES))
+    import corpora
+    import pretrain
+    from realm_hf.training.arguments import PreTrainingArguments
+
+    kinds = [corpora.KnowledgeArguments, corpora.ModelArguments, pretrain.SentenceArguments]
+    kinds += [pretrain.WarmStartArguments, PreTrainingArguments]
+    known = {field.name for kind in kinds for field in fields(kind)}
+    shipped = yaml.safe_load((EXAMPLES / "pretrain.yaml").read_text(encoding="utf-8"))
+    assert set(shipped) <= known

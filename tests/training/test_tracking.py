@@ -1,0 +1,76 @@
+"""The log reads as if nothing had happened to the run, and the summary is made from it."""
+
+import json
+
+import pytest
+from accelerate import Accelerator
+
+from realm_hf.training.arguments import PreTrainingArguments
+from realm_hf.training.optimization import make_accelerator
+from realm_hf.training.tracking import StepLog, finish_trackers, read_log, start_trackers, summarize, track
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_resumed_log_drops_the_steps_that_are_taken_again_and_a_torn_line(tmp_path):
+    file = tmp_path / "log.jsonl"
+    log = StepLog(file)
+    for step in range(1, 6):
+        log.write({"step": step, "loss": 0.1 * step})
+    log.close()
+    with file.open("a") as torn:
+        torn.write('{"step": 6, "lo')
+    assert [record["step"] for record in read_log(file)] == [1, 2, 3, 4, 5]
+    resumed = StepLog(file, after_step=3)
+    resumed.write({"step": 4, "loss": 9.0})
+    resumed.close()
+    assert lines(file) == [{"step": s, "loss": 0.1 * s} for s in (1, 2, 3)] + [{"step": 4, "loss": 9.0}]
+
+
+def test_fresh_log_forgets_an_earlier_one(tmp_path):
+    StepLog(tmp_path / "log.jsonl").write({"step": 1})
+    StepLog(tmp_path / "log.jsonl").close()
+    assert lines(tmp_path / "log.jsonl") == []
+
+
+def test_line_is_on_disk_when_write_returns_and_holds_no_nan(tmp_path):
+    log = StepLog(tmp_path / "log.jsonl")
+    log.write({"step": 1, "null_mass": float("nan"), "loss": float("inf"), "lr": 1e-5})
+    assert lines(tmp_path / "log.jsonl") == [{"step": 1, "null_mass": None, "loss": None, "lr": 1e-5}]
+
+
+def test_summary_adds_up_seconds_and_keeps_what_others_wrote(tmp_path):
+    log = StepLog(tmp_path / "log.jsonl")
+    swap = {"event": "swap", "name": "g1", "snapshot_step": 0, "builder_pid": 7, "swapped_at_step": 1}
+    log.write({"step": 1, "loss": 1.0, "step_seconds": 0.5, "events": [swap]})
+    log.write({"step": 2, "loss": 1.0, "step_seconds": 0.25, "events": []})
+    log.write({"step": 2, "eval_loss": 1.0, "eval_seconds": 2.0})
+    (tmp_path / "summary.json").write_text('{"recall": {"initial": {"1": 0.5}}, "seconds": {"inverse_cloze": 9.0}}')
+    summarize(tmp_path / "log.jsonl", tmp_path / "summary.json", {"evaluation": {"eval_loss": 1.0}})
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["recall"] == {"initial": {"1": 0.5}}
+    assert summary["seconds"] == {"inverse_cloze": 9.0, "step": 0.75, "search_wait": 0.0, "eval": 2.0, "save": 0.0}
+    (generation,) = summary["generations"]
+    assert (generation["name"], generation["snapshot_step"], generation["builder_pid"]) == ("g1", 0, 7)
+    assert summary["steps"] == 2
+
+
+def test_unknown_tracker_is_named_with_those_that_are_installed(tmp_path):
+    args = PreTrainingArguments(output_dir=str(tmp_path), report_to=["nonesuch"], use_cpu=True)
+    with pytest.raises(ValueError, match=r"'nonesuch'; installed here:"):
+        make_accelerator(args)
+
+
+def test_figures_reach_tensorboard_and_words_do_not(tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    args = PreTrainingArguments(output_dir=str(tmp_path), report_to=["tensorboard"], use_cpu=True)
+    accelerator = make_accelerator(args)
+    assert isinstance(accelerator, Accelerator)
+    start_trackers(accelerator, args, "pre-training")
+    track(accelerator, {"step": 3, "loss": 1.5, "generation": "g1", "null_mass": float("nan")})
+    finish_trackers(accelerator)
+    events = accumulator.EventAccumulator(str(tmp_path / "tracking" / "pre-training")).Reload()
+    assert [(e.step, e.value) for e in events.Scalars("loss")] == [(3, 1.5)]
+    assert events.Tags()["scalars"] == ["loss"]
