@@ -10,7 +10,7 @@ DEMO_ARGS ?=
 TEST_ARGS ?=
 
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 # Everything that a test run writes stays in the checkout.
 SCRATCH := $(CURDIR)/.cache/tmp
 export NO_MKDOCS_2_WARNING := 1
