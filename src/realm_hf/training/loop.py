@@ -218,12 +218,14 @@ class TrainingLoop(ABC):
         args = self.args
         return args.per_device_train_batch_size * args.gradient_accumulation_steps * self.world_size
 
-    def micro_batch(self, step: int, index: int, last: bool) -> AbstractContextManager[None]:
-        """Surrounds the forward and backward of micro-batch `index`: seeds dropout by its place in the global batch,
-        autocasts the forward, and keeps DDP from reducing gradients before the last one.
+    @contextmanager
+    def micro_batch(self, step: int, index: int, last: bool) -> Iterator[None]:
+        """Surrounds the forward and backward of micro-batch `index`: seeds dropout by its place in the global batch
+        and keeps DDP from reducing gradients before the last one.
         """
-        seed = micro_batch_seed(self.args.seed, step, index * self.world_size + self.rank)
-        return _micro_batch(self.module, self.accelerator, seed, reduce=last)
+        torch.manual_seed(micro_batch_seed(self.args.seed, step, index * self.world_size + self.rank))
+        with nullcontext() if last else self.accelerator.no_sync(self.module):
+            yield
 
     def autocast(self) -> AbstractContextManager[None]:
         """Surrounds a forward pass: bfloat16 where the run uses it."""
@@ -359,10 +361,3 @@ class TrainingLoop(ABC):
             yield
         finally:
             signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def _micro_batch(module: nn.Module, accelerator: Accelerator, seed: int, *, reduce: bool) -> Iterator[None]:
-    torch.manual_seed(seed)
-    with nullcontext() if reduce else accelerator.no_sync(module):
-        yield
