@@ -1,9 +1,11 @@
 """What all tests share: no network, no writes outside temporary folders, and tiny real objects instead of mocks."""
 
 import importlib.util
+import logging
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,6 +53,9 @@ def _prepare_environment() -> None:
 def guard_module():
     """`tests/guard/sitecustomize.py` under a name of its own: the interpreter may have another `sitecustomize`."""
     name = "realm_test_guard"
+    own = sys.modules.get("sitecustomize")
+    if name not in sys.modules and hasattr(own, "ForbiddenInTests"):
+        sys.modules[name] = own  # a worker of xdist: its interpreter has loaded the guard at start-up
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, GUARD / "sitecustomize.py")
         sys.modules[name] = module = importlib.util.module_from_spec(spec)
@@ -71,6 +76,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("full"):
                 item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def _log_levels_end_with_the_test() -> Iterator[None]:
+    """The command line and the examples set levels for their whole process, which here is that of other tests too."""
+    loggers = [logging.getLogger(name) for name in (None, "realm_hf", "realm_hf.builder", "transformers")]
+    levels = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
 
 
 @pytest.fixture

@@ -144,7 +144,9 @@ def test_a_builder_that_hangs_is_killed_and_replaced(slow_run, slow_embedder):
             assert time.monotonic() < deadline
             time.sleep(0.02)
         refresher.heartbeat_timeout = 60
-        assert is_gone(build)
+        while not is_gone(build):  # the signal was sent; a busy machine delivers it a moment later
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
         assert "No progress for 2 s" in refresher.check_health().last_error
         info = refresher.wait(120)
         assert info.snapshot_step == 1
