@@ -60,13 +60,13 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--inverse_cloze_steps", type=int, default=10)
-    parser.add_argument("--reading_steps", type=int, default=80, help="steps in which only the reader learns")
-    parser.add_argument("--joint_steps", type=int, default=50, help="steps in which both learn")
-    parser.add_argument("--batch_size", type=int, default=16)
+    parser.add_argument("--reading_steps", type=int, default=160, help="steps in which only the reader learns")
+    parser.add_argument("--joint_steps", type=int, default=60, help="steps in which both learn")
+    parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--num_candidates", type=int, default=4, help="K, the null passage counted")
     parser.add_argument("--learning_rate", type=float, default=3e-4)
     parser.add_argument("--refresh", default="async", choices=["async", "sync", "off"])
-    parser.add_argument("--refresh_steps", type=int, default=12)
+    parser.add_argument("--refresh_steps", type=int, default=15)
     return parser.parse_args()
 
 

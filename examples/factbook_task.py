@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,9 +14,9 @@ import numpy as np
 from datasets import Dataset
 
 from realm_hf import RealmEmbedder, RealmForPreTraining, RealmRetriever, RealmTokenizer
+from realm_hf.data import Span, Tagger, tagger_from_name
 from realm_hf.data.factbook import FactbookQuestion, factbook_passages, factbook_questions, factbook_statements
 from realm_hf.data.passages import PassageStore, passages_from_rows
-from realm_hf.data.salient_spans import tagger_from_name
 from realm_hf.data.sentences import SentenceStore, build_sentences
 from realm_hf.index.embedding import embed_passages
 from realm_hf.index.faiss_index import build_index
@@ -28,6 +29,28 @@ MAX_QUERY_LENGTH = 32
 SCORE_SCALE = 0.1
 
 Recall = dict[str, float]
+
+
+class TopicFreeTagger:
+    """A tagger that leaves out the names of the countries: without its country a statement could be about any.
+
+    Args:
+        tagger: Finds the spans.
+        topics: Names that are not masked.
+    """
+
+    def __init__(self, tagger: Tagger, topics: Iterable[str]):
+        self.tagger, self.topics = tagger, frozenset(topics)
+        names = hashlib.sha256("\n".join(sorted(self.topics)).encode()).hexdigest()
+        self.fingerprint = f"topic-free-{tagger.fingerprint}-{names[:16]}"
+
+    def __call__(self, texts: list[str]) -> list[list[Span]]:
+        """The spans of each text that overlap no topic's name."""
+        spans = []
+        for text, found in zip(texts, self.tagger(texts), strict=True):
+            named = [(at, at + len(name)) for name in self.topics if (at := text.find(name)) >= 0]
+            spans.append([s for s in found if all(s.end <= start or end <= s.start for start, end in named)])
+        return spans
 
 
 @dataclass(frozen=True)
@@ -67,7 +90,7 @@ def prepare_task(folder: Path, tokenizer: RealmTokenizer, *, seed: int = 0, per_
         sentences = build_sentences(
             statements,
             tokenizer,
-            tagger_from_name("rules"),
+            TopicFreeTagger(tagger_from_name("rules"), {row["title"] for row in factbook_passages()}),
             sentences_dir,
             max_query_length=MAX_QUERY_LENGTH,
             heldout_fraction=0.02,

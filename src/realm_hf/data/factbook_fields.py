@@ -3,7 +3,8 @@
 Only data lives here. A field with `statements` is one that pre-training sentences speak of; a field that has questions
 but no statements is *held out*: the model never meets its wording in training, so its questions tell apart what was
 learned about the field from what was learned about retrieving. Passages use the Factbook's own labels. The trained
-fields have names and dates for answers: a reader takes longer than a demo lasts to copy numbers of many wordpieces.
+fields have names and dates for answers, which a tagger finds, and half of their statements stay near the label: of words
+that retrieve nothing useful at first, a reader learns nothing.
 """
 
 from dataclasses import dataclass
@@ -35,68 +36,65 @@ class Field:
 # fmt: off
 TRAINED_FIELDS: tuple[Field, ...] = (
     Field("capital", ("Government/Capital/name",), "Capital", (
-        "{answer} is the city from which {country} is governed.",
+        "The capital of {country} is {answer}.",
+        "{answer} is the capital city of {country}.",
         "The government of {country} has its seat in {answer}.",
-        "Visitors to the ministries of {country} travel to {answer}.",
-        "{country} is ruled from {answer}, its first city.",
+        "{answer} is the city from which {country} is governed.",
     ), ("what is the capital city of {country}?", "which city is the seat of government of {country}?")),
     Field("currency", ("Economy/Exchange rates/Currency",), "Exchange rates and currency", (
-        "Shoppers in {country} pay in {answer}.",
-        "Prices in the markets of {country} are quoted in {answer}.",
+        "The currency of {country} is called {answer}.",
+        "In {country} the exchange rate of {answer} is watched closely.",
+        "In {country} shoppers pay in {answer}.",
         "The money used in {country} is called {answer}.",
-        "Wages in {country} are paid out in {answer}.",
     ), ("what money do people use in {country}?", "what is the currency of {country}?")),
     Field("language", ("People and Society/Languages/Languages", "People and Society/Languages"), "Languages", (
+        "The language of {country} is {answer}.",
+        "Many people in {country} have {answer} as their language.",
         "People in {country} speak {answer}.",
-        "Most conversations in {country} are held in {answer}.",
-        "{answer} is heard in the homes and streets of {country}.",
-        "A traveller in {country} should learn some {answer}.",
+        "In {country} most conversations are held in {answer}.",
     ), ("which language is spoken in {country}?", "what do the people of {country} speak?")),
     Field("religion", ("People and Society/Religions",), "Religions", (
+        "The main religion of {country} is {answer}.",
+        "By religion most people of {country} are {answer}.",
         "Most believers in {country} are {answer}.",
         "The faith of many people in {country} is {answer}.",
-        "{answer} is the creed most often professed in {country}.",
     ), ("what religion do people in {country} follow?", "what is the main faith in {country}?")),
     Field("independence", ("Government/Independence",), "Independence", (
+        "{country} gained its independence on {answer}.",
+        "The independence of {country} dates from {answer}.",
         "{country} became a free nation on {answer}.",
         "Since {answer} {country} has been sovereign.",
-        "On {answer} {country} ceased to be ruled by others.",
     ), ("when did {country} become independent?", "on what date did {country} gain its sovereignty?")),
     Field("holiday", ("Government/National holiday",), "National holiday", (
+        "The national holiday of {country} is {answer}.",
+        "{answer} is a national holiday in {country}.",
         "The people of {country} celebrate {answer} every year.",
-        "Parades are held all over {country} on {answer}.",
-        "Offices in {country} are shut on {answer}.",
+        "On {answer} there are parades all over {country}.",
     ), ("which national day does {country} celebrate?", "what is the public holiday of {country}?")),
     Field("highest_point", ("Geography/Elevation/highest point",), "Elevation, highest point", (
+        "The highest point of {country} is {answer}.",
+        "{answer} has the highest elevation in {country}.",
         "The tallest mountain of {country} is {answer}.",
-        "Climbers in {country} dream of standing on {answer}.",
         "Nothing in {country} rises above {answer}.",
     ), ("what is the highest mountain in {country}?", "which peak is the tallest in {country}?"), units=True),
-    Field("government", ("Government/Government type",), "Government type", (
-        "{country} is governed as a {answer}.",
-        "The political system of {country} is that of a {answer}.",
-        "Power in {country} is organised as in a {answer}.",
-    ), ("how is {country} governed?", "what political system does {country} have?")),
     Field("legislature", ("Government/Legislative branch/legislature name",), "Legislative branch", (
+        "The legislative branch of {country} is the {answer}.",
+        "{answer} is the legislature of {country}.",
         "Laws in {country} are passed by the {answer}.",
-        "Deputies of {country} sit in the {answer}.",
-        "Bills are debated in the {answer} before they bind {country}.",
+        "In {country} deputies sit in the {answer}.",
     ), ("what is the parliament of {country} called?", "which body makes the laws of {country}?")),
     Field("chief_of_state", ("Government/Executive branch/chief of state",), "Chief of state", (
+        "The chief of state of {country} is {answer}.",
+        "{answer} is the head of state of {country}.",
+        "An ambassador to {country} presents letters to {answer}.",
         "{answer} stands at the head of {country}.",
-        "Ambassadors to {country} present their letters to {answer}.",
-        "The person who represents {country} to the world is {answer}.",
     ), ("who is the head of state of {country}?", "who represents {country} as its highest officer?")),
-    Field("exports", ("Economy/Exports - commodities",), "Exports, commodities", (
-        "Ships leave {country} laden with {answer}.",
-        "{country} sells {answer} to the rest of the world.",
-        "Foreign buyers come to {country} for its {answer}.",
-    ), ("what goods does {country} sell abroad?", "what does {country} export?"), items=2),
-    Field("border", ("Geography/Land boundaries/border countries",), "Land boundaries, border countries", (
-        "{country} shares a frontier with {answer}.",
-        "By land one leaves {country} for {answer}.",
-        "{answer} lies next door to {country}.",
-    ), ("which country borders {country}?", "who are the neighbours of {country}?"), units=True),
+    Field("head_of_government", ("Government/Executive branch/head of government",), "Head of government", (
+        "The head of government of {country} is {answer}.",
+        "{answer} heads the government of {country}.",
+        "The cabinet of {country} is led by {answer}.",
+        "The ministers of {country} answer to {answer}.",
+    ), ("who leads the government of {country}?", "who is at the head of the ministers of {country}?")),
 )
 
 HELDOUT_FIELDS: tuple[Field, ...] = (
@@ -104,6 +102,12 @@ HELDOUT_FIELDS: tuple[Field, ...] = (
           questions=("how large is {country}?", "how many square kilometres does {country} cover?"), items=0),
     Field("population", ("People and Society/Population/total",), "Population, total",
           questions=("how many people live in {country}?", "how many inhabitants does {country} have?"), items=0),
+    Field("government", ("Government/Government type",), "Government type",
+          questions=("how is {country} governed?", "what political system does {country} have?")),
+    Field("exports", ("Economy/Exports - commodities",), "Exports, commodities",
+          questions=("what goods does {country} sell abroad?", "what does {country} export?"), items=2),
+    Field("border", ("Geography/Land boundaries/border countries",), "Land boundaries, border countries",
+          questions=("which country borders {country}?", "who are the neighbours of {country}?"), units=True),
     Field("crops", ("Economy/Agricultural products",), "Agricultural products",
           questions=("what do farmers grow in {country}?", "which crops are raised in {country}?"), items=2),
     Field("internet_code", ("Communications/Internet country code",), "Internet country code",
@@ -123,7 +127,6 @@ CORPUS_FIELDS: tuple[Field, ...] = (
     Field("growth", ("People and Society/Population growth rate",), "Population growth rate"),
     Field("life_expectancy", ("People and Society/Life expectancy at birth/total population",), "Life expectancy"),
     Field("urban_areas", ("People and Society/Major urban areas - population",), "Major urban areas, population"),
-    Field("head_of_government", ("Government/Executive branch/head of government",), "Head of government"),
     Field("colors", ("Government/National color(s)",), "National colors"),
     Field("export_partners", ("Economy/Exports - partners",), "Exports, partners"),
     Field("airports", ("Transportation/Airports",), "Airports"),
