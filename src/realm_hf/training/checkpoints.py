@@ -28,7 +28,7 @@ from transformers.utils import logging as hf_logging
 
 from realm_hf.data.commit import atomic_directory
 from realm_hf.index.staging import explained, retire_directory
-from realm_hf.training.durable import RunDirectoryError, read_json, write_json
+from realm_hf.refresh.durable import RunDirectoryError, read_json, write_json
 
 logger = logging.getLogger(__name__)
 

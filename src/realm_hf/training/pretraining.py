@@ -23,17 +23,17 @@ from realm_hf.data.passages import NULL_PASSAGE, PassageStore
 from realm_hf.data.sentences import SentenceStore
 from realm_hf.index.staging import explained
 from realm_hf.modeling_realm import RealmForPreTraining
+from realm_hf.refresh.lock import TrainerLock
+from realm_hf.refresh.run_directory import RunDirectory
 from realm_hf.tokenization_realm import RealmTokenizer
 from realm_hf.training.arguments import PreTrainingArguments
 from realm_hf.training.callbacks import LoopCallback
 from realm_hf.training.checkpoints import Checkpoint, save_model
 from realm_hf.training.data_order import DataOrder, step_positions
 from realm_hf.training.evaluation import SUMS, batch_sums, explain, means
-from realm_hf.training.lock import TrainerLock
 from realm_hf.training.loop import TrainingLoop
 from realm_hf.training.optimization import make_accelerator
 from realm_hf.training.retrieval_ahead import MaskedSentences, RetrievalAhead, RetrievedStep, encode_queries
-from realm_hf.training.run_directory import RunDirectory
 from realm_hf.training.served_index import ServedIndex
 from realm_hf.training.swap_probes import SwapProbes
 

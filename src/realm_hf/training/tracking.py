@@ -18,7 +18,7 @@ from accelerate.tracking import get_available_trackers
 from tqdm.auto import tqdm
 
 from realm_hf.index.staging import explained
-from realm_hf.training.durable import write_json
+from realm_hf.refresh.durable import write_json
 
 if TYPE_CHECKING:
     from realm_hf.training.arguments import LoopArguments

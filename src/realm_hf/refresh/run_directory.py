@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any
 
 from realm_hf.data.commit import atomic_directory
 from realm_hf.index.staging import explained
-from realm_hf.training.durable import RunDirectoryError, read_json, write_json
-from realm_hf.training.lock import TrainerLock
+from realm_hf.refresh.durable import RunDirectoryError, read_json, write_json
+from realm_hf.refresh.lock import TrainerLock
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -25,7 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from realm_hf.index.staging import explained, fsync_directory
-from realm_hf.training.durable import RunDirectoryError, read_json
+from realm_hf.refresh.durable import RunDirectoryError, read_json
 
 
 class RunLocked(RunDirectoryError):  # noqa: N818 - it is the state that is named

@@ -22,8 +22,8 @@ from safetensors.torch import load_file, save
 
 from realm_hf.index.fingerprints import file_sha256, state_fingerprint
 from realm_hf.index.staging import StagedDirectory, explained, remove_stale_staging, retire_directory
-from realm_hf.training.durable import RunDirectoryError, read_json
-from realm_hf.training.run_directory import RunDirectory
+from realm_hf.refresh.durable import RunDirectoryError, read_json
+from realm_hf.refresh.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     from realm_hf.modeling_realm import RealmEmbedder
