@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from realm_hf import RealmEmbedder
-from realm_hf.refresh.durable import RunDirectoryError
+from realm_hf.refresh.errors import RunDirectoryError
 from realm_hf.refresh.snapshots import (
     collect_snapshots,
     copy_embedder_state,

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny_worlds import load_world, tiny_model, tiny_tokenizer
 
-from realm_hf.refresh.durable import RunDirectoryError
+from realm_hf.refresh.errors import RunDirectoryError
 from realm_hf.training.arguments import PreTrainingArguments
 from realm_hf.training.callbacks import LoopCallback
 from realm_hf.training.checkpoints import list_checkpoints

@@ -9,7 +9,7 @@ from tiny_worlds import bag_of_words_start, fact_world, load_world, tiny_model, 
 
 from realm_hf.index.embedding import embed_passages
 from realm_hf.index.faiss_index import build_index
-from realm_hf.refresh.durable import RunDirectoryError
+from realm_hf.refresh.errors import RunDirectoryError
 from realm_hf.retrieval_realm import RealmRetriever
 from realm_hf.training.arguments import PreTrainingArguments
 from realm_hf.training.callbacks import LoopCallback

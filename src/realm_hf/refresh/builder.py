@@ -27,7 +27,7 @@ import torch
 from realm_hf.data.passage_store import PassageStore
 from realm_hf.index.generations import GenerationInfo, GenerationStore
 from realm_hf.refresh.build import Team, build_generation
-from realm_hf.refresh.durable import RunDirectoryError
+from realm_hf.refresh.errors import RunDirectoryError
 from realm_hf.refresh.heartbeat import Heartbeat
 from realm_hf.refresh.run_directory import RunDirectory
 from realm_hf.refresh.snapshots import SnapshotInfo, latest_snapshot, load_snapshot, read_snapshot

@@ -20,9 +20,9 @@ from typing import BinaryIO, cast
 
 from transformers.utils import logging
 
-from realm_hf.index.staging import explained
 from realm_hf.refresh.heartbeat import HeartbeatMonitor
 from realm_hf.refresh.run_directory import RunDirectory
+from realm_hf.storage.errors import explained
 
 logger = logging.get_logger(__name__)
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from realm_hf.index.generations import GenerationStore
-from realm_hf.refresh.durable import RunDirectoryError
+from realm_hf.refresh.errors import RunDirectoryError
 from realm_hf.refresh.heartbeat import read_beat
 from realm_hf.refresh.lock import read_holder
 from realm_hf.refresh.run_directory import RunDirectory

@@ -25,9 +25,9 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 from transformers import PreTrainedModel
 
-from realm_hf.index.staging import explained
-from realm_hf.refresh.durable import RunDirectoryError
+from realm_hf.refresh.errors import RunDirectoryError
 from realm_hf.refresh.lock import TrainerLock
+from realm_hf.storage.errors import explained
 from realm_hf.training.arguments import LoopArguments
 from realm_hf.training.callbacks import LoopCallback, TrainingResult
 from realm_hf.training.checkpoints import (

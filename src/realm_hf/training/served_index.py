@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, cast
 
 from realm_hf.index.generations import GenerationError, GenerationStore
-from realm_hf.refresh.durable import RunDirectoryError
+from realm_hf.refresh.errors import RunDirectoryError
 from realm_hf.refresh.modes import Refresher, make_refresher
 from realm_hf.refresh.run_directory import RunDirectory
 from realm_hf.refresh.snapshots import load_snapshot, read_snapshot, snapshot_name
