@@ -14,7 +14,7 @@ import pytest
 if TYPE_CHECKING:
     from realm_hf import RealmConfig, RealmEmbedder, RealmTokenizer
     from realm_hf.data.passage_store import PassageStore
-    from realm_hf.training.run_directory import RunDirectory
+    from realm_hf.refresh.run_directory import RunDirectory
 
 TESTS = Path(__file__).parent
 GUARD = TESTS / "guard"
@@ -159,6 +159,6 @@ def embedder(tiny_config: "RealmConfig") -> "RealmEmbedder":
 @pytest.fixture
 def run(tmp_path: Path, tiny_passages: "PassageStore", tokenizer: "RealmTokenizer") -> "RunDirectory":
     """A fresh run directory over `tiny_passages`, with no trainer and no snapshot."""
-    from realm_hf.training.run_directory import RunDirectory
+    from realm_hf.refresh.run_directory import RunDirectory
 
     return RunDirectory.create(tmp_path / "run", passages=tiny_passages, tokenizer=tokenizer)

@@ -8,7 +8,7 @@ import torch
 
 from realm_hf.cli import main
 from realm_hf.index.generations import GenerationStore
-from realm_hf.training.snapshots import collect_snapshots, write_snapshot
+from realm_hf.refresh.snapshots import collect_snapshots, write_snapshot
 
 
 @pytest.fixture

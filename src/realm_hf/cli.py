@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from realm_hf.training import builder
+from realm_hf.refresh import builder
 
 EXIT_WRONG = 1
 EXIT_UNUSABLE = builder.EXIT_UNUSABLE
@@ -34,8 +34,8 @@ def _build_index(options: argparse.Namespace) -> int:
 
 
 def _inspect(options: argparse.Namespace) -> int:
-    from realm_hf.training.inspection import describe_in_words, describe_run
-    from realm_hf.training.run_directory import RunDirectory
+    from realm_hf.refresh.inspection import describe_in_words, describe_run
+    from realm_hf.refresh.run_directory import RunDirectory
 
     run = RunDirectory.open(options.run)
     print(json.dumps(describe_run(run), indent=2) if options.json else "\n".join(describe_in_words(run)))
@@ -43,8 +43,8 @@ def _inspect(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from realm_hf.training.run_directory import RunDirectory
-    from realm_hf.training.verification import verify_run
+    from realm_hf.refresh.run_directory import RunDirectory
+    from realm_hf.refresh.verification import verify_run
 
     run = RunDirectory.open(options.run)
     wrong = generations = 0

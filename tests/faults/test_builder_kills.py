@@ -19,10 +19,10 @@ import torch
 
 from realm_hf import RealmConfig, RealmEmbedder
 from realm_hf.data.passages import passages_from_rows
-from realm_hf.training.async_refresh import AsyncRefresher
-from realm_hf.training.builder_process import builder_environment
-from realm_hf.training.run_directory import RunDirectory
-from realm_hf.training.snapshots import write_snapshot
+from realm_hf.refresh.async_refresh import AsyncRefresher
+from realm_hf.refresh.builder_process import builder_environment
+from realm_hf.refresh.run_directory import RunDirectory
+from realm_hf.refresh.snapshots import write_snapshot
 
 pytestmark = pytest.mark.multiprocess
 
@@ -30,7 +30,7 @@ ALONE = SimpleNamespace(process_index=0, num_processes=1, device=torch.device("c
 
 TRAINER = """
 import os, subprocess, sys, time
-command = [sys.executable, "-m", "realm_hf.training.builder_server", sys.argv[1]]
+command = [sys.executable, "-m", "realm_hf.refresh.builder_server", sys.argv[1]]
 server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
 if os.fork() == 0:
     time.sleep(600)  # a data loader worker: it holds a copy of our end of the builder's standard input

@@ -1,10 +1,7 @@
-import hashlib
-
-import numpy as np
 import pytest
 import torch
 
-from realm_hf.index.fingerprints import file_sha256, state_fingerprint
+from realm_hf.index.fingerprints import state_fingerprint
 
 STATE = {"a": torch.arange(6, dtype=torch.float32).reshape(2, 3), "b": torch.tensor(1.5, dtype=torch.bfloat16)}
 
@@ -36,9 +33,3 @@ def test_arrays_and_tensors_of_equal_content_agree():
 def test_something_else_than_a_tensor_is_refused():
     with pytest.raises(TypeError, match="State 'step' is a int"):
         state_fingerprint({"step": 3})
-
-
-def test_file_hash_is_sha256_of_the_content(tmp_path):
-    content = np.random.default_rng(0).bytes(300_000)
-    (tmp_path / "f").write_bytes(content)
-    assert file_sha256(tmp_path / "f") == hashlib.sha256(content).hexdigest()

@@ -19,7 +19,7 @@ from realm_hf.index.generations import (
     GenerationNotFoundError,
     GenerationStore,
 )
-from realm_hf.index.staging import StagedDirectory
+from realm_hf.storage.directories import StagedDirectory
 
 FILES = ["embeddings.npy", "index.faiss", "generation.json"]
 

@@ -9,6 +9,7 @@ import torch
 from tiny_worlds import tiny_model
 
 from realm_hf import RealmForPreTraining
+from realm_hf.refresh.errors import RunDirectoryError
 from realm_hf.training.checkpoints import (
     find_checkpoint,
     list_checkpoints,
@@ -17,7 +18,6 @@ from realm_hf.training.checkpoints import (
     read_checkpoint,
     save_checkpoint,
 )
-from realm_hf.training.durable import RunDirectoryError
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ import pytest
 import torch
 from tiny_worlds import load_world, tiny_model, tiny_tokenizer
 
+from realm_hf.refresh.errors import RunDirectoryError
 from realm_hf.training.arguments import PreTrainingArguments
 from realm_hf.training.callbacks import LoopCallback
 from realm_hf.training.checkpoints import list_checkpoints
-from realm_hf.training.durable import RunDirectoryError
 from realm_hf.training.pretraining import PreTrainer
 from realm_hf.training.tracking import read_log
 

@@ -9,10 +9,10 @@ from tiny_worlds import bag_of_words_start, fact_world, load_world, tiny_model, 
 
 from realm_hf.index.embedding import embed_passages
 from realm_hf.index.faiss_index import build_index
+from realm_hf.refresh.errors import RunDirectoryError
 from realm_hf.retrieval_realm import RealmRetriever
 from realm_hf.training.arguments import PreTrainingArguments
 from realm_hf.training.callbacks import LoopCallback
-from realm_hf.training.durable import RunDirectoryError
 from realm_hf.training.evaluation import retrieval_recall
 from realm_hf.training.pretraining import PreTrainer
 from realm_hf.training.tracking import read_log

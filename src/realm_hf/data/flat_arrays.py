@@ -4,13 +4,12 @@ An Arrow list column was rejected: its 32-bit offsets overflow at 13M passages o
 round trip, and a corrupt Arrow file can crash the process that maps it. A flat file costs two offsets a row.
 """
 
-import hashlib
 import mmap
-import os
 from pathlib import Path
-from typing import IO
 
 import numpy as np
+
+from ..storage.files import HashingFile
 
 OFFSET_DTYPE = np.dtype(np.int64)
 
@@ -29,16 +28,9 @@ class RaggedWriter:
         self.dtype = dtype
         self.rows = 0
         self.values = 0
-        self._names = (f"{name}.bin", f"{name}_offsets.bin")
         # Open until `close`: the rows come over many calls.
-        self._files: list[IO[bytes]] = [(directory / file).open("xb") for file in self._names]
-        self._digests = [hashlib.sha256(), hashlib.sha256()]
-        self._write(1, np.zeros(1, OFFSET_DTYPE))
-
-    def _write(self, which: int, array: np.ndarray) -> None:
-        data = np.ascontiguousarray(array).tobytes()
-        self._files[which].write(data)
-        self._digests[which].update(data)
+        self._rows, self._offsets = (HashingFile(directory / f"{name}{end}.bin") for end in ("", "_offsets"))
+        self._offsets.write(np.zeros(1, OFFSET_DTYPE).tobytes())
 
     def append(self, values: np.ndarray, lengths: np.ndarray) -> None:
         """
@@ -52,26 +44,20 @@ class RaggedWriter:
             ValueError: If the lengths do not add up to the values, or a value does not fit the stored type.
         """
         if int(lengths.sum()) != len(values):
-            raise ValueError(f"{self._names[0]}: {len(values)} values for rows of {int(lengths.sum())} in all")
+            raise ValueError(f"{self._rows.path.name}: {len(values)} values for rows of {int(lengths.sum())} in all")
         if len(values) and (values.min() < 0 or values.max() > np.iinfo(self.dtype).max):
-            raise ValueError(f"{self._names[0]}: values {values.min()}..{values.max()} do not fit {self.dtype}")
-        self._write(0, values.astype(self.dtype, copy=False))
-        self._write(1, self.values + np.cumsum(lengths, dtype=OFFSET_DTYPE))
+            raise ValueError(f"{self._rows.path.name}: values {values.min()}..{values.max()} do not fit {self.dtype}")
+        self._rows.write(values.astype(self.dtype, copy=False).tobytes())
+        self._offsets.write((self.values + np.cumsum(lengths, dtype=OFFSET_DTYPE)).tobytes())
         self.rows += len(lengths)
         self.values += len(values)
 
     def close(self) -> dict[str, dict[str, int | str]]:
         """Flush to the disk and return `{file name: {"bytes", "sha256"}}`."""
-        sizes = []
-        for file in self._files:
-            file.flush()
-            os.fsync(file.fileno())
-            sizes.append(file.tell())
+        files = (self._rows, self._offsets)
+        for file in files:
             file.close()
-        return {
-            name: {"bytes": size, "sha256": digest.hexdigest()}
-            for name, size, digest in zip(self._names, sizes, self._digests, strict=True)
-        }
+        return {file.path.name: {"bytes": file.bytes, "sha256": file.sha256} for file in files}
 
 
 class RaggedArray:

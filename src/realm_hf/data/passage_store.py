@@ -8,16 +8,15 @@
 Row -1 is the null passage everywhere: empty title, empty body, never stored and never in an index.
 """
 
-import json
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from datasets import Dataset, load_from_disk
 
-from .commit import check_files
+from ..storage.files import check_files
 from .flat_arrays import RaggedArray, find_aligned, scatter_rows
+from .store_description import read_description
 from .vocabulary import SpecialTokens
 
 NULL_PASSAGE = -1
@@ -46,18 +45,9 @@ class PassageStore:
 
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory)
-        description = self.directory / "passages.json"
-        if not description.is_file():
-            raise FileNotFoundError(
-                f"{self.directory} holds no passage store (passages.json is missing): build one with `build_passages`"
-            )
-        self.info: dict[str, Any] = json.loads(description.read_text(encoding="utf-8"))
-        if self.info["format_version"] != FORMAT_VERSION:
-            raise ValueError(
-                f"{description} has format_version {self.info['format_version']}, this release reads "
-                f"{FORMAT_VERSION}: build the passages again"
-            )
-        check_files(self.directory, self.info["files"], verify=False)
+        self.info = read_description(
+            self.directory / "passages.json", FORMAT_VERSION, "passage store", "build one with `build_passages`"
+        )
         self.fingerprint: str = self.info["fingerprint"]
         self.tokenizer_fingerprint: str = self.info["tokenizer_fingerprint"]
         self.max_length: int = self.info["max_length"]

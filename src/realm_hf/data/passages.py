@@ -5,7 +5,6 @@ the flat arrays. Memory stays bounded by a batch (plus 20 bytes a passage), and 
 """
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -20,7 +19,9 @@ from datasets.arrow_writer import ArrowWriter
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from .commit import atomic_directory, describe_files, write_json
+from ..storage.directories import StagedDirectory
+from ..storage.errors import explained
+from ..storage.files import describe_files, json_sha256, write_json
 from .documents import check_documents
 from .flat_arrays import RaggedWriter
 from .packing import COUNTS, PassagePacker
@@ -106,7 +107,8 @@ def _build(documents: Dataset, packer: PassagePacker, output_dir: Path, num_proc
     require_fast_tokenizer(packer.tokenizer)
     if packer.max_length < 8:
         raise ValueError(f"max_length is {packer.max_length}: at least 8 wordpieces are needed for a title and a body")
-    with atomic_directory(output_dir) as work:
+    with explained("write the passages into", output_dir), StagedDirectory(output_dir) as staged:
+        work = staged.path
         packed_file = work / "packed.arrow"
         packed = documents.map(
             packer,
@@ -125,7 +127,7 @@ def _build(documents: Dataset, packer: PassagePacker, output_dir: Path, num_proc
         info = _write_store(packed, packer, work)
         for leftover in work.glob("packed*.arrow"):
             leftover.unlink()
-        write_json(work / "passages.json", info)
+        write_json(work / "passages.json", info, durable=False)
     _report(info, output_dir)
     return PassageStore(output_dir)
 
@@ -214,7 +216,7 @@ def _write_store(packed: Dataset, packer: PassagePacker, work: Path) -> dict[str
     }
     return {
         "count": count,
-        "fingerprint": hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16],
+        "fingerprint": json_sha256(identity)[:16],
         **identity,
         "dtype": dtype.name,
         "special_tokens": SpecialTokens.from_tokenizer(packer.tokenizer).to_dict(),

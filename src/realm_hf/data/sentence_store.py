@@ -1,16 +1,16 @@
 """The sentence store: sentences with salient spans on disk, read by row, with views for training and held-out ones."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, overload
+from typing import overload
 
 import numpy as np
 from datasets import Dataset, load_from_disk
 
-from .commit import check_files
+from ..storage.files import check_files
+from .store_description import read_description
 
 FORMAT_VERSION = 1
 
@@ -54,18 +54,9 @@ class SentenceStore(Sequence[Sentence]):
 
     def __init__(self, directory: str | Path, indices: np.ndarray | None = None) -> None:
         self.directory = Path(directory)
-        description = self.directory / "sentences.json"
-        if not description.is_file():
-            raise FileNotFoundError(
-                f"{self.directory} holds no sentences (sentences.json is missing): build them with `build_sentences`"
-            )
-        self.info: dict[str, Any] = json.loads(description.read_text(encoding="utf-8"))
-        if self.info["format_version"] != FORMAT_VERSION:
-            raise ValueError(
-                f"{description} has format_version {self.info['format_version']}, this release reads "
-                f"{FORMAT_VERSION}: build the sentences again"
-            )
-        check_files(self.directory, self.info["files"], verify=False)
+        self.info = read_description(
+            self.directory / "sentences.json", FORMAT_VERSION, "sentences", "build them with `build_sentences`"
+        )
         self.fingerprint: str = self.info["fingerprint"]
         self.tokenizer_fingerprint: str = self.info["tokenizer_fingerprint"]
         self.max_query_length: int = self.info["max_query_length"]

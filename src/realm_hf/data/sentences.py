@@ -9,7 +9,6 @@ example of its own, so that data order can be permuted and resumed by row number
 """
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,9 +23,11 @@ from datasets.fingerprint import Hasher
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from ..storage.directories import StagedDirectory
+from ..storage.errors import explained
+from ..storage.files import describe_files, json_sha256, write_json
 from . import common_words, sentence_splitter
 from .cache import cached_map, source_fingerprint
-from .commit import atomic_directory, describe_files, write_json
 from .documents import check_documents
 from .sentence_splitter import Splitter, split_sentences
 from .sentence_store import FORMAT_VERSION, Sentence, SentenceStore
@@ -97,7 +98,9 @@ def build_sentences(
     if max_query_length < 3:
         raise ValueError(f"max_query_length is {max_query_length}: `[CLS] x [SEP]` needs at least 3 wordpieces")
     rules = source_fingerprint(str(sentence_splitter.__file__), str(common_words.__file__))
-    with atomic_directory(output_dir) as work:
+    output_dir = Path(output_dir)
+    with explained("write the sentences into", output_dir), StagedDirectory(output_dir) as staged:
+        work = staged.path
         split = cached_map(
             documents,
             _Split(text_column, splitter, heldout_fraction),
@@ -142,9 +145,10 @@ def build_sentences(
             "max_query_length": max_query_length,
             "content": info.pop("content"),
         }
-        fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+        fingerprint = json_sha256(identity)[:16]
         settings = {"tagger_fingerprint": tagger.fingerprint, "heldout_fraction": heldout_fraction}
-        write_json(work / "sentences.json", {"fingerprint": fingerprint, **identity, **settings, **info})
+        content = {"fingerprint": fingerprint, **identity, **settings, **info}
+        write_json(work / "sentences.json", content, durable=False)
     store = SentenceStore(output_dir)
     logger.info("%s: %s", output_dir, store.statistics)
     if heldout_fraction and not len(store.heldout):

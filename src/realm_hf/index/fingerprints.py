@@ -1,18 +1,17 @@
-"""Fingerprints: what a generation was built from, and whether its bytes are still those that were written.
+"""The fingerprint of the weights that a generation was built from.
 
-SHA-256 throughout. A hash of Python objects (`hash`, pickles) was rejected: it depends on the process and its version.
+SHA-256. A hash of Python objects (`hash`, pickles) was rejected: it depends on the process and its version.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-__all__ = ["file_sha256", "state_fingerprint"]
+__all__ = ["state_fingerprint"]
 
 
 def state_fingerprint(state_dict: Mapping[str, Any]) -> str:
@@ -40,7 +39,7 @@ def state_fingerprint(state_dict: Mapping[str, Any]) -> str:
 def _describe(name: str, value: Any) -> tuple[str, tuple[int, ...], memoryview]:
     if isinstance(value, np.ndarray):
         return str(value.dtype), value.shape, _bytes_of(value)
-    import torch  # here, so that hashing files in a process without models does not load torch
+    import torch  # here, so that hashing arrays in a process without models does not load torch
 
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"State {name!r} is a {type(value).__name__}: a tensor or an array was expected.")
@@ -50,17 +49,3 @@ def _describe(name: str, value: Any) -> tuple[str, tuple[int, ...], memoryview]:
 
 def _bytes_of(array: np.ndarray) -> memoryview:
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
-
-
-def file_sha256(path: str | Path) -> str:
-    """
-    SHA-256 of a file's content, read in pieces (about 1.2 GB/s).
-
-    Args:
-        path (`str` or `Path`): The file.
-
-    Returns:
-        `str`: 64 hexadecimal digits.
-    """
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

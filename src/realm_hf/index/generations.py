@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import builtins
 import errno
-import json
 import os
 import shutil
 import socket
@@ -25,7 +24,9 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from transformers.utils import logging
 
-from .fingerprints import file_sha256
+from ..storage.directories import FileLock, StagedDirectory, remove_stale_staging, retire_directory
+from ..storage.errors import explained
+from ..storage.files import file_sha256, fsync_path, read_json, write_json
 from .generation_files import check_hash, check_pair, check_sizes, map_files, write_array
 from .index_file import index_file_bytes, write_index
 from .manifest import (
@@ -40,7 +41,6 @@ from .manifest import (
     GenerationInfo,
     GenerationNotFoundError,
 )
-from .staging import FileLock, StagedDirectory, explained, fsync_directory, remove_stale_staging, retire_directory
 
 if TYPE_CHECKING:
     import faiss
@@ -286,18 +286,16 @@ class GenerationStore:
         with explained(f"quarantine generation {name}", folder):
             folder.mkdir(exist_ok=True)
             note = {"name": name, "why": why, "host": socket.gethostname(), "pid": os.getpid(), "time": time.time()}
-            (folder / f"{name}.json").write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
+            write_json(folder / f"{name}.json", note)
             source.rename(folder / name)
             os.utime(folder / name)
-            fsync_directory(folder)
-            fsync_directory(self.root)
+            fsync_path(folder)
+            fsync_path(self.root)
         logger.warning("Generation %s is quarantined in %s: %s", name, folder, why)
 
     def quarantined(self) -> dict[str, str]:
         """Name -> reason of the generations that were quarantined."""
-        notes = (
-            json.loads(path.read_text(encoding="utf-8")) for path in (self.root / _QUARANTINE).glob("step-*.json")
-        )
+        notes = map(read_json, (self.root / _QUARANTINE).glob("step-*.json"))
         return {note["name"]: note["why"] for note in notes}
 
     def mirror(self, source: GenerationStore, name: str) -> Generation:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import threading
 from collections.abc import Callable
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import faiss
+
+from ..storage.files import replacement
 
 __all__ = [
     "IndexFileError",
@@ -99,16 +100,8 @@ def save_index(index: faiss.Index, path: str | Path) -> None:
         index (`faiss.Index`): The index.
         path (`str` or `Path`): The file; it is replaced in one rename.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            write_index(index, file.write)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacement(Path(path)) as temporary, temporary.open("wb") as file:
+        write_index(index, file.write)
 
 
 def open_index(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
+
+from ..storage.files import json_sha256
 
 __all__ = [
     "EMBEDDINGS_FILE",
@@ -104,7 +105,7 @@ class GenerationInfo:
     def to_json(self) -> bytes:
         """The manifest; its last entry is the hash of all others, so that a flipped byte in it is found too."""
         content = asdict(self)
-        return json.dumps({**content, "sha256": _digest(content)}, indent=2).encode() + b"\n"
+        return json.dumps({**content, "sha256": json_sha256(content)}, indent=2).encode() + b"\n"
 
     @classmethod
     def from_json(cls, text: bytes, path: Path) -> Self:
@@ -129,7 +130,7 @@ class GenerationInfo:
                 f"{path} has protocol {content.get('protocol')!r}, this version reads {PROTOCOL}: use the version of "
                 "realm_hf that wrote it, or rebuild the generation."
             )
-        if digest != _digest(content):
+        if digest != json_sha256(content):
             raise CorruptGenerationError(f"{path} does not match its own SHA-256: it was changed; rebuild it.")
         missing = {field.name for field in fields(cls)} ^ set(content)
         if missing or content["name"] != path.parent.name:
@@ -139,7 +140,3 @@ class GenerationInfo:
             )
         content["files"] = {name: FileRecord(**record) for name, record in content["files"].items()}
         return cls(**content)
-
-
-def _digest(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

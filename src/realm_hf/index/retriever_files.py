@@ -11,11 +11,7 @@ was interrupted has no manifest and is refused.
 
 from __future__ import annotations
 
-import json
 import shutil
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -24,12 +20,13 @@ import numpy as np
 from datasets import Dataset
 
 from ..data.passages import PassageStore
+from ..storage.directories import StagedDirectory
+from ..storage.errors import explained
+from ..storage.files import HashingFile, describe_files, file_sha256, read_json, replacement, write_json
 from .corpus import Corpus
-from .fingerprints import file_sha256
 from .generation_files import check_hash, write_array
 from .index_file import open_index, write_index
 from .manifest import EMBEDDINGS_FILE, INDEX_FILE, FileRecord
-from .staging import HashingFile, explained, fsync_directory
 
 if TYPE_CHECKING:
     import faiss
@@ -75,13 +72,12 @@ def save_retriever_files(folder: Path, content: RetrieverFiles) -> None:
         (folder / MANIFEST).unlink(missing_ok=True)
         files = _save_passages(folder, content.passages)
         if content.embeddings is not None:
-            with _replacing(folder / EMBEDDINGS_FILE) as file:
+            with replacement(folder / EMBEDDINGS_FILE) as temporary, HashingFile(temporary) as file:
                 write_array(content.embeddings, file.write)
             files[EMBEDDINGS_FILE] = FileRecord(file.bytes, file.sha256)
-        with _replacing(folder / INDEX_FILE) as file:
+        with replacement(folder / INDEX_FILE) as temporary, HashingFile(temporary) as file:
             write_index(content.index, file.write)
         files[INDEX_FILE] = FileRecord(file.bytes, file.sha256)
-        fsync_directory(folder)
         manifest = {
             "format_version": FORMAT_VERSION,
             "rows": content.index.ntotal,
@@ -89,9 +85,7 @@ def save_retriever_files(folder: Path, content: RetrieverFiles) -> None:
             "generation_name": content.generation_name,
             "files": {name: asdict(record) for name, record in files.items()},
         }
-        with _replacing(folder / MANIFEST) as file:
-            file.write(json.dumps(manifest, indent=2).encode() + b"\n")
-        fsync_directory(folder)
+        write_json(folder / MANIFEST, manifest)
 
 
 def load_retriever_files(
@@ -118,7 +112,7 @@ def load_retriever_files(
             f"{folder} holds no saved retriever ({MANIFEST} is missing; {old}an interrupted `save_pretrained` leaves "
             "none): save one with `RealmRetriever.save_pretrained`."
         )
-    manifest = json.loads(path.read_text(encoding="utf-8"))
+    manifest = read_json(path)
     if manifest["format_version"] != FORMAT_VERSION:
         raise ValueError(
             f"{path} has format_version {manifest['format_version']}; this version reads {FORMAT_VERSION}."
@@ -145,38 +139,13 @@ def load_retriever_files(
 
 def _save_passages(folder: Path, passages: PassageStore | Dataset) -> dict[str, FileRecord]:
     if isinstance(passages, Dataset):
-        temporary = folder / f".{_PARQUET}.{uuid.uuid4().hex[:8]}"
-        try:
+        with replacement(folder / _PARQUET) as temporary:
             Corpus(passages).dataset.to_parquet(str(temporary))
-            temporary.replace(folder / _PARQUET)
-        finally:
-            temporary.unlink(missing_ok=True)
-        return {_PARQUET: _record(folder / _PARQUET)}
+        return {_PARQUET: FileRecord((folder / _PARQUET).stat().st_size, file_sha256(folder / _PARQUET))}
     target = folder / _STORE
     if target.exists() and not target.samefile(passages.directory):
         shutil.rmtree(target)  # whoever mapped its files keeps them
     if not target.exists():
-        temporary = folder / f".{_STORE}.{uuid.uuid4().hex[:8]}"
-        try:
-            shutil.copytree(passages.directory, temporary)
-            temporary.rename(target)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    files = sorted(path for path in target.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): _record(path) for path in files}
-
-
-def _record(path: Path) -> FileRecord:
-    return FileRecord(path.stat().st_size, file_sha256(path))
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[HashingFile]:
-    """A new file that takes `path`'s place when the block ends well."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        with HashingFile(temporary) as file:
-            yield file
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        with StagedDirectory(target) as staged:
+            shutil.copytree(passages.directory, staged.path, dirs_exist_ok=True)
+    return {name: FileRecord(**record) for name, record in describe_files(target, folder).items()}

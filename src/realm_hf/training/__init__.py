@@ -1,5 +1,4 @@
-"""Training: the run directory, the index that is refreshed while training runs, and the training loops.
+"""Training: arguments, data order, retrieval ahead, optimization, checkpoints, log, and the two trainers.
 
-Nothing is imported here: the index builder is a process of its own that starts many times in a run, and it must not
-pay for the parts of this package that it does not use.
+Nothing is imported here: who reads a log or an argument should not pay for the trainers.
 """

@@ -26,9 +26,10 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import logging as hf_logging
 
-from realm_hf.data.commit import atomic_directory
-from realm_hf.index.staging import explained, retire_directory
-from realm_hf.training.durable import RunDirectoryError, read_json, write_json
+from realm_hf.refresh.errors import RunDirectoryError
+from realm_hf.storage.directories import StagedDirectory, retire_directory
+from realm_hf.storage.errors import explained
+from realm_hf.storage.files import read_json, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -145,7 +146,8 @@ def save_checkpoint(
             if read_checkpoint(final) is not None:
                 return final
             retire_directory(final)
-        with atomic_directory(final) as folder:
+        with StagedDirectory(final) as staged:
+            folder = staged.path
             try:
                 save_model(model, folder / "model")
                 save_file(moments, folder / "optimizer.safetensors")
@@ -161,7 +163,7 @@ def save_checkpoint(
 def read_checkpoint(path: Path) -> Checkpoint | None:
     """The checkpoint at `path`, or `None` where it is torn: no marker, or a file missing or of another size."""
     try:
-        state = read_json(path / "state.json")
+        state = read_json(path / "state.json", RunDirectoryError)
     except (OSError, RunDirectoryError):
         return None
     if state.get("protocol") != PROTOCOL or "step" not in state:

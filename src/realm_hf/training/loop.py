@@ -25,7 +25,9 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 from transformers import PreTrainedModel
 
-from realm_hf.index.staging import explained
+from realm_hf.refresh.errors import RunDirectoryError
+from realm_hf.refresh.lock import TrainerLock
+from realm_hf.storage.errors import explained
 from realm_hf.training.arguments import LoopArguments
 from realm_hf.training.callbacks import LoopCallback, TrainingResult
 from realm_hf.training.checkpoints import (
@@ -35,8 +37,6 @@ from realm_hf.training.checkpoints import (
     prune_checkpoints,
     save_checkpoint,
 )
-from realm_hf.training.durable import RunDirectoryError
-from realm_hf.training.lock import TrainerLock
 from realm_hf.training.optimization import adamw, learning_rate, native_bfloat16
 from realm_hf.training.tracking import (
     Progress,

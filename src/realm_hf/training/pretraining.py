@@ -7,7 +7,6 @@ refresh take a snapshot or swap the index, and ask for the candidates of a later
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,19 +20,20 @@ from realm_hf.data.collators import PreTrainingCollator
 from realm_hf.data.masking import MaskedQuery
 from realm_hf.data.passages import NULL_PASSAGE, PassageStore
 from realm_hf.data.sentences import SentenceStore
-from realm_hf.index.staging import explained
 from realm_hf.modeling_realm import RealmForPreTraining
+from realm_hf.refresh.lock import TrainerLock
+from realm_hf.refresh.run_directory import RunDirectory
+from realm_hf.storage.errors import explained
+from realm_hf.storage.files import write_json
 from realm_hf.tokenization_realm import RealmTokenizer
 from realm_hf.training.arguments import PreTrainingArguments
 from realm_hf.training.callbacks import LoopCallback
 from realm_hf.training.checkpoints import Checkpoint, save_model
 from realm_hf.training.data_order import DataOrder, step_positions
 from realm_hf.training.evaluation import SUMS, batch_sums, explain, means
-from realm_hf.training.lock import TrainerLock
 from realm_hf.training.loop import TrainingLoop
 from realm_hf.training.optimization import make_accelerator
 from realm_hf.training.retrieval_ahead import MaskedSentences, RetrievalAhead, RetrievedStep, encode_queries
-from realm_hf.training.run_directory import RunDirectory
 from realm_hf.training.served_index import ServedIndex
 from realm_hf.training.swap_probes import SwapProbes
 
@@ -297,8 +297,7 @@ class PreTrainer(TrainingLoop):
             with explained("write the model into", self.directory):
                 save_model(self.model, self.directory / "model")
                 self.tokenizer.save_pretrained(self.directory / "model")
-                text = json.dumps(examples, indent=2, ensure_ascii=False)
-                (self.directory / "examples.json").write_text(text + "\n", encoding="utf-8")
+                write_json(self.directory / "examples.json", examples)
         return {"final_generation": self.index.state()["generation"]}
 
     def close(self) -> None:

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from realm_hf.data.vocabulary import SpecialTokens
     from realm_hf.index.generations import Generation, GenerationInfo
     from realm_hf.modeling_realm import RealmEmbedder
+    from realm_hf.refresh.swap import SwapCoordinator
     from realm_hf.training.arguments import PreTrainingArguments
-    from realm_hf.training.swap import SwapCoordinator
 
 
 class MaskedSentences:

@@ -9,15 +9,15 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, cast
 
 from realm_hf.index.generations import GenerationError, GenerationStore
+from realm_hf.refresh.errors import RunDirectoryError
+from realm_hf.refresh.modes import Refresher, make_refresher
+from realm_hf.refresh.run_directory import RunDirectory
+from realm_hf.refresh.snapshots import load_snapshot, read_snapshot, snapshot_name
+from realm_hf.refresh.staleness import IndexRefresh
+from realm_hf.refresh.swap import Swap, SwapCoordinator
 from realm_hf.retrieval_realm import RealmRetriever
 from realm_hf.training.arguments import PreTrainingArguments
-from realm_hf.training.durable import RunDirectoryError
-from realm_hf.training.refresh import Refresher, make_refresher
 from realm_hf.training.retrieval_ahead import ServedGeneration
-from realm_hf.training.run_directory import RunDirectory
-from realm_hf.training.snapshots import load_snapshot, read_snapshot, snapshot_name
-from realm_hf.training.staleness import IndexRefresh
-from realm_hf.training.swap import Swap, SwapCoordinator
 from realm_hf.training.swap_probes import ProbeReport, SwapProbes
 
 if TYPE_CHECKING:

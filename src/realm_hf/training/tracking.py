@@ -17,8 +17,8 @@ from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from tqdm.auto import tqdm
 
-from realm_hf.index.staging import explained
-from realm_hf.training.durable import write_json
+from realm_hf.storage.errors import explained
+from realm_hf.storage.files import replacement, write_json
 
 if TYPE_CHECKING:
     from realm_hf.training.arguments import LoopArguments
@@ -48,11 +48,10 @@ class StepLog:
     def __init__(self, path: Path, after_step: int = 0):
         self.path = path
         kept = [record for record in read_log(path) if record["step"] <= after_step]
-        temporary = path.with_name(f".tmp-{path.name}")
         with explained("write", path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-            temporary.replace(path)
+            with replacement(path) as temporary:
+                temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
             self._file = path.open("a", encoding="utf-8")
 
     def write(self, record: Mapping[str, Any]) -> None:
@@ -90,8 +89,7 @@ def summarize(log: Path, summary: Path, extra: Mapping[str, Any]) -> None:
     steps = records[-1]["step"] if records else 0
     content = {**before, "steps": steps, "generations": generations, **extra}
     content["seconds"] = {**before.get("seconds", {}), **seconds}
-    with explained("write", summary):
-        write_json(summary, content)
+    write_json(summary, content)
 
 
 def installed_trackers(report_to: list[str]) -> list[str]:

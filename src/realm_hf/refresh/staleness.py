@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Literal
 
 from transformers.utils import logging
 
-from realm_hf.training.refresh import Refresher
-from realm_hf.training.swap import Swap, SwapCoordinator
+from realm_hf.refresh.modes import Refresher
+from realm_hf.refresh.swap import Swap, SwapCoordinator
 
 if TYPE_CHECKING:
     from realm_hf.modeling_realm import RealmEmbedder

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from realm_hf.training.refresher import RefreshHealth
-from realm_hf.training.staleness import IndexRefresh
-from realm_hf.training.swap import SwapCoordinator
+from realm_hf.refresh.refresher import RefreshHealth
+from realm_hf.refresh.staleness import IndexRefresh
+from realm_hf.refresh.swap import SwapCoordinator
 
 ALONE = SimpleNamespace(process_index=0, num_processes=1)
 EMBEDDER = SimpleNamespace()

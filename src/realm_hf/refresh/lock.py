@@ -24,8 +24,9 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from realm_hf.index.staging import explained, fsync_directory
-from realm_hf.training.durable import RunDirectoryError, read_json
+from realm_hf.refresh.errors import RunDirectoryError
+from realm_hf.storage.errors import explained
+from realm_hf.storage.files import TEMPORARY_PREFIX, fsync_path, read_json
 
 
 class RunLocked(RunDirectoryError):  # noqa: N818 - it is the state that is named
@@ -147,19 +148,17 @@ class TrainerLock:
                 epoch = max(epoch, _refuse_unless_dead(path).epoch)
                 path.unlink()
             holder = LockHolder.of_this_process(epoch + 1)
-            temporary = path.with_name(f".tmp-{path.name}-{uuid.uuid4().hex[:8]}")
-            with temporary.open("w", encoding="utf-8") as file:
-                json.dump(asdict(holder), file, indent=2)
-                file.flush()
-                os.fsync(file.fileno())
+            temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{uuid.uuid4().hex[:8]}")
+            temporary.write_text(json.dumps(asdict(holder), indent=2), encoding="utf-8")
             try:
+                fsync_path(temporary)
                 os.link(temporary, path)
             except FileExistsError:
                 # A trainer on another host was faster: it does not see our flock, but it sees the file.
                 raise RunLocked(_refusal(path, read_holder(path))) from None
             finally:
                 temporary.unlink()
-            fsync_directory(path.parent)
+            fsync_path(path.parent)
         return cls(path, holder)
 
     def is_held(self) -> bool:
@@ -183,7 +182,7 @@ class TrainerLock:
 
 def read_holder(path: Path) -> LockHolder:
     """Read the lock file's holder."""
-    content = read_json(path)
+    content = read_json(path, RunDirectoryError)
     try:
         return LockHolder(**content)
     except TypeError as error:

@@ -14,7 +14,6 @@ An index builder on any machine is given this path and nothing else.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -24,10 +23,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from realm_hf.data.commit import atomic_directory
-from realm_hf.index.staging import explained
-from realm_hf.training.durable import RunDirectoryError, read_json, write_json
-from realm_hf.training.lock import TrainerLock
+from realm_hf.refresh.errors import RunDirectoryError
+from realm_hf.refresh.lock import TrainerLock
+from realm_hf.storage.directories import StagedDirectory
+from realm_hf.storage.errors import explained
+from realm_hf.storage.files import read_json, write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -138,8 +138,8 @@ class RunDirectory:
             if not run.passages.exists():
                 _link_directory(passages.directory, run.passages)
             if not run.tokenizer.exists():
-                with atomic_directory(run.tokenizer) as work:
-                    tokenizer.save_pretrained(work)
+                with StagedDirectory(run.tokenizer) as staged:
+                    tokenizer.save_pretrained(staged.path)
             write_json(root / "run.json", asdict(config))
         return run
 
@@ -256,14 +256,14 @@ class RunDirectory:
         names: set[str] = set()
         for state in self.checkpoints.glob("*/state.json"):
             try:
-                names.update(_names_in(json.loads(state.read_text(encoding="utf-8"))))
+                names.update(_names_in(read_json(state)))
             except FileNotFoundError:
                 continue  # the checkpoint was removed while we looked
         return names
 
 
 def _read_config(root: Path) -> RunConfig:
-    content = read_json(root / "run.json")
+    content = read_json(root / "run.json", RunDirectoryError)
     if content.get("protocol") != PROTOCOL:
         raise RunDirectoryError(
             f"{root} has run directory protocol {content.get('protocol')!r}, this version reads {PROTOCOL}: use the "
@@ -298,8 +298,8 @@ def _package_versions() -> Iterable[tuple[str, str]]:
 
 def _link_directory(source: Path, final: Path) -> None:
     # The passages never change once written, so that a second name for the same file is as good as a copy.
-    with atomic_directory(final) as work:
-        shutil.copytree(source, work, copy_function=_link_or_copy, dirs_exist_ok=True)
+    with StagedDirectory(final) as staged:
+        shutil.copytree(source, staged.path, copy_function=_link_or_copy, dirs_exist_ok=True)
 
 
 def _link_or_copy(source: str, target: str) -> None:

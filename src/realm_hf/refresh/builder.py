@@ -1,4 +1,4 @@
-"""The index builder, a process of its own: `python -m realm_hf.training.builder RUN`, or `realm-hf build-index RUN`.
+"""The index builder, a process of its own: `python -m realm_hf.refresh.builder RUN`, or `realm-hf build-index RUN`.
 
 It is given a run directory and nothing else, builds the newest snapshot (older ones are skipped) and writes a
 generation. The trainer's own builder ("async") is a fork of [`BuilderServer`] for every generation; a builder that was
@@ -26,11 +26,11 @@ import torch
 
 from realm_hf.data.passage_store import PassageStore
 from realm_hf.index.generations import GenerationInfo, GenerationStore
-from realm_hf.training.build import Team, build_generation
-from realm_hf.training.durable import RunDirectoryError
-from realm_hf.training.heartbeat import Heartbeat
-from realm_hf.training.run_directory import RunDirectory
-from realm_hf.training.snapshots import SnapshotInfo, latest_snapshot, load_snapshot, read_snapshot
+from realm_hf.refresh.build import Team, build_generation
+from realm_hf.refresh.errors import RunDirectoryError
+from realm_hf.refresh.heartbeat import Heartbeat
+from realm_hf.refresh.run_directory import RunDirectory
+from realm_hf.refresh.snapshots import SnapshotInfo, latest_snapshot, load_snapshot, read_snapshot
 
 logger = logging.getLogger("realm_hf.builder")
 
@@ -201,7 +201,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m realm_hf.training.builder", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m realm_hf.refresh.builder", description=__doc__.splitlines()[0])
     add_arguments(parser)
     return parser
 

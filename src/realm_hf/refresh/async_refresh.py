@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from transformers.utils import logging
 
 from realm_hf.index.generations import GenerationInfo
-from realm_hf.training.builder_process import Build, BuilderProcess
-from realm_hf.training.refresher import RefreshError, RefreshHealth, RefreshMode
-from realm_hf.training.run_directory import RunDirectory
-from realm_hf.training.store_refresher import SnapshotRefresher
+from realm_hf.refresh.builder_process import Build, BuilderProcess
+from realm_hf.refresh.refresher import RefreshError, RefreshHealth, RefreshMode
+from realm_hf.refresh.run_directory import RunDirectory
+from realm_hf.refresh.store_refresher import SnapshotRefresher
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -16,10 +16,10 @@ from transformers.utils import logging
 
 from realm_hf.data.passage_store import PassageStore
 from realm_hf.index.generations import GenerationInfo, GenerationStore
-from realm_hf.training.build import Team, build_generation
-from realm_hf.training.refresher import RefreshError, RefreshHealth, RefreshMode
-from realm_hf.training.run_directory import RunDirectory
-from realm_hf.training.snapshots import (
+from realm_hf.refresh.build import Team, build_generation
+from realm_hf.refresh.refresher import RefreshError, RefreshHealth, RefreshMode
+from realm_hf.refresh.run_directory import RunDirectory
+from realm_hf.refresh.snapshots import (
     collect_snapshots,
     copy_embedder_state,
     load_snapshot,

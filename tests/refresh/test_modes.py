@@ -17,12 +17,12 @@ import torch
 from realm_hf import RealmConfig, RealmEmbedder
 from realm_hf.index.embedding import embed_passages
 from realm_hf.index.generations import GenerationInfo
-from realm_hf.training.async_refresh import AsyncRefresher
-from realm_hf.training.builder_process import builder_environment
-from realm_hf.training.heartbeat import FleetMonitor, Heartbeat, HeartbeatMonitor
-from realm_hf.training.refresh import RefreshError, make_refresher
-from realm_hf.training.run_directory import RunDirectory
-from realm_hf.training.snapshots import load_snapshot, snapshot_name, write_snapshot
+from realm_hf.refresh.async_refresh import AsyncRefresher
+from realm_hf.refresh.builder_process import builder_environment
+from realm_hf.refresh.heartbeat import FleetMonitor, Heartbeat, HeartbeatMonitor
+from realm_hf.refresh.modes import RefreshError, make_refresher
+from realm_hf.refresh.run_directory import RunDirectory
+from realm_hf.refresh.snapshots import load_snapshot, snapshot_name, write_snapshot
 
 ALONE = SimpleNamespace(process_index=0, num_processes=1, device=torch.device("cpu"))
 
@@ -224,7 +224,7 @@ def test_a_build_that_would_fill_the_disk_is_refused_before_it_embeds(run, embed
     monkeypatch.setattr("realm_hf.index.generations.shutil.disk_usage", lambda path: usage)
     refresher.build(0, embedder)
     usage.free = 16 << 20
-    monkeypatch.setattr("realm_hf.training.build.embed_passages", None)
+    monkeypatch.setattr("realm_hf.refresh.build.embed_passages", None)
     with pytest.raises(OSError, match="collect old generations or move the run directory"):
         refresher.build(1, embedder)
     refresher.stop()
@@ -239,7 +239,7 @@ def test_external_builders_are_found_by_what_they_leave_in_the_run(run, embedder
         assert refresher.poll() is None
         assert not refresher.check_health().building
         builder = subprocess.Popen(
-            [sys.executable, "-m", "realm_hf.training.builder", str(run.root), "--watch", "--poll-seconds", "0.1"],
+            [sys.executable, "-m", "realm_hf.refresh.builder", str(run.root), "--watch", "--poll-seconds", "0.1"],
             env=builder_environment(1),
             stderr=subprocess.PIPE,
         )
@@ -371,7 +371,7 @@ def test_a_snapshot_that_finds_no_room_is_told_and_the_next_one_goes_on(refreshi
     def full(*arguments, **named):
         raise OSError(28, "the file system is full")
 
-    monkeypatch.setattr("realm_hf.training.store_refresher.write_snapshot", full)
+    monkeypatch.setattr("realm_hf.refresh.store_refresher.write_snapshot", full)
     refresher.submit(110, perturb(embedder))
     assert wait_until(lambda: refresher.poll() is None and refresher.check_health().failures == 1, 20)
     assert "the file system is full" in refresher.check_health().last_error
@@ -398,7 +398,7 @@ def test_submitting_does_not_wait_for_the_disk(refreshing, monkeypatch):
         assert disk.wait(30)
         return write_snapshot(*arguments, **named)
 
-    monkeypatch.setattr("realm_hf.training.store_refresher.write_snapshot", slow)
+    monkeypatch.setattr("realm_hf.refresh.store_refresher.write_snapshot", slow)
     refresher.submit(140, perturb(embedder))
     as_submitted = embedder.cls.dense.weight.clone()
     perturb(embedder)  # training goes on

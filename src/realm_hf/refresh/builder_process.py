@@ -20,9 +20,9 @@ from typing import BinaryIO, cast
 
 from transformers.utils import logging
 
-from realm_hf.index.staging import explained
-from realm_hf.training.heartbeat import HeartbeatMonitor
-from realm_hf.training.run_directory import RunDirectory
+from realm_hf.refresh.heartbeat import HeartbeatMonitor
+from realm_hf.refresh.run_directory import RunDirectory
+from realm_hf.storage.errors import explained
 
 logger = logging.get_logger(__name__)
 
@@ -99,7 +99,7 @@ class BuilderProcess:
         self.build: Build | None = None
         self.log_path = run.logs / f"builder-server-{uuid.uuid4().hex[:12]}.log"
         self._unread = b""
-        command = [sys.executable, "-m", "realm_hf.training.builder_server", str(run.root)]
+        command = [sys.executable, "-m", "realm_hf.refresh.builder_server", str(run.root)]
         with explained("write the builder's log", self.log_path), self.log_path.open("wb") as log:
             self._process = subprocess.Popen(
                 [*command, "--threads", str(threads), "--device", device],

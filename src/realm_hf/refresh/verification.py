@@ -13,9 +13,9 @@ from realm_hf.data.passage_store import PassageStore
 from realm_hf.index.embedding import embed_passages
 from realm_hf.index.exact import recall_at_k
 from realm_hf.index.generations import Generation, GenerationError, GenerationInfo, GenerationStore
-from realm_hf.training.durable import RunDirectoryError
-from realm_hf.training.run_directory import RunDirectory
-from realm_hf.training.snapshots import list_snapshots, load_snapshot, snapshot_name
+from realm_hf.refresh.errors import RunDirectoryError
+from realm_hf.refresh.run_directory import RunDirectory
+from realm_hf.refresh.snapshots import list_snapshots, load_snapshot, snapshot_name
 
 _RECALL_DEPTH = 10
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from realm_hf.training.swap import SwapCoordinator, SwapFailed
+from realm_hf.refresh.swap import SwapCoordinator, SwapFailed
 
 ALONE = SimpleNamespace(process_index=0, num_processes=1)
 

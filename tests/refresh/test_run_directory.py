@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 
 from realm_hf.data.passage_store import PassageStore
-from realm_hf.training.durable import RunDirectoryError, write_json
-from realm_hf.training.lock import LockHolder, RunLocked, boot_id, process_start, read_holder
-from realm_hf.training.run_directory import RunDirectory
+from realm_hf.refresh.errors import RunDirectoryError
+from realm_hf.refresh.lock import LockHolder, RunLocked, boot_id, process_start, read_holder
+from realm_hf.refresh.run_directory import RunDirectory
+from realm_hf.storage.files import write_json
 
 HOLD_THE_LOCK = """
 import sys, time
-from realm_hf.training.run_directory import RunDirectory
+from realm_hf.refresh.run_directory import RunDirectory
 lock = RunDirectory.open(sys.argv[1]).lock()
 print(lock.epoch, flush=True)
 time.sleep(600)

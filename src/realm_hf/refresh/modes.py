@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from transformers.utils import logging
 
 from realm_hf.index.generations import GenerationInfo
-from realm_hf.training.async_refresh import AsyncRefresher
-from realm_hf.training.heartbeat import FleetMonitor
-from realm_hf.training.refresher import Refresher, RefreshError, RefreshHealth, RefreshMode
-from realm_hf.training.run_directory import RunDirectory
-from realm_hf.training.store_refresher import SnapshotRefresher, StoreRefresher
+from realm_hf.refresh.async_refresh import AsyncRefresher
+from realm_hf.refresh.heartbeat import FleetMonitor
+from realm_hf.refresh.refresher import Refresher, RefreshError, RefreshHealth, RefreshMode
+from realm_hf.refresh.run_directory import RunDirectory
+from realm_hf.refresh.store_refresher import SnapshotRefresher, StoreRefresher
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from realm_hf.index.generations import GenerationStore
-from realm_hf.training.durable import RunDirectoryError
-from realm_hf.training.heartbeat import read_beat
-from realm_hf.training.lock import read_holder
-from realm_hf.training.run_directory import RunDirectory
-from realm_hf.training.snapshots import list_snapshots
+from realm_hf.refresh.errors import RunDirectoryError
+from realm_hf.refresh.heartbeat import read_beat
+from realm_hf.refresh.lock import read_holder
+from realm_hf.refresh.run_directory import RunDirectory
+from realm_hf.refresh.snapshots import list_snapshots
 
 
 def describe_run(run: RunDirectory) -> dict[str, Any]:

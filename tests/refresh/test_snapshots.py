@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from realm_hf import RealmEmbedder
-from realm_hf.training.durable import RunDirectoryError
-from realm_hf.training.snapshots import (
+from realm_hf.refresh.errors import RunDirectoryError
+from realm_hf.refresh.snapshots import (
     collect_snapshots,
     copy_embedder_state,
     latest_snapshot,

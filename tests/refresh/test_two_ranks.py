@@ -12,9 +12,9 @@ import pytest
 
 from realm_hf.data.passage_store import PassageStore
 from realm_hf.index.generations import GenerationStore
-from realm_hf.training.build import build_generation
-from realm_hf.training.run_directory import RunDirectory
-from realm_hf.training.snapshots import load_snapshot, read_snapshot, write_snapshot
+from realm_hf.refresh.build import build_generation
+from realm_hf.refresh.run_directory import RunDirectory
+from realm_hf.refresh.snapshots import load_snapshot, read_snapshot, write_snapshot
 
 pytestmark = pytest.mark.multiprocess
 

@@ -27,9 +27,9 @@ from realm_hf.index.embedding import embed_passages, shard
 from realm_hf.index.exact import recall_at_k
 from realm_hf.index.faiss_index import build_index
 from realm_hf.index.generations import GenerationInfo, GenerationStore
-from realm_hf.training.durable import RunDirectoryError
-from realm_hf.training.run_directory import RunDirectory
-from realm_hf.training.snapshots import SnapshotInfo
+from realm_hf.refresh.errors import RunDirectoryError
+from realm_hf.refresh.run_directory import RunDirectory
+from realm_hf.refresh.snapshots import SnapshotInfo
 
 if TYPE_CHECKING:
     import faiss

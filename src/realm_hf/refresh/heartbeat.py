@@ -8,7 +8,6 @@ never compared.
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import threading
@@ -16,7 +15,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from realm_hf.training.durable import write_json
+from realm_hf.storage.files import read_json, write_json
 
 # Processor seconds between two beats that count as work; the beating thread's own are not among them.
 _WORK_CPU_SECONDS = 0.01
@@ -91,7 +90,7 @@ class Heartbeat:
 def read_beat(path: Path) -> Beat | None:
     """The last beat, or `None` if the file is not there (not yet, or no longer)."""
     try:
-        return Beat(**json.loads(path.read_text(encoding="utf-8")))
+        return Beat(**read_json(path))
     except (FileNotFoundError, TypeError, ValueError):
         return None  # a file of another version is nobody we can watch
 

@@ -1,6 +1,6 @@
 """The trainer's own builder ("async"): loads the libraries once, then forks one process for each generation.
 
-    python -m realm_hf.training.builder_server RUN --threads 1 --device cpu
+    python -m realm_hf.refresh.builder_server RUN --threads 1 --device cpu
 
 Loading torch and transformers takes about 8 seconds of processor time, longer than many a build. Here it is paid once
 a run: the server imports everything, computes nothing, and a build is a fork of it with a process id of its own. Fork
@@ -118,7 +118,7 @@ def _be_a_build(run: Path, name: str, device: str, threads: int) -> None:
         threading.Thread(target=_end_with_parent, args=(os.getppid(),), name="parent-guard", daemon=True).start()
         # Read by FAISS's OpenBLAS, which is loaded only here.
         os.environ["OPENBLAS_NUM_THREADS"] = str(threads)
-        from realm_hf.training.builder import main
+        from realm_hf.refresh.builder import main
 
         code = main([str(run), "--once", "--name", name, "--device", device, "--threads", str(threads)])
     except BaseException:  # noqa: BLE001 - a forked child must not run on as a second server
@@ -137,7 +137,7 @@ def _end_with_parent(parent: int) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the server."""
-    parser = argparse.ArgumentParser(prog="python -m realm_hf.training.builder_server")
+    parser = argparse.ArgumentParser(prog="python -m realm_hf.refresh.builder_server")
     parser.add_argument("run", type=Path)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)

@@ -20,10 +20,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_file, save
 
-from realm_hf.index.fingerprints import file_sha256, state_fingerprint
-from realm_hf.index.staging import StagedDirectory, explained, remove_stale_staging, retire_directory
-from realm_hf.training.durable import RunDirectoryError, read_json
-from realm_hf.training.run_directory import RunDirectory
+from realm_hf.index.fingerprints import state_fingerprint
+from realm_hf.refresh.errors import RunDirectoryError
+from realm_hf.refresh.run_directory import RunDirectory
+from realm_hf.storage.directories import StagedDirectory, remove_stale_staging, retire_directory
+from realm_hf.storage.errors import explained
+from realm_hf.storage.files import file_sha256, read_json
 
 if TYPE_CHECKING:
     from realm_hf.modeling_realm import RealmEmbedder
@@ -153,7 +155,7 @@ def read_snapshot(run: RunDirectory, name: str) -> SnapshotInfo:
         OSError: There is none.
         RunDirectoryError: Its manifest is damaged.
     """
-    content = read_json(run.snapshots / name / _MANIFEST)
+    content = read_json(run.snapshots / name / _MANIFEST, RunDirectoryError)
     try:
         return SnapshotInfo(**content)
     except TypeError as error:
