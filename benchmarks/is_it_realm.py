@@ -92,6 +92,8 @@ class Seed:
             per_device_train_batch_size=32,
             learning_rate=self.args.inverse_cloze_learning_rate,
             warmup_steps=min(5, steps // 2),
+            mask_probability=1.0,
+            keep_probability=1.0,
             save_steps=0,
             seed=self.seed,
         )
@@ -212,14 +214,14 @@ def main() -> None:
     parser.add_argument("--tokenizer", default=".cache/minilm", help="whose vocabulary is used")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--inverse_cloze_steps", type=int, default=10)
+    parser.add_argument("--inverse_cloze_steps", type=int, default=20)
     parser.add_argument("--inverse_cloze_learning_rate", type=float, default=5e-5)
-    parser.add_argument("--reading_steps", type=int, default=50)
+    parser.add_argument("--reading_steps", type=int, default=110)
     parser.add_argument("--joint_steps", type=int, default=50)
     parser.add_argument("--refresh_steps", type=int, default=12)
-    parser.add_argument("--batch_size", type=int, default=12)
+    parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--num_candidates", type=int, default=4)
-    parser.add_argument("--learning_rate", type=float, default=1e-4)
+    parser.add_argument("--learning_rate", type=float, default=3e-4)
     parser.add_argument("--every", type=int, default=2, help="ask every n-th question")
     args = parser.parse_args()
     if args.tables:

@@ -59,8 +59,8 @@ def parse_arguments() -> argparse.Namespace:
         "--output_dir", type=Path, default=Path("runs/demo"), help="the run (an earlier one is replaced)"
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--inverse_cloze_steps", type=int, default=10)
-    parser.add_argument("--reading_steps", type=int, default=160, help="steps in which only the reader learns")
+    parser.add_argument("--inverse_cloze_steps", type=int, default=20)
+    parser.add_argument("--reading_steps", type=int, default=110, help="steps in which only the reader learns")
     parser.add_argument("--joint_steps", type=int, default=60, help="steps in which both learn")
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--num_candidates", type=int, default=4, help="K, the null passage counted")
@@ -107,6 +107,11 @@ def main() -> None:
             learning_rate=5e-5,
             warmup_steps=min(5, args.inverse_cloze_steps // 2),
             max_query_length=64,
+            # MiniLM has never met [MASK]: the queries are masked, and the sentence stays, so that the words around a
+            # mask are enough to find it.
+            mask_probability=1.0,
+            keep_probability=1.0,
+            save_steps=0,
             seed=args.seed,
         ),
     ).train()

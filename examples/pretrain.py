@@ -62,6 +62,13 @@ class WarmStartArguments:
     )
     inverse_cloze_learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate."})
     inverse_cloze_warmup_steps: int = field(default=0, metadata={"help": "Linear warm-up."})
+    inverse_cloze_keep_probability: float = field(
+        default=0.1, metadata={"help": "How often the sentence stays in its passage."}
+    )
+    inverse_cloze_mask_probability: float = field(
+        default=0.0,
+        metadata={"help": "How often words of the sentence are masked; for sentence encoders, which never met [MASK]."},
+    )
 
 
 def main() -> int:
@@ -143,6 +150,8 @@ def warm_start(
         gradient_accumulation_steps=warm.inverse_cloze_accumulation_steps,
         learning_rate=warm.inverse_cloze_learning_rate,
         warmup_steps=warm.inverse_cloze_warmup_steps,
+        keep_probability=warm.inverse_cloze_keep_probability,
+        mask_probability=warm.inverse_cloze_mask_probability,
         max_query_length=args.max_query_length,
         save_total_limit=1,
         **{

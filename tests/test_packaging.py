@@ -89,7 +89,7 @@ def test_document_names_only_options_that_exist(document, monkeypatch):
     text = document.read_text().replace("\\\n", " ")
     for line in text.splitlines():
         options = set(re.findall(r"(?<![\w-])--([a-z][\w-]*)", line))
-        if re.search(r"build-index|training\.builder", line):
+        if re.search(r"build-index|refresh\.builder", line):
             assert options <= BUILDER_OPTIONS | LAUNCHER_OPTIONS, line
         elif "examples/pretrain.py" in line:
             assert options <= option_names("pretrain") | LAUNCHER_OPTIONS, line

@@ -92,3 +92,24 @@ def test_in_batch_accuracy_counts_the_own_passage_wherever_it_stands():
     scores = torch.tensor([[0.0, 0.0, 9.0], [0.0, 5.0, 1.0], [7.0, 0.0, 0.0]])
     assert in_batch_accuracy(scores, torch.tensor([4, 5, 6])) == pytest.approx(1 / 3)
     assert in_batch_accuracy(scores, torch.tensor([4, 5, 4])) == 1.0
+
+
+def test_a_masked_query_hides_one_short_run_and_nothing_of_the_passage(passages):
+    mask = passages.special_tokens.mask
+    plain = InverseClozeDataset(passages, keep_probability=1.0, seed=3)
+    masked = InverseClozeDataset(passages, keep_probability=1.0, seed=3, mask_probability=1.0)
+    for index in range(len(passages)):
+        before, after = plain[index], masked[index]
+        hidden = np.flatnonzero(after.query_ids == mask)
+        assert np.array_equal(after.body_ids, before.body_ids)
+        assert 1 <= len(hidden) <= min(5, len(before.query_ids) - 1)
+        assert np.array_equal(hidden, np.arange(hidden[0], hidden[0] + len(hidden)))
+        untouched = after.query_ids != mask
+        assert np.array_equal(after.query_ids[untouched], before.query_ids[untouched])
+
+
+def test_queries_are_masked_as_often_as_asked(passages):
+    dataset = InverseClozeDataset(passages, seed=0, mask_probability=0.5)
+    mask = passages.special_tokens.mask
+    share = np.mean([(dataset.visit(i, e).query_ids == mask).any() for e in range(40) for i in range(len(dataset))])
+    assert 0.4 < share < 0.6

@@ -3,8 +3,8 @@
 Only data lives here. A field with `statements` is one that pre-training sentences speak of; a field that has questions
 but no statements is *held out*: the model never meets its wording in training, so its questions tell apart what was
 learned about the field from what was learned about retrieving. Passages use the Factbook's own labels. The trained
-fields have names and dates for answers, which a tagger finds, and half of their statements stay near the label: of words
-that retrieve nothing useful at first, a reader learns nothing.
+fields have names and dates for answers, which a tagger finds, and half of their statements stay near the label: from
+statements for which nothing useful is retrieved at first, a reader learns nothing.
 """
 
 from dataclasses import dataclass

@@ -114,12 +114,16 @@ class InverseClozeArguments(LoopArguments):
     keep_probability: float = field(
         default=0.1, metadata={"help": "How often the sentence stays in its passage, so that words are learned too."}
     )
+    mask_probability: float = field(
+        default=0.0, metadata={"help": "How often some wordpieces of the sentence are masked, as in pre-training."}
+    )
     max_query_length: int = field(default=64, metadata={"help": "Wordpieces of a query, special tokens included."})
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0.0 <= self.keep_probability <= 1.0:
-            raise ValueError(f"keep_probability is {self.keep_probability}, but is a probability: between 0 and 1.")
+        for name in ("keep_probability", "mask_probability"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"{name} is {getattr(self, name)}, but is a probability: between 0 and 1.")
         self._at_least(4, "max_query_length")
         if self.per_device_train_batch_size * self.gradient_accumulation_steps < 2:
             raise ValueError(

@@ -118,7 +118,7 @@ class InverseClozeTrainer(TrainingLoop):
         super().__init__(model, towers, args, Path(args.output_dir), accelerator or make_accelerator(args), callbacks)
         self.passages = passages
         self.scale = float(model.config.score_scale)
-        self.dataset = InverseClozeDataset(passages, args.keep_probability, args.seed, rows)
+        self.dataset = InverseClozeDataset(passages, args.keep_probability, args.seed, rows, args.mask_probability)
         self.order = DataOrder(len(self.dataset), args.seed)
         self.collator = InverseClozeCollator(tokenizer, args.max_query_length, passages.max_length)
 
