@@ -67,7 +67,7 @@ class WarmStartArguments:
     )
     inverse_cloze_mask_probability: float = field(
         default=0.0,
-        metadata={"help": "How often words of the sentence are masked; for sentence encoders, which never met [MASK]."},
+        metadata={"help": "How often words of the sentence are masked; for encoders that never met [MASK]."},
     )
 
 
