@@ -20,6 +20,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import datasets
+import transformers
+
 from factbook_task import bm25_ranks, index_now, prepare_task, print_recall, recall_at, recall_of, start_model
 from fetch_minilm import DEFAULT_FOLDER
 from realm_hf import RealmTokenizer
@@ -73,6 +76,9 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     args = parse_arguments()
     logging.basicConfig(level=logging.WARNING)
+    # Only the bars of the training are worth watching.
+    datasets.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()
     seconds: dict[str, float] = {}
     started = clock = time.perf_counter()
 
