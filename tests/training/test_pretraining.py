@@ -113,6 +113,19 @@ def test_frozen_retriever_rests_until_its_step_and_then_moves(world, tmp_path):
     assert moved == [False, False, True]
 
 
+def test_fewer_candidates_are_read_while_the_towers_rest(world, tmp_path):
+    made = pretrainer(world, tmp_path, max_steps=4, freeze_retriever_steps=2, reading_candidates=2, heldout=False)
+    read = []
+
+    def watch(module, args, kwargs):
+        if module.training:
+            read.append(kwargs["candidate_input_ids"].shape[1])
+
+    made.model.register_forward_pre_hook(watch, with_kwargs=True)
+    made.train()
+    assert read == [2, 2, 3, 3]
+
+
 def test_detached_retrieval_gives_the_retriever_no_gradient(world, tmp_path):
     made = pretrainer(world, tmp_path, max_steps=4, detach_retrieval=True)
     before = trained_parameters(made.model)

@@ -181,21 +181,27 @@ def factbook_statements(seed: int = 0, per_fact: int = 2) -> list[dict[str, str]
 
 
 def factbook_questions() -> list[FactbookQuestion]:
-    """Questions about every country and every field that has questions, the wordings of a field taken in turn."""
+    """Questions about every country and every field that has questions, the wordings of a field taken in turn.
+
+    A question whose wording holds its answer is left out.
+    """
     questions = []
     for row, facts in enumerate(_passages()):
         for fact in facts:
-            if fact.field.questions and fact.answer:
-                template = fact.field.questions[row % len(fact.field.questions)]
-                questions.append(
-                    FactbookQuestion(
-                        question=template.format(country=fact.country),
-                        answer=fact.answer,
-                        passage=row,
-                        country=fact.country,
-                        field=fact.field.name,
-                        country_seen=is_seen(fact.country),
-                        field_seen=bool(fact.field.statements),
-                    )
+            if not fact.field.questions or not fact.answer:
+                continue
+            template = fact.field.questions[row % len(fact.field.questions)]
+            if fact.answer.lower() in template.lower():
+                continue  # "what is the parliament called?" where it is called Parliament
+            questions.append(
+                FactbookQuestion(
+                    question=template.format(country=fact.country),
+                    answer=fact.answer,
+                    passage=row,
+                    country=fact.country,
+                    field=fact.field.name,
+                    country_seen=is_seen(fact.country),
+                    field_seen=bool(fact.field.statements),
                 )
+            )
     return questions
