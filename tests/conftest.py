@@ -162,3 +162,20 @@ def run(tmp_path: Path, tiny_passages: "PassageStore", tokenizer: "RealmTokenize
     from realm_hf.refresh.run_directory import RunDirectory
 
     return RunDirectory.create(tmp_path / "run", passages=tiny_passages, tokenizer=tokenizer)
+
+
+@pytest.fixture(scope="session")
+def countries(tmp_path_factory):
+    from tiny_worlds import country_passages
+
+    return country_passages(tmp_path_factory.mktemp("countries"))
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory) -> Path:
+    """Folder with `passages` and `sentences` of the fact world."""
+    from tiny_worlds import fact_world
+
+    folder = tmp_path_factory.mktemp("world")
+    fact_world(folder)
+    return folder

@@ -90,9 +90,11 @@ def test_relevance_scores_are_scaled_inner_products():
 
 
 def test_inverse_cloze_loss_is_the_cross_entropy_over_all_passages():
-    query = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
-    passages = torch.tensor([[0.0, 1.0], [1.0, 1.0], [1.0, 0.0]])
-    loss = inverse_cloze_loss(query, passages, torch.tensor([2, 1]), scale=2.0, reduction="none")
-    first = -math.log(math.e**2 / (1 + 2 * math.e**2))
-    second = -math.log(math.e**4 / (1 + 2 * math.e**4))
-    torch.testing.assert_close(loss, torch.tensor([first, second]))
+    queries = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+    passages = torch.tensor([[1.0, 1.0], [0.0, 1.0]])
+    loss, accuracy = inverse_cloze_loss(queries, passages, torch.tensor([5, 6]), scale=2.0)
+    first = -math.log(math.e**2 / (math.e**2 + 1))
+    second = -math.log(math.e**4 / (math.e**4 + math.e**4))
+    torch.testing.assert_close(float(loss), (first + second) / 2)
+    # The second sentence's own passage only ties with the first one.
+    assert float(accuracy) == 0.5

@@ -111,25 +111,30 @@ def retrieval_utility(
 
 
 def inverse_cloze_loss(
-    query: torch.Tensor, passages: torch.Tensor, labels: torch.Tensor, scale: float = 1.0, reduction: str = "mean"
-) -> torch.Tensor:
+    queries: torch.Tensor, passages: torch.Tensor, groups: torch.Tensor, scale: float = 1.0
+) -> tuple[torch.Tensor, torch.Tensor]:
     """
     Cross entropy of finding each sentence's own passage among all passages of the batch (ORQA, section 5; REALM's warm
-    start, section 3.4).
+    start, section 3.4), without false negatives.
 
     Args:
-        query (`torch.Tensor` of shape `(B, D)`): Embeddings of the sentences.
-        passages (`torch.Tensor` of shape `(P, D)`): Embeddings of the passages: own ones and negatives.
-        labels (`torch.Tensor` of shape `(B,)`, long): Row of each sentence's own passage in `passages`.
+        queries (`torch.Tensor` of shape `(B, D)`): Embeddings of the sentences.
+        passages (`torch.Tensor` of shape `(B, D)`): Embeddings of the passages, row i that of sentence i.
+        groups (`torch.Tensor` of shape `(B,)`, long): Passages of one group have the same text: none is a wrong answer
+            to another's sentence.
         scale (`float`, *optional*, defaults to 1.0): Factor on the inner products.
-        reduction (`str`, *optional*, defaults to `"mean"`): As in `torch.nn.functional.cross_entropy`.
 
     Returns:
-        `torch.Tensor`: The loss, in nats.
+        `tuple[torch.Tensor, torch.Tensor]`: The mean loss in nats, and the share of sentences whose own passage scores
+        highest.
     """
-    with torch.autocast(query.device.type, enabled=False):
-        scores = full_precision(query) @ full_precision(passages).T * scale
-        return F.cross_entropy(scores, labels, reduction=reduction)
+    with torch.autocast(queries.device.type, enabled=False):
+        scores = full_precision(queries) @ full_precision(passages).T * scale
+        labels = torch.arange(len(queries), device=queries.device)
+        false_negative = (groups[:, None] == groups[None]) & (labels[:, None] != labels[None])
+        scores = scores.masked_fill(false_negative, -torch.inf)
+        accuracy = (scores.detach().argmax(dim=1) == labels).double().mean()
+        return F.cross_entropy(scores, labels), accuracy
 
 
 __all__ = [

@@ -5,8 +5,9 @@ import pytest
 import torch
 from tiny_worlds import tiny_model, tiny_tokenizer
 
+from realm_hf.losses import inverse_cloze_loss
 from realm_hf.training.arguments import InverseClozeArguments
-from realm_hf.training.inverse_cloze import InverseClozeTrainer, masked_inverse_cloze_loss
+from realm_hf.training.inverse_cloze import InverseClozeTrainer
 from realm_hf.training.tracking import read_log
 
 
@@ -47,7 +48,7 @@ def test_gradient_caching_equals_one_graph_over_the_whole_batch(countries, tmp_p
         with whole.micro_batch(1, index, last=True):
             parts.append(whole._embed(whole.module, chunk))
         groups.append(chunk["groups"])
-    expected, _ = masked_inverse_cloze_loss(*torch.cat(parts, dim=1), torch.cat(groups), whole.scale)
+    expected, _ = inverse_cloze_loss(*torch.cat(parts, dim=1), torch.cat(groups), whole.scale)
     expected.backward()
     assert loss == pytest.approx(float(expected.detach()), abs=1e-6)
     for name, parameter in whole.model.embedder.named_parameters():
@@ -67,12 +68,12 @@ def test_accumulation_adds_negatives(countries, tmp_path):
 def test_equal_passages_are_no_negatives_of_each_other():
     queries = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     passages = queries.clone()
-    loss, accuracy = masked_inverse_cloze_loss(queries, passages, torch.tensor([7, 7, 8]), scale=2.0)
+    loss, accuracy = inverse_cloze_loss(queries, passages, torch.tensor([7, 7, 8]), scale=2.0)
     # Each of the twins sees itself (score 2) and the third (score 0); the third sees both twins.
     twin, third = -2 + np.log(np.exp(2) + 1), -2 + np.log(np.exp(2) + 2)
     assert float(loss) == pytest.approx((2 * twin + third) / 3, abs=1e-6)
     assert float(accuracy) == 1.0
-    distinct, _ = masked_inverse_cloze_loss(queries, passages, torch.tensor([7, 9, 8]), scale=2.0)
+    distinct, _ = inverse_cloze_loss(queries, passages, torch.tensor([7, 9, 8]), scale=2.0)
     assert float(distinct) > float(loss)
 
 

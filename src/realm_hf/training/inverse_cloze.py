@@ -23,7 +23,7 @@ from torch import nn
 from realm_hf.data.collators import InverseClozeCollator
 from realm_hf.data.inverse_cloze import InverseClozeDataset
 from realm_hf.data.passages import PassageStore
-from realm_hf.losses import full_precision
+from realm_hf.losses import full_precision, inverse_cloze_loss
 from realm_hf.modeling_realm import RealmEmbedder, RealmForPreTraining
 from realm_hf.tokenization_realm import RealmTokenizer
 from realm_hf.training.arguments import InverseClozeArguments
@@ -58,29 +58,6 @@ class TwinTowers(nn.Module):
         queries = self.query_embedder.encode(query_input_ids, query_attention_mask)
         passages = self.embedder.encode(passage_input_ids, passage_attention_mask, passage_token_type_ids)
         return torch.stack([full_precision(queries), full_precision(passages)])
-
-
-def masked_inverse_cloze_loss(
-    queries: torch.Tensor, passages: torch.Tensor, groups: torch.Tensor, scale: float = 1.0
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross entropy of finding each sentence's passage among all passages of the batch, without false negatives.
-
-    Args:
-        queries: `[B, D]`.
-        passages: `[B, D]`, row i the passage of query i.
-        groups: `[B]` long; passages of one group have the same text: none is a wrong answer to another's
-            query.
-        scale: Factor on the inner products.
-
-    Returns:
-        The mean loss in nats, and the share of queries whose passage scores highest.
-    """
-    scores = full_precision(queries) @ full_precision(passages).T * scale
-    labels = torch.arange(len(queries), device=queries.device)
-    false_negative = (groups[:, None] == groups[None]) & (labels[:, None] != labels[None])
-    scores = scores.masked_fill(false_negative, -torch.inf)
-    accuracy = (scores.detach().argmax(dim=1) == labels).double().mean()
-    return nn.functional.cross_entropy(scores, labels), accuracy
 
 
 class InverseClozeTrainer(TrainingLoop):
@@ -153,7 +130,7 @@ class InverseClozeTrainer(TrainingLoop):
                 embeddings.append(self._embed(self.accelerator.unwrap_model(self.module), chunk))
         own = torch.cat(embeddings, dim=1).requires_grad_(True)
         groups = torch.cat([chunk["groups"] for chunk in chunks])
-        loss, accuracy = masked_inverse_cloze_loss(*self._gather(own), self._gather_groups(groups), self.scale)
+        loss, accuracy = inverse_cloze_loss(*self._gather(own), self._gather_groups(groups), self.scale)
         (gradient,) = torch.autograd.grad(loss, own)
 
         # DDP averages gradients over ranks; the loss is already the mean over all of them.
