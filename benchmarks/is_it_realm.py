@@ -37,7 +37,15 @@ from realm_hf.training.inverse_cloze import InverseClozeTrainer
 from realm_hf.training.pretraining import PreTrainer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
-from factbook_task import FactbookTask, bm25_ranks, index_now, prepare_task, start_model
+from factbook_task import (
+    MAX_PASSAGE_LENGTH,
+    MAX_QUERY_LENGTH,
+    FactbookTask,
+    bm25_ranks,
+    index_now,
+    prepare_task,
+    start_model,
+)
 
 CELLS = {"seen": True, "held out": False}
 DRAWS = 2000
@@ -110,8 +118,8 @@ class Seed:
             per_device_train_batch_size=self.args.batch_size,
             num_candidates=self.args.num_candidates,
             warmup_steps=5,
-            max_query_length=32,
-            max_candidate_length=96,
+            max_query_length=MAX_QUERY_LENGTH,
+            max_candidate_length=MAX_PASSAGE_LENGTH,
             refresh_steps=self.args.refresh_steps,
             save_steps=0,
             **{"refresh": "off", **changes},

@@ -14,18 +14,17 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import sys
 from collections import Counter
 from pathlib import Path
 
 import pandas as pd
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
+from answer_strings import normalise
+
 _LONGEST_TITLE = 6  # words
 _SHORTEST_ANSWER = 5  # characters, the spaces around it counted
-
-
-def normalise(text: str) -> str:
-    """Lower case, letters and digits only, one space between words and around the whole."""
-    return " " + " ".join(re.sub(r"[^a-z0-9]+", " ", text.lower()).split()) + " "
 
 
 def windows(words: list[str]) -> list[str]:

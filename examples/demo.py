@@ -23,7 +23,17 @@ from typing import Any
 import datasets
 import transformers
 
-from factbook_task import bm25_ranks, index_now, prepare_task, print_recall, recall_at, recall_of, start_model
+from factbook_task import (
+    MAX_PASSAGE_LENGTH,
+    MAX_QUERY_LENGTH,
+    bm25_ranks,
+    index_now,
+    prepare_task,
+    print_recall,
+    recall_at,
+    recall_of,
+    start_model,
+)
 from fetch_minilm import DEFAULT_FOLDER
 from realm_hf import RealmTokenizer
 from realm_hf.report import write_report
@@ -139,8 +149,8 @@ def main() -> None:
             reading_candidates=2,
             learning_rate=args.learning_rate,
             warmup_steps=5,
-            max_query_length=32,
-            max_candidate_length=96,
+            max_query_length=MAX_QUERY_LENGTH,
+            max_candidate_length=MAX_PASSAGE_LENGTH,
             refresh=args.refresh,
             refresh_steps=args.refresh_steps,
             keep_generations=16,

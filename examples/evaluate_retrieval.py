@@ -12,25 +12,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import time
 from pathlib import Path
 
-import bm25s
 import numpy as np
 from tqdm import tqdm
 from transformers import AutoConfig
 
+from answer_strings import normalise
+from bm25 import bm25_rows
 from realm_hf import RealmEmbedder, RealmForPreTraining, RealmRetriever, RealmTokenizer
 from realm_hf.data.passages import PassageStore
 from realm_hf.index.embedding import embed_passages
 from realm_hf.index.faiss_index import build_index
 from realm_hf.training.retrieval_ahead import encode_queries
-
-
-def normalise(text: str) -> str:
-    """Lower case, letters and digits only, one space between words and around the whole."""
-    return " " + " ".join(re.sub(r"[^a-z0-9]+", " ", text.lower()).split()) + " "
 
 
 def load_embedder(name: str, pooler: str) -> RealmEmbedder:
@@ -55,15 +50,6 @@ def dense_rows(
     return np.asarray(retriever.retrieve(queries, k, null_passage=False).rows)
 
 
-def bm25_rows(passages: PassageStore, texts: list[str], questions: list[str], k: int) -> np.ndarray:
-    """The same for BM25 over title and text."""
-    ranker = bm25s.BM25()
-    documents = [f"{passages.title(row)} {text}" for row, text in enumerate(texts)]
-    ranker.index(bm25s.tokenize(documents, stopwords="en", show_progress=False), show_progress=False)
-    queries = bm25s.tokenize(questions, stopwords="en", show_progress=False)
-    return ranker.retrieve(queries, k=k, show_progress=False)[0]
-
-
 def main() -> None:
     """Evaluate all checkpoints and print one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -83,8 +69,7 @@ def main() -> None:
     questions = [row["question"] for row in rows]
     answers = [[row["answer"]] if isinstance(row["answer"], str) else row["answer"] for row in rows]
     wanted = [[normalise(answer) for answer in each] for each in answers]
-    texts = [passages.text(row) for row in range(len(passages))]
-    normalised = [normalise(text) for text in texts]
+    normalised = [normalise(passages.text(row)) for row in range(len(passages))]
     k = max(args.ks)
 
     def recall(found: np.ndarray) -> dict[str, float]:
@@ -105,7 +90,7 @@ def main() -> None:
         table[name] = recall(dense_rows(checkpoint, args, passages, questions, k))
         table[name]["seconds"] = round(time.perf_counter() - started, 1)
     if not args.no_bm25:
-        table["BM25"] = recall(bm25_rows(passages, texts, questions, k))
+        table["BM25"] = recall(bm25_rows(passages, questions, k))
 
     print(f"\n{len(questions):,} questions over {len(passages):,} passages, recall in percent by answer string\n")
     print("| retriever |" + "".join(f" recall@{depth} |" for depth in args.ks) + "\n|---|" + "---|" * len(args.ks))

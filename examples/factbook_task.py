@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import bm25s
 import numpy as np
 from datasets import Dataset
 
+from bm25 import bm25_rows
 from realm_hf import RealmEmbedder, RealmForPreTraining, RealmRetriever, RealmTokenizer
 from realm_hf.data import Span, Tagger, tagger_from_name
 from realm_hf.data.factbook import FactbookQuestion, factbook_passages, factbook_questions, factbook_statements
@@ -137,11 +137,7 @@ def recall_of(
 
 def bm25_ranks(task: FactbookTask, questions: Sequence[FactbookQuestion]) -> np.ndarray:
     """Rank of each question's gold passage for BM25 over title and text; int64 `[Q]`, 20 where it is deeper."""
-    documents = [f"{task.passages.title(row)} {task.passages.text(row)}" for row in range(len(task.passages))]
-    ranker = bm25s.BM25()
-    ranker.index(bm25s.tokenize(documents, stopwords="en", show_progress=False), show_progress=False)
-    queries = bm25s.tokenize([q.question for q in questions], stopwords="en", show_progress=False)
-    rows, _ = ranker.retrieve(queries, k=max(KS), show_progress=False)
+    rows = bm25_rows(task.passages, [q.question for q in questions], max(KS))
     hits = rows == np.array([q.passage for q in questions])[:, None]
     return np.where(hits.any(1), hits.argmax(1), max(KS))
 
