@@ -4,10 +4,9 @@ from itertools import chain, pairwise
 
 import numpy as np
 import pytest
-import torch
 from datasets import Dataset
 
-from realm_hf.data import InverseClozeDataset, build_passages, in_batch_accuracy, split_rows
+from realm_hf.data import InverseClozeDataset, build_passages, split_rows
 
 
 def sentences_of(passages, row):
@@ -86,12 +85,6 @@ def test_split_rows_keeps_documents_whole_and_the_share(tokenizer, tmp_path):
     assert not held_documents & set(store.documents[train])
     assert 75 < len(held_documents) < 125
     assert len(split_rows(store, 0.0)[1]) == 0
-
-
-def test_in_batch_accuracy_counts_the_own_passage_wherever_it_stands():
-    scores = torch.tensor([[0.0, 0.0, 9.0], [0.0, 5.0, 1.0], [7.0, 0.0, 0.0]])
-    assert in_batch_accuracy(scores, torch.tensor([4, 5, 6])) == pytest.approx(1 / 3)
-    assert in_batch_accuracy(scores, torch.tensor([4, 5, 4])) == 1.0
 
 
 def test_a_masked_query_hides_one_short_run_and_nothing_of_the_passage(passages):

@@ -39,6 +39,26 @@ def test_what_is_there_is_never_overwritten(tmp_path, kind, when):
     assert (final / "first" if kind == "directory" else final).read_text() == "first"
 
 
+def test_a_replacement_leaves_the_earlier_one_whole_until_it_is_complete(tmp_path):
+    final = tmp_path / "p"
+    write(final, "first")
+    with pytest.raises(RuntimeError, match="half-way"), StagedDirectory(final, replace=True) as staged:
+        (staged.path / "second").write_text("second")
+        raise RuntimeError("half-way")
+    assert [path.name for path in tmp_path.rglob("*")] == ["p", "first"]
+    with StagedDirectory(final, replace=True) as staged:
+        (staged.path / "second").write_text("second")
+        assert (final / "first").is_file()
+    assert [path.name for path in tmp_path.rglob("*")] == ["p", "second"]
+
+
+def test_a_replacement_does_not_take_the_place_of_a_file(tmp_path):
+    (tmp_path / "p").write_text("mine")
+    with pytest.raises(FileExistsError, match="nothing is overwritten"), StagedDirectory(tmp_path / "p", replace=True):
+        pass
+    assert (tmp_path / "p").read_text() == "mine"
+
+
 def test_files_that_a_library_wrote_are_synced_before_the_rename(tmp_path, monkeypatch):
     trace = []
     opened, synced, renamed = os.open, os.fsync, Path.rename

@@ -2,7 +2,7 @@
 
 from .collators import InverseClozeCollator, PreTrainingCollator
 from .documents import load_documents
-from .inverse_cloze import InverseClozeDataset, InverseClozeExample, in_batch_accuracy, split_rows
+from .inverse_cloze import InverseClozeDataset, InverseClozeExample, split_rows
 from .masking import MaskedQuery, Skip, example_rng, mask_example
 from .passages import NULL_PASSAGE, PassageStore, build_passages, passages_from_rows
 from .salient_spans import (
@@ -42,7 +42,6 @@ __all__ = [
     "build_passages",
     "build_sentences",
     "example_rng",
-    "in_batch_accuracy",
     "load_documents",
     "mask_example",
     "merge_spans",

@@ -10,7 +10,6 @@ masked statement in five where it finds that of a question in two. `mask_probabi
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch.utils.data import Dataset
 
 from .masking import INVERSE_CLOZE_STREAM, example_rng
@@ -147,18 +146,3 @@ def split_rows(passages: PassageStore, heldout_fraction: float) -> tuple[np.ndar
     spread = (documents.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(11)
     heldout = spread.astype(np.float64) / 2.0**53 < heldout_fraction
     return np.flatnonzero(~heldout), np.flatnonzero(heldout)
-
-
-def in_batch_accuracy(scores: torch.Tensor, passage_ids: torch.Tensor) -> float:
-    """
-    Share of queries whose own passage scores highest among the batch's passages, the usual figure for ICT.
-
-    Args:
-        scores (`torch.Tensor` of shape `[B, B]`): Query `i` against the passage of example `j`.
-        passage_ids (`torch.Tensor` of shape `[B]`): Passage rows; a best passage with the query's own row counts as
-            right wherever it stands in the batch.
-
-    Returns:
-        `float`: Between 0 and 1.
-    """
-    return float((passage_ids[scores.argmax(dim=1)] == passage_ids).double().mean())

@@ -72,15 +72,18 @@ class StagedDirectory:
     directory removes.
 
     Args:
-        final (`str` or `Path`): Where the directory appears; its parent is made if need be. Nothing is ever
-            overwritten, but an empty directory may be there.
+        final (`str` or `Path`): Where the directory appears; its parent is made if need be. Without `replace` nothing
+            is ever overwritten, but an empty directory may be there.
+        replace (`bool`, *optional*, defaults to `False`): Take the place of an earlier directory, which stays whole
+            until the new one is. Between two renames there is none.
 
     Raises:
         FileExistsError: If `final` already holds something, at the beginning or at the end of the block.
     """
 
-    def __init__(self, final: str | Path):
+    def __init__(self, final: str | Path, *, replace: bool = False):
         self.final = Path(final).absolute()
+        self.replace = replace
         self.path = self.final.with_name(f"{TEMPORARY_PREFIX}{self.final.name}-{uuid.uuid4().hex[:8]}")
         self._lock_path = self.path.with_name(self.path.name + _LOCK_SUFFIX)
         self._files: list[HashingFile] = []
@@ -92,7 +95,8 @@ class StagedDirectory:
         return file
 
     def __enter__(self) -> Self:
-        if self.final.exists() and (not self.final.is_dir() or any(self.final.iterdir())):
+        taken = self.final.exists() and (not self.final.is_dir() or any(self.final.iterdir()))
+        if taken and not (self.replace and self.final.is_dir()):
             raise self._occupied()
         self.final.parent.mkdir(parents=True, exist_ok=True)
         remove_stale_staging(self.final.parent, self.final.name)
@@ -127,6 +131,8 @@ class StagedDirectory:
                 if path not in synced:  # a library wrote it
                     fsync_path(path)
             fsync_path(Path(folder))
+        if self.replace and self.final.exists():
+            retire_directory(self.final)
         try:
             self.path.rename(self.final)
         except OSError as error:

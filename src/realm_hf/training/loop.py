@@ -9,7 +9,6 @@ normaliser on masks drawn for all micro-batches beforehand, and its checkpoints 
 from __future__ import annotations
 
 import logging
-import signal
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -37,7 +36,8 @@ from realm_hf.training.checkpoints import (
     prune_checkpoints,
     save_checkpoint,
 )
-from realm_hf.training.optimization import adamw, learning_rate, native_bfloat16
+from realm_hf.training.optimization import adamw, enable_activation_checkpointing, learning_rate, native_bfloat16
+from realm_hf.training.signals import set_on_sigterm
 from realm_hf.training.tracking import (
     Progress,
     StepLog,
@@ -82,7 +82,7 @@ class TrainingLoop(ABC):
         self.device = accelerator.device
         self.bf16 = native_bfloat16(self.device) if args.bf16 is None else args.bf16
         if args.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            enable_activation_checkpointing(model)
         model.to(self.device)
         self.module = accelerator.prepare_model(module)
         self.optimizer = accelerator.prepare_optimizer(adamw(module, args))
@@ -141,7 +141,7 @@ class TrainingLoop(ABC):
                 or cannot be written to.
         """
         resume = self.args.resume if resume_from_checkpoint is None else resume_from_checkpoint
-        with self._exclusive(), self._stops_on_sigterm():
+        with self._exclusive(), set_on_sigterm(self.stop_requested):
             checkpoint = self.on_main(lambda: find_checkpoint(self.checkpoints, resume))
             if checkpoint is not None:
                 self._restore(checkpoint)
@@ -349,15 +349,3 @@ class TrainingLoop(ABC):
         finally:
             if lock is not None:
                 lock.release()
-
-    @contextmanager
-    def _stops_on_sigterm(self) -> Iterator[None]:
-        """SIGTERM ends the training after the step in hand, with a checkpoint. (Handlers need the main thread.)"""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = signal.signal(signal.SIGTERM, lambda *_: self.stop_requested.set())
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGTERM, before)

@@ -6,6 +6,7 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import DistributedType, ProjectConfiguration
 from torch import nn
+from transformers import PreTrainedModel
 
 from realm_hf.training.arguments import LoopArguments
 from realm_hf.training.tracking import installed_trackers
@@ -42,6 +43,15 @@ def native_bfloat16(device: torch.device) -> bool:
     if device.type == "cpu":
         return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
     return False
+
+
+def enable_activation_checkpointing(model: PreTrainedModel) -> None:
+    """Recompute activations in the backward pass; under the name that this transformers has for it."""
+    settings = {"use_reentrant": False}
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable(settings)
+    else:
+        model.gradient_checkpointing_enable(settings)
 
 
 def learning_rate(args: LoopArguments, step: int) -> float:

@@ -23,6 +23,7 @@ from realm_hf.data.sentences import SentenceStore
 from realm_hf.modeling_realm import RealmForPreTraining
 from realm_hf.refresh.lock import TrainerLock
 from realm_hf.refresh.run_directory import RunDirectory
+from realm_hf.storage.directories import StagedDirectory
 from realm_hf.storage.errors import explained
 from realm_hf.storage.files import write_json
 from realm_hf.tokenization_realm import RealmTokenizer
@@ -295,8 +296,9 @@ class PreTrainer(TrainingLoop):
         if self.accelerator.is_main_process:
             examples = explain(self.model, self.collator, self.passages, shown, rows) if shown else []
             with explained("write the model into", self.directory):
-                save_model(self.model, self.directory / "model")
-                self.tokenizer.save_pretrained(self.directory / "model")
+                with StagedDirectory(self.directory / "model", replace=True) as staged:
+                    save_model(self.model, staged.path)
+                    self.tokenizer.save_pretrained(staged.path)
                 write_json(self.directory / "examples.json", examples)
         return {"final_generation": self.index.state()["generation"]}
 
