@@ -14,21 +14,23 @@ from typing import TYPE_CHECKING, Literal, Self
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import AutoTokenizer, BatchEncoding, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from .data.passages import NULL_PASSAGE, PassageStore
+from .index.beam_embeddings import BeamEmbeddings, NullEmbedding
 from .index.corpus import Corpus
 from .index.exact import recall_at_k
 from .index.faiss_index import ABSENT, build_index
-from .index.reader_inputs import answer_positions, reader_inputs
+from .index.reader_inputs import ReaderInputs
 from .index.retriever_files import RetrieverFiles, load_retriever_files, save_retriever_files
-from .index.selection import RetrievalBatch, SearchStats, Served, select_candidates
+from .index.selection import RetrievalBatch, SearchStats, Served, as_queries, select_candidates
 
 if TYPE_CHECKING:
     import faiss
 
     from .index.generations import Generation
+    from .modeling_embedder import RealmEmbedder
 
 __all__ = ["ABSENT", "NULL_PASSAGE", "RealmRetriever", "RetrievalBatch", "SearchStats"]
 
@@ -37,20 +39,22 @@ logger = logging.get_logger(__name__)
 INDEX_NAME = "embeddings"
 
 
-class RealmRetriever:
+class RealmRetriever(ReaderInputs, BeamEmbeddings):
     """
     Retrieves passages by inner product.
 
     Args:
         passages ([`PassageStore`] or `datasets.Dataset`): N passages. A dataset needs a column `text`; a column
             `embeddings` serves as `embeddings`.
-        tokenizer (`PreTrainedTokenizerBase`, *optional*): Needed by `__call__` only.
+        tokenizer (`PreTrainedTokenizerBase`, *optional*): Needed by `__call__`, and to read a dataset's passages.
         index (`faiss.Index`, *optional*): Inner product, row `i` is passage `i`. Built ("Flat") if there are
             embeddings.
         embeddings (`np.ndarray` of shape `[N, D]`, *optional*): For [`recall_against_exact`] and `save_pretrained`.
         generation_name (`str`, *optional*): Name of the generation, handed on with every batch.
         threads (`int`, *optional*): Threads of a search; FAISS's setting by default. With a builder on the same
             cores one thread is up to 20 times faster than two.
+        embedder ([`RealmEmbedder`], *optional*): The passage tower that the embeddings come from, for the null
+            passage's.
 
     Attributes:
         search_stats ([`SearchStats`]): Running totals.
@@ -72,10 +76,13 @@ class RealmRetriever:
         embeddings: np.ndarray | None = None,
         generation_name: str | None = None,
         threads: int | None = None,
+        embedder: RealmEmbedder | None = None,
     ):
         self.passages = passages
         self.tokenizer = tokenizer
         self.threads = threads
+        self.embedder = embedder
+        self._null_embedding = NullEmbedding()
         self.search_stats = SearchStats()
         self._corpus = Corpus(passages)
         if index is None and embeddings is None and INDEX_NAME in self._corpus.columns:
@@ -95,6 +102,7 @@ class RealmRetriever:
         tokenizer: PreTrainedTokenizerBase | None = None,
         *,
         threads: int | None = None,
+        embedder: RealmEmbedder | None = None,
     ) -> Self:
         """
         A retriever over an open generation, which stays the caller's to close.
@@ -104,9 +112,10 @@ class RealmRetriever:
             generation ([`Generation`]): From [`GenerationStore.open`].
             tokenizer (`PreTrainedTokenizerBase`, *optional*): As for the class.
             threads (`int`, *optional*): As for the class.
+            embedder ([`RealmEmbedder`], *optional*): As for the class.
         """
         retriever = cls(passages, tokenizer, index=generation.index, threads=threads)
-        retriever.swap(generation)
+        retriever.swap(generation, embedder)
         return retriever
 
     def __len__(self) -> int:
@@ -138,12 +147,14 @@ class RealmRetriever:
             self._attached = True
         return self._corpus.dataset
 
-    def swap(self, generation: Generation) -> None:
+    def swap(self, generation: Generation, embedder: RealmEmbedder | None = None) -> None:
         """
         Search another generation from now on. A search that runs in another thread ends on the one it began with.
 
         Args:
             generation ([`Generation`]): Over the same passages.
+            embedder ([`RealmEmbedder`], *optional*): Its passage tower. Without one the retriever has none from now
+                on: the earlier tower's embeddings would not belong to this generation.
 
         Raises:
             ValueError: If it was built from other passages.
@@ -155,6 +166,7 @@ class RealmRetriever:
                 "numbers mean other texts."
             )
         self._serve(Served(generation.index, generation.embeddings, generation.name))
+        self.embedder = embedder
 
     def _serve(self, served: Served) -> None:
         served.check(len(self._corpus))
@@ -194,7 +206,7 @@ class RealmRetriever:
         """
         started = time.perf_counter()
         served = self._served_index()
-        queries = _as_array(query_embeddings)
+        queries = as_queries(query_embeddings)
         if k < 1 or over_retrieve < 0:
             raise ValueError(f"k is {k} and over_retrieve {over_retrieve}: at least 1 and 0 are needed.")
         if exclude is not None and len(exclude) != len(queries):
@@ -236,7 +248,7 @@ class RealmRetriever:
         served = self._served_index()
         if served.embeddings is None:
             raise ValueError("Recall is measured against the embeddings, but the retriever was made without them.")
-        return recall_at_k(served.embeddings, served.index, _as_array(queries), k)
+        return recall_at_k(served.embeddings, served.index, as_queries(queries), k)
 
     def save_pretrained(self, save_directory: str | Path) -> None:
         """
@@ -293,43 +305,6 @@ class RealmRetriever:
             threads=threads,
         )
 
-    def __call__(
-        self,
-        retrieved_block_ids: np.ndarray | torch.Tensor,
-        question_input_ids: torch.Tensor | np.ndarray,
-        answer_ids: Sequence[Sequence[int]] | None,
-        max_length: int | None = None,
-        return_tensors: str | None = "pt",
-    ) -> tuple[list[bool] | None, list[list[int]] | None, list[list[int]] | None, BatchEncoding]:
-        """
-        The reader's input for one question, as in transformers 4.57.6.
-
-        Args:
-            retrieved_block_ids (array or tensor of shape `[K]`): Passage rows; -1 is the null passage.
-            question_input_ids (array or tensor of shape `[1, L]`): The question, special tokens included.
-            answer_ids (`list[list[int]]`, *optional*): Token ids of each acceptable answer.
-            max_length (`int`, *optional*): Most wordpieces of question and passage; the tokenizer's limit by default.
-            return_tensors (`str`, *optional*, defaults to `"pt"`): Type of the inputs.
-
-        Returns:
-            `tuple` of `has_answers` (K booleans), `start_pos` and `end_pos` (K lists of inclusive positions in the
-            inputs, answers in the order given, padded with -1), and `concat_inputs` ([`~transformers.BatchEncoding`]
-            of `[CLS] question [SEP] passage [SEP]`, `[K, L]`). The first three are `None` without `answer_ids`.
-
-        Raises:
-            ValueError: If the retriever has no tokenizer.
-            IndexError: If a row is no passage; -2 ("absent") has no text.
-        """
-        if self.tokenizer is None:
-            raise ValueError("Calling a retriever needs a tokenizer: RealmRetriever(passages, tokenizer, ...).")
-        texts = self._corpus.texts(np.asarray(retrieved_block_ids))
-        inputs, ids = reader_inputs(
-            self.tokenizer, question_input_ids[0], texts, max_length=max_length, return_tensors=return_tensors
-        )
-        if answer_ids is None:
-            return None, None, None, inputs
-        return *answer_positions(ids, answer_ids, self.tokenizer.sep_token_id), inputs
-
     def _served_index(self) -> Served:
         served = self._served
         if served is None:
@@ -337,14 +312,3 @@ class RealmRetriever:
                 "The retriever has no index yet: pass `index` or `embeddings`, or `swap` a generation in."
             )
         return served
-
-
-def _as_array(queries: np.ndarray | torch.Tensor) -> np.ndarray:
-    if isinstance(queries, torch.Tensor):
-        queries = queries.detach().float().cpu().numpy()
-    queries = np.asarray(queries)
-    if queries.ndim != 2:
-        raise ValueError(
-            f"Query embeddings must have shape [B, D], got {list(queries.shape)}: use `query[None]` for one."
-        )
-    return queries

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from datasets import Dataset, are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+from transformers import PreTrainedTokenizerBase
 
 from ..data.packing import normalised_text_hash
 from ..data.passages import NULL_PASSAGE, PassageStore
+from ..data.reader_batch import Wordpieces
+from ..data.vocabulary import SpecialTokens, encode_texts
 
 if TYPE_CHECKING:
     import faiss
@@ -97,13 +100,64 @@ class Corpus:
         Raises:
             IndexError: If a row is neither a passage nor the null passage.
         """
+        return self._strings(rows, "text")
+
+    def titles(self, rows: np.ndarray) -> list[str]:
+        """
+        The passages' titles; empty for the null passage, and for passages without a column `title`.
+
+        Raises:
+            IndexError: If a row is neither a passage nor the null passage.
+        """
+        return self._strings(rows, "title")
+
+    def special_tokens(self, tokenizer: PreTrainedTokenizerBase | None) -> SpecialTokens:
+        """Ids of the special tokens: the store's, or the tokenizer's for a dataset; a `ValueError` without one."""
+        if self.store is not None:
+            return self.store.special_tokens
+        return SpecialTokens.from_tokenizer(self._needed(tokenizer))
+
+    def body_wordpieces(self, rows: np.ndarray, tokenizer: PreTrainedTokenizerBase | None) -> Wordpieces:
+        """
+        Wordpieces of the passages' bodies: mapped for a [`PassageStore`], made now for a dataset.
+
+        Args:
+            rows (`np.ndarray`, int64 `[R]`): Passages, or the null passage, which has none.
+            tokenizer (`PreTrainedTokenizerBase`, *optional*): Needed for a dataset.
+
+        Returns:
+            [`~realm_hf.data.reader_batch.Wordpieces`]
+
+        Raises:
+            IndexError: If a row is neither a passage nor the null passage.
+            ValueError: If the passages are a dataset and there is no tokenizer.
+        """
+        if self.store is not None:
+            return self.store.body_tokens.values, *self.store.body_extents(rows)
+        distinct, place = np.unique(rows, return_inverse=True)
+        encoded = encode_texts(self._needed(tokenizer), self.texts(distinct))["input_ids"] if len(distinct) else []
+        lengths = np.array([len(ids) for ids in encoded], dtype=np.int64)
+        values = np.array([token for ids in encoded for token in ids], dtype=np.int64)
+        return values, (np.cumsum(lengths) - lengths)[place], lengths[place]
+
+    def _strings(self, rows: np.ndarray, column: str) -> list[str]:
         rows = np.asarray(rows, dtype=np.int64).reshape(-1)
         wrong = rows[(rows < NULL_PASSAGE) | (rows >= len(self))]
         if len(wrong):
             raise IndexError(f"Passage row {wrong[0]} is out of range for {len(self)} passages (-1: null passage).")
+        if column not in self.dataset.column_names:
+            return [""] * len(rows)
         stored = rows[rows != NULL_PASSAGE]
-        texts = iter(self.dataset[stored.tolist()]["text"] if len(stored) else [])
-        return ["" if row == NULL_PASSAGE else next(texts) for row in rows]
+        strings = iter(self.dataset[stored.tolist()][column] if len(stored) else [])
+        return ["" if row == NULL_PASSAGE else next(strings) or "" for row in rows]
+
+    def _needed(self, tokenizer: PreTrainedTokenizerBase | None) -> PreTrainedTokenizerBase:
+        if tokenizer is None:
+            raise ValueError(
+                "These passages are a Dataset without wordpieces: give the retriever a tokenizer, or build a "
+                "PassageStore with `build_passages`."
+            )
+        return tokenizer
 
     def containing(self, sentence: np.ndarray | str, rows: np.ndarray) -> np.ndarray:
         """

@@ -1,13 +1,97 @@
-"""Retrieved passages as the reader's input, with the positions of known answers; as in transformers 4.57.6."""
+"""Retrieved passages as the reader's input: for batches of questions, and for one as in transformers 4.57.6."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import torch
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
-__all__ = ["answer_positions", "reader_inputs"]
+from ..data.reader_batch import ReaderBatch, make_reader_batch
+from .corpus import Corpus
+
+__all__ = ["ReaderInputs", "answer_positions", "reader_inputs"]
+
+
+class ReaderInputs:
+    """The part of a retriever that hands passages to a reader."""
+
+    tokenizer: PreTrainedTokenizerBase | None
+    _corpus: Corpus
+
+    def texts(self, rows: Sequence[int] | np.ndarray) -> list[str]:
+        """Texts of passages; empty for the null passage (-1). An `IndexError` if a row is neither."""
+        return self._corpus.texts(np.asarray(rows))
+
+    def titles(self, rows: Sequence[int] | np.ndarray) -> list[str]:
+        """Titles of passages; empty where there are none. An `IndexError` as for [`texts`]."""
+        return self._corpus.titles(np.asarray(rows))
+
+    def reader_batch(self, question_ids: Sequence[np.ndarray], rows: np.ndarray, max_length: int) -> ReaderBatch:
+        """
+        Join questions with the passages of their beams: `[CLS] question [SEP] body [SEP]`, titles left out.
+
+        The wordpieces of a [`PassageStore`] are mapped; those of a dataset are made, each passage once.
+
+        Args:
+            question_ids (sequence of B `np.ndarray`): Wordpieces of each question with `[CLS]` and `[SEP]`; cut to
+                half of `max_length`, the `[SEP]` kept.
+            rows (`np.ndarray`, int64 `[B, R]`): Passage rows; -1 (null passage) and -2 (absent) are left out.
+            max_length (`int`): Most wordpieces of question and passage, at least 4; the body's end is cut.
+
+        Returns:
+            [`~realm_hf.data.reader_batch.ReaderBatch`]
+
+        Raises:
+            ValueError: If shapes do not fit, or a dataset's passages need a tokenizer and there is none.
+            IndexError: If a row is no passage.
+        """
+        return make_reader_batch(
+            question_ids,
+            rows,
+            lambda present: self._corpus.body_wordpieces(present, self.tokenizer),
+            self._corpus.special_tokens(self.tokenizer),
+            max_length,
+        )
+
+    def __call__(
+        self,
+        retrieved_block_ids: np.ndarray | torch.Tensor,
+        question_input_ids: torch.Tensor | np.ndarray,
+        answer_ids: Sequence[Sequence[int]] | None,
+        max_length: int | None = None,
+        return_tensors: str | None = "pt",
+    ) -> tuple[list[bool] | None, list[list[int]] | None, list[list[int]] | None, BatchEncoding]:
+        """
+        The reader's input for one question, as in transformers 4.57.6.
+
+        Args:
+            retrieved_block_ids (array or tensor of shape `[K]`): Passage rows; -1 is the null passage.
+            question_input_ids (array or tensor of shape `[1, L]`): The question, special tokens included.
+            answer_ids (`list[list[int]]`, *optional*): Token ids of each acceptable answer.
+            max_length (`int`, *optional*): Most wordpieces of question and passage; the tokenizer's limit by default.
+            return_tensors (`str`, *optional*, defaults to `"pt"`): Type of the inputs.
+
+        Returns:
+            `tuple` of `has_answers` (K booleans), `start_pos` and `end_pos` (K lists of inclusive positions in the
+            inputs, answers in the order given, padded with -1), and `concat_inputs` ([`~transformers.BatchEncoding`]
+            of `[CLS] question [SEP] passage [SEP]`, `[K, L]`). The first three are `None` without `answer_ids`.
+
+        Raises:
+            ValueError: If the retriever has no tokenizer.
+            IndexError: If a row is no passage; -2 ("absent") has no text.
+        """
+        if self.tokenizer is None:
+            raise ValueError("Calling a retriever needs a tokenizer: RealmRetriever(passages, tokenizer, ...).")
+        texts = self._corpus.texts(np.asarray(retrieved_block_ids))
+        inputs, ids = reader_inputs(
+            self.tokenizer, question_input_ids[0], texts, max_length=max_length, return_tensors=return_tensors
+        )
+        if answer_ids is None:
+            return None, None, None, inputs
+        return *answer_positions(ids, answer_ids, self.tokenizer.sep_token_id), inputs
 
 
 def reader_inputs(

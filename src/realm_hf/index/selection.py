@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from ..data.passages import NULL_PASSAGE
 from .faiss_index import ABSENT, search
@@ -16,7 +17,15 @@ if TYPE_CHECKING:
 
     from .corpus import Corpus
 
-__all__ = ["RetrievalBatch", "SearchStats", "Selection", "Served", "select_candidates", "select_from_ranking"]
+__all__ = [
+    "RetrievalBatch",
+    "SearchStats",
+    "Selection",
+    "Served",
+    "as_queries",
+    "select_candidates",
+    "select_from_ranking",
+]
 
 _DEEPER = 4
 _CELLS_A_SEARCH = 1 << 22  # queries x depth of one search: 48 MiB of scores and rows
@@ -119,6 +128,18 @@ class Served:
                 f"The embeddings are {list(self.embeddings.shape)}, the index is over {passages} rows of dimension "
                 f"{self.index.d}: they do not belong together."
             )
+
+
+def as_queries(queries: np.ndarray | torch.Tensor) -> np.ndarray:
+    """Query embeddings `[B, D]` as an array; a `ValueError` for another number of dimensions."""
+    if isinstance(queries, torch.Tensor):
+        queries = queries.detach().float().cpu().numpy()
+    queries = np.asarray(queries)
+    if queries.ndim != 2:
+        raise ValueError(
+            f"Query embeddings must have shape [B, D], got {list(queries.shape)}: use `query[None]` for one."
+        )
+    return queries
 
 
 def select_candidates(
