@@ -8,7 +8,7 @@ mixes rows under SDPA in a bidirectional model. The number of chunks depends on 
 ranks: DistributedDataParallel does not mind; FSDP, which gathers weights at every forward pass of a tower, would.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -49,6 +49,23 @@ def plan_chunks(
     return chunks
 
 
+def _row_chunks(
+    lengths: list[int], device: torch.device, max_tokens_per_chunk: int | None
+) -> Iterator[tuple[torch.Tensor, int]]:
+    """Row numbers of each chunk on `device`, and the length of its longest row."""
+    min_tokens, max_tokens = CHUNK_TOKENS.get(device.type, CHUNK_TOKENS["cuda"])
+    chunks = plan_chunks(lengths, max_tokens_per_chunk or max_tokens, min_tokens)
+    order = torch.tensor([row for chunk in chunks for row in chunk], device=device)
+    for rows, chunk in zip(order.split([len(chunk) for chunk in chunks]), chunks, strict=True):
+        yield rows, lengths[chunk[0]]
+
+
+def _row_lengths(used: torch.Tensor) -> list[int]:
+    """Where the last True of each row of `used` `(N, L)` ends; 1 for a row without any."""
+    ends = torch.arange(1, used.size(1) + 1, device=used.device) * used
+    return ends.amax(-1).clamp(min=1).tolist()
+
+
 def ragged_apply(
     fn: Callable[..., torch.Tensor],
     input_ids: torch.Tensor,
@@ -84,25 +101,64 @@ def ragged_apply(
     Raises:
         `ValueError`: there are no rows, so that the shape of the result is unknown.
     """
-    rows, width = input_ids.shape
-    if rows == 0:
+    if input_ids.size(0) == 0:
         raise ValueError("`input_ids` has no rows: leave the call out where there is nothing to encode.")
     if attention_mask is None:
         attention_mask = torch.ones_like(input_ids)
-    min_tokens, max_tokens = CHUNK_TOKENS.get(input_ids.device.type, CHUNK_TOKENS["cuda"])
-    # The last attended position ends a row: a mask with holes keeps its length.
-    ends = torch.arange(1, width + 1, device=input_ids.device) * (attention_mask != 0)
-    lengths = ends.amax(-1).clamp(min=1).tolist()
-    chunks = plan_chunks(lengths, max_tokens_per_chunk or max_tokens, min_tokens)
 
     def run(index: torch.Tensor, length: int) -> torch.Tensor:
         segments = token_type_ids[index, :length] if token_type_ids is not None else None
         return fn(input_ids[index, :length], attention_mask[index, :length], segments, *(x[index] for x in row_inputs))
 
-    order = torch.tensor([row for chunk in chunks for row in chunk], device=input_ids.device)
-    parts = order.split([len(chunk) for chunk in chunks])
-    encoded = torch.cat([run(part, lengths[chunk[0]]) for part, chunk in zip(parts, chunks, strict=True)])
-    return encoded[order.argsort()]
+    # The last attended position ends a row: a mask with holes keeps its length.
+    chunks = list(_row_chunks(_row_lengths(attention_mask != 0), input_ids.device, max_tokens_per_chunk))
+    encoded = torch.cat([run(rows, length) for rows, length in chunks])
+    return encoded[torch.cat([rows for rows, _ in chunks]).argsort()]
 
 
-__all__ = ["plan_chunks", "ragged_apply"]
+def ragged_tokens(
+    fn: Callable[..., torch.Tensor],
+    wanted: torch.Tensor,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    token_type_ids: torch.Tensor | None = None,
+    max_tokens_per_chunk: int | None = None,
+) -> torch.Tensor:
+    """
+    Like [`ragged_apply`] for a function with a result per token, of which only some are wanted.
+
+    Args:
+        fn (`Callable`):
+            Called as `fn(input_ids, attention_mask, token_type_ids)` on some rows, cut to their longest; returns a
+            tensor of shape `(rows, length, ...)` whose rows depend on no other row and on no padding.
+        wanted (`torch.BoolTensor` of shape `(N, L)`):
+            The tokens to return. Rows without any are not computed.
+        input_ids (`torch.LongTensor` of shape `(N, L)`): Token ids, padded on the right.
+        attention_mask (`torch.Tensor` of shape `(N, L)`, *optional*): 1 at tokens, 0 at padding.
+        token_type_ids (`torch.LongTensor` of shape `(N, L)`, *optional*): Segments, or `None`, which is handed on.
+        max_tokens_per_chunk (`int`, *optional*): Largest chunk in tokens, padding included.
+
+    Returns:
+        `torch.Tensor` of shape `(T, ...)`: The wanted results, by row, then by position.
+
+    Raises:
+        `ValueError`: nothing is wanted, so that the shape of a result is unknown.
+    """
+    if not wanted.any():
+        raise ValueError("`wanted` is False everywhere: leave the call out where there is nothing to encode.")
+    if attention_mask is None:
+        attention_mask = torch.ones_like(input_ids)
+    needed = wanted.any(-1).nonzero().flatten()
+    lengths = _row_lengths((attention_mask != 0)[needed] | wanted[needed])
+    flat_positions = torch.arange(wanted.numel(), device=wanted.device).view_as(wanted)
+    parts, places = [], []
+    for some, length in _row_chunks(lengths, input_ids.device, max_tokens_per_chunk):
+        rows = needed[some]
+        segments = token_type_ids[rows, :length] if token_type_ids is not None else None
+        chosen = wanted[rows, :length]
+        parts.append(fn(input_ids[rows, :length], attention_mask[rows, :length], segments)[chosen])
+        places.append(flat_positions[rows, :length][chosen])
+    return torch.cat(parts)[torch.cat(places).argsort()]
+
+
+__all__ = ["plan_chunks", "ragged_apply", "ragged_tokens"]

@@ -137,6 +137,85 @@ def inverse_cloze_loss(
         return F.cross_entropy(scores, labels), accuracy
 
 
+def _logsumexp_by(values: torch.Tensor, groups: torch.Tensor, num_groups: int) -> torch.Tensor:
+    """One logsumexp per group, `(G,)`, of `values` `(T,)` in at least float32; minus infinity for an empty group."""
+    lowest = values.new_full((num_groups,), -torch.inf)
+    largest = lowest.scatter_reduce(0, groups, values.detach(), "amax")
+    largest = largest.masked_fill(largest.isneginf(), 0.0)
+    total = values.new_zeros(num_groups).index_add(0, groups, (values - largest[groups]).exp())
+    empty = total == 0
+    # A logarithm of 0 would put NaN into the gradient of groups that have values.
+    return (total.masked_fill(empty, 1.0).log() + largest).masked_fill(empty, -torch.inf)
+
+
+def span_log_softmax(logits: torch.Tensor, question: torch.Tensor, num_questions: int) -> torch.Tensor:
+    """
+    The log probability of each answer span: one softmax over all spans of all passages of its question.
+
+    ORQA, section 3 and released `orqa_model.py`: P(span, passage) is proportional to
+    exp(reader logit + relevance score of the passage), so the caller adds the passage's score to every logit first.
+
+    Args:
+        logits (`torch.Tensor` of shape `(T,)`): Reader logit plus relevance score of each span.
+        question (`torch.LongTensor` of shape `(T,)`): The question of each span, in `[0, num_questions)`.
+        num_questions (`int`): B; questions may have no span.
+
+    Returns:
+        `torch.Tensor` of shape `(T,)`: The log probabilities, in at least float32.
+    """
+    with torch.autocast(logits.device.type, enabled=False):
+        scores = full_precision(logits)
+        return scores - _logsumexp_by(scores, question, num_questions)[question]
+
+
+def span_marginal_loss(
+    logits: torch.Tensor, correct: torch.Tensor, question: torch.Tensor, num_questions: int
+) -> torch.Tensor:
+    """
+    The reader's loss: -log of the summed probability of all right spans (ORQA, section 6, L_full).
+
+    Args:
+        logits (`torch.Tensor` of shape `(T,)`): Reader logit plus relevance score of each span.
+        correct (`torch.BoolTensor` of shape `(T,)`): Whether the span is an answer.
+        question (`torch.LongTensor` of shape `(T,)`): The question of each span, in `[0, num_questions)`.
+        num_questions (`int`): B; questions may have no span.
+
+    Returns:
+        `torch.Tensor` of shape `(B,)`: The losses in nats, in at least float32; 0, without gradient, for a question
+        without a right span.
+    """
+    with torch.autocast(logits.device.type, enabled=False):
+        scores = full_precision(logits)
+        right = _logsumexp_by(scores[correct], question[correct], num_questions)
+        answerless = right.isneginf()
+        loss = _logsumexp_by(scores, question, num_questions) - right
+        return torch.where(answerless, torch.zeros_like(loss), loss)
+
+
+def retriever_marginal_loss(
+    scores: torch.Tensor, correct: torch.Tensor, mask: torch.Tensor | None = None
+) -> torch.Tensor:
+    """
+    The retriever's loss: -log of the summed probability of all passages with an answer (ORQA, section 6, L_early).
+
+    Args:
+        scores (`torch.Tensor` of shape `(B, S)`): Relevance scores of the beam; minus infinity where there is no
+            passage.
+        correct (`torch.BoolTensor` of shape `(B, S)`): Whether the passage contains an answer.
+        mask (`torch.BoolTensor` of shape `(B, S)`, *optional*): False where there is no passage.
+
+    Returns:
+        `torch.Tensor` of shape `(B,)`: The losses in nats, in at least float32; 0, without gradient, for a question
+        whose beam has no answer.
+    """
+    with torch.autocast(scores.device.type, enabled=False):
+        scores = full_precision(scores)
+        present = ~scores.isneginf()
+        present = present if mask is None else present & mask
+        question, place = present.nonzero(as_tuple=True)
+        return span_marginal_loss(scores[question, place], correct[question, place], question, scores.size(0))
+
+
 __all__ = [
     "Marginalization",
     "full_precision",
@@ -145,4 +224,7 @@ __all__ = [
     "marginal_log_likelihood",
     "relevance_scores",
     "retrieval_utility",
+    "retriever_marginal_loss",
+    "span_log_softmax",
+    "span_marginal_loss",
 ]

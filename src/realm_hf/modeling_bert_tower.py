@@ -16,6 +16,7 @@ from transformers.models.bert.modeling_bert import (
     BertEncoder,
     BertLayer,
     BertModel,
+    BertOnlyMLMHead,
     BertPooler,
     BertPreTrainedModel,
     eager_attention_forward,
@@ -114,6 +115,13 @@ class UnreadPooler(BertPooler):
         """Compute nothing."""
 
 
+class UnreadPredictionHead(BertOnlyMLMHead):
+    """A prediction head that checkpoints contain and nobody reads."""
+
+    def forward(self, sequence_output: torch.Tensor) -> None:  # type: ignore[override]
+        """Compute nothing."""
+
+
 class RealmBertModel(BertModel):
     """
     The BERT tower of every REALM model.
@@ -139,4 +147,4 @@ class RealmBertModel(BertModel):
         self.post_init()
 
 
-__all__ = ["RealmBertModel", "UnreadPooler", "gather_rows"]
+__all__ = ["RealmBertModel", "UnreadPooler", "UnreadPredictionHead", "gather_rows"]

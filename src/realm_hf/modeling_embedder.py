@@ -18,7 +18,7 @@ from .bert_initialization import BertStart, FromBertModel, initialize_projection
 from .configuration_realm import RealmConfig
 from .encoding import ragged_apply
 from .losses import full_precision, relevance_scores
-from .modeling_bert_tower import RealmBertModel, UnreadPooler
+from .modeling_bert_tower import RealmBertModel, UnreadPooler, UnreadPredictionHead
 from .modeling_outputs import RealmEmbedderOutput, RealmScorerOutput
 
 
@@ -60,9 +60,9 @@ class RealmPreTrainedModel(FromBertModel):
         return self
 
     def freeze_unread_parameters(self) -> None:
-        """Freeze embedders' prediction heads and encoders' poolers."""
+        """Freeze embedders' and readers' prediction heads, and encoders' and readers' poolers."""
         for module in self.modules():
-            if isinstance(module, UnreadPooler):
+            if isinstance(module, UnreadPooler | UnreadPredictionHead):
                 module.requires_grad_(False)
             elif isinstance(module, RealmScorerProjection):
                 module.predictions.requires_grad_(False)
