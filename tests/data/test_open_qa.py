@@ -67,7 +67,7 @@ def test_own_column_names_are_given():
         ({"question": " ", "answer": "b"}, "row 1 has the question ' '"),
         ({"question": "a?", "answer": []}, r"row 1 \('a\?'\).*holds no text"),
         ({"question": "a?", "answer": None}, "holds no text"),
-        ({"question": "a?", "answer": "(x", "regex": True}, r"row 1 has the regular expression '\(x'"),
+        ({"question": "a?", "answer": "(x", "regex": True}, r"row 1: the answer '\(x' is no valid regular"),
     ],
 )
 def test_unusable_row_is_named(row, message):
