@@ -1,0 +1,335 @@
+"""Questions -> retrieval -> reading -> answers, batch by batch, without padding and without a loop over spans."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from ..data.answer_matching import normalize_answer
+from ..data.collators import check_tokenizer, pad_rows
+from ..data.passages import PassageStore
+from ..data.reader_batch import ReaderBatch
+from ..data.vocabulary import SpecialTokens, encode_texts, require_fast_tokenizer
+from ..index.faiss_index import ABSENT
+from ..losses import relevance_scores
+from ..retrieval_realm import RealmRetriever, RetrievalBatch
+from .answers import Answer, Evidence
+from .best_spans import BestSpans, best_spans
+from .span_texts import SpanTexts
+
+if TYPE_CHECKING:
+    from ..modeling_realm_qa import RealmForOpenQA
+
+__all__ = ["QuestionAnswerer", "RetrievedQuestions"]
+
+
+@dataclass(frozen=True)
+class RetrievedQuestions:
+    """
+    B questions and the passages found for them.
+
+    Args:
+        question_ids (`list[np.ndarray]`, B of int64): `[CLS] question [SEP]`.
+        embeddings (`torch.Tensor` of shape `(B, D)`): Of the questions, by the query tower.
+        batch ([`RetrievalBatch`]): Rows and scores `[B, K]`, without the null passage; K is at most the corpus.
+    """
+
+    question_ids: list[np.ndarray]
+    embeddings: torch.Tensor
+    batch: RetrievalBatch
+
+
+class QuestionAnswerer:
+    """
+    Answers questions from a corpus.
+
+    Each batch of questions is embedded at once, searched for at once, and read in chunks of similar length. A question
+    gets the same answer alone and in any batch.
+
+    Args:
+        model ([`RealmForOpenQA`]): Query tower and reader.
+        retriever ([`RealmRetriever`], *optional*): The corpus; `model.retriever` by default. Give it the passage tower
+            (`embedder`) for [`Answer`]'s null probability.
+        tokenizer (`PreTrainedTokenizerBase`, *optional*): `retriever.tokenizer` by default.
+        batch_size (`int`, *optional*, defaults to 32): Questions read at once. Memory grows with it, and with `top_k`.
+        max_question_length (`int`, *optional*, defaults to 64): Wordpieces of `[CLS] question [SEP]`; what is longer
+            is cut, the `[SEP]` kept (64 is the release's).
+        device (`str` or `torch.device`, *optional*): Where the model is moved; its own by default.
+
+    Raises:
+        ValueError: If there is no retriever or tokenizer, or the passages were built with another tokenizer.
+
+    Example:
+    ```python
+    >>> answerer = QuestionAnswerer(RealmForOpenQA.from_pretrained(folder), RealmRetriever.from_pretrained(folder))
+    >>> answer = answerer("What is the capital of Nicaragua?")[0]
+    >>> answer.text, answer.title
+    ('Managua', 'Nicaragua')
+    ```
+    """
+
+    def __init__(
+        self,
+        model: RealmForOpenQA,
+        retriever: RealmRetriever | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        *,
+        batch_size: int = 32,
+        max_question_length: int = 64,
+        device: str | torch.device | None = None,
+    ):
+        retriever = cast("RealmRetriever | None", model.retriever) if retriever is None else retriever
+        if retriever is None:
+            raise ValueError("There is nothing to search: pass `retriever`, or set `model.retriever`.")
+        tokenizer = retriever.tokenizer if tokenizer is None else tokenizer
+        if tokenizer is None:
+            raise ValueError("There is no tokenizer: pass `tokenizer`, or make the retriever with one.")
+        require_fast_tokenizer(tokenizer)
+        if isinstance(retriever.passages, PassageStore):
+            check_tokenizer(retriever.passages, tokenizer)
+        if max_question_length < 3:
+            raise ValueError(f"max_question_length is {max_question_length}: [CLS], a wordpiece and [SEP] take 3.")
+        self.model = model
+        self.retriever = retriever
+        self.tokenizer = tokenizer
+        self.batch_size = _at_least_one("batch_size", batch_size)
+        self.max_question_length = max_question_length
+        self._special_tokens = SpecialTokens.from_tokenizer(tokenizer)
+        if device is not None:
+            torch.nn.Module.to(model, device)
+
+    def __call__(
+        self, questions: str | Sequence[str], *, top_k: int | None = None, batch_size: int | None = None
+    ) -> list[Answer]:
+        """
+        Answer questions.
+
+        A question without a wordpiece (empty, or white space) is not searched for and has no answer. Characters that
+        the vocabulary lacks become `[UNK]`; they neither fail nor help. Equal questions get equal answers.
+
+        Args:
+            questions (`str` or sequence of `str`): One or any number.
+            top_k (`int`, *optional*): Passages read a question; `config.reader_beam_size` by default. May exceed the
+                corpus.
+            batch_size (`int`, *optional*): Questions read at once; that of the object by default.
+
+        Returns:
+            `list[Answer]`: One for each question, also for a single one.
+
+        Raises:
+            TypeError: If a question is no string.
+            ValueError: If `top_k` or `batch_size` is not positive, or an embedding holds NaN.
+        """
+        top_k = self.model.config.reader_beam_size if top_k is None else top_k
+        answers: list[Answer] = []
+        with self._evaluating():
+            for texts in self._batches(questions, batch_size):
+                answers += self._answer(texts, self._retrieve(texts, top_k))
+        return answers
+
+    def retrieve(
+        self, questions: str | Sequence[str], *, top_k: int | None = None, batch_size: int | None = None
+    ) -> RetrievedQuestions:
+        """
+        Only embed questions and search, for figures such as recall.
+
+        Args:
+            questions (`str` or sequence of `str`): At least one.
+            top_k (`int`, *optional*): Passages of each question; `config.reader_beam_size` by default.
+            batch_size (`int`, *optional*): Questions at once; that of the object by default.
+
+        Returns:
+            [`RetrievedQuestions`]: A question without a wordpiece has no passage, all its rows are -2.
+
+        Raises:
+            TypeError, ValueError: As for answering; `ValueError` also if there is no question.
+        """
+        top_k = self.model.config.reader_beam_size if top_k is None else top_k
+        with self._evaluating():
+            parts = [self._retrieve(texts, top_k) for texts in self._batches(questions, batch_size)]
+        if not parts:
+            raise ValueError("There is no question to retrieve for: give at least one.")
+        batches = [part.batch for part in parts]
+        return RetrievedQuestions(
+            question_ids=[ids for part in parts for ids in part.question_ids],
+            embeddings=torch.cat([part.embeddings for part in parts]),
+            batch=RetrievalBatch(
+                rows=np.concatenate([batch.rows for batch in batches]),
+                scores=np.concatenate([batch.scores for batch in batches]),
+                excluded=np.concatenate([batch.excluded for batch in batches]),
+                duplicates=np.concatenate([batch.duplicates for batch in batches]),
+                generation=batches[-1].generation,
+            ),
+        )
+
+    def _batches(self, questions: str | Sequence[str], batch_size: int | None) -> Iterator[list[str]]:
+        texts = [questions] if isinstance(questions, str) else list(questions)
+        wrong = next((text for text in texts if not isinstance(text, str)), None)
+        if wrong is not None:
+            raise TypeError(f"A question is {wrong!r}, a {type(wrong).__name__}: questions must be strings.")
+        size = self.batch_size if batch_size is None else _at_least_one("batch_size", batch_size)
+        for start in range(0, len(texts), size):
+            yield texts[start : start + size]
+
+    def _retrieve(self, texts: list[str], top_k: int) -> RetrievedQuestions:
+        _at_least_one("top_k", top_k)
+        question_ids = self._question_ids(texts)
+        input_ids, attention_mask = pad_rows(question_ids, self._special_tokens.pad)
+        device = self.model.device
+        with torch.no_grad():
+            embeddings = self.model.embed_questions(
+                torch.from_numpy(input_ids).to(device), torch.from_numpy(attention_mask).to(device)
+            )
+        batch = self.retriever.retrieve(embeddings, min(top_k, len(self.retriever)), null_passage=False)
+        nothing_asked = attention_mask.sum(1) <= 2
+        batch.rows[nothing_asked], batch.scores[nothing_asked] = ABSENT, -np.inf
+        return RetrievedQuestions(question_ids, embeddings, batch)
+
+    def _question_ids(self, texts: list[str]) -> list[np.ndarray]:
+        # Half of a surrogate pair, as in text that was cut by UTF-16 units, is no character: tokenizers refuse it.
+        clean = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
+        room = min(self.max_question_length, self.model.embedder.config.max_position_embeddings) - 2
+        cls, sep = [self._special_tokens.cls], [self._special_tokens.sep]
+        return [
+            np.concatenate([cls, ids[:room], sep]).astype(np.int64)
+            for ids in encode_texts(self.tokenizer, clean)["input_ids"]
+        ]
+
+    @torch.no_grad()
+    def _answer(self, texts: list[str], retrieved: RetrievedQuestions) -> list[Answer]:
+        rows = retrieved.batch.rows
+        reader = self.model.reader
+        max_length = min(self.model.config.reader_seq_len, reader.config.max_position_embeddings)
+        read = self.retriever.reader_batch(retrieved.question_ids, rows, max_length)
+        relevance, probabilities, null = self._relevance(retrieved)
+        inputs = read.tensors(self.model.device)
+        question, rank = (torch.from_numpy(place).to(relevance.device) for place in (read.question, read.rank))
+        spans = reader.score_spans(
+            inputs["input_ids"], inputs["attention_mask"], inputs["token_type_ids"], inputs["block_mask"]
+        )
+        found = best_spans(spans, relevance[question, rank], question, len(texts), inputs["input_ids"])
+        passages = _Passages(self.retriever, read, found, probabilities[read.question, read.rank], self.tokenizer)
+        return [
+            passages.answer(number, text, None if null is None else float(null[number]))
+            for number, text in enumerate(texts)
+        ]
+
+    def _relevance(self, retrieved: RetrievedQuestions) -> tuple[torch.Tensor, np.ndarray, np.ndarray | None]:
+        """Relevance scores `(B, K)` on the model's device, p(z|x) `[B, K]`, and the null passage's `[B]` if known."""
+        rows, queries, scale = retrieved.batch.rows, retrieved.embeddings, self.model.config.score_scale
+        if self.retriever.embeddings is None:
+            scores = torch.from_numpy(retrieved.batch.scores).to(queries.device) * scale
+        else:  # an index may compress: its scores find passages, but no probability rests on them
+            stored = torch.from_numpy(self.retriever.beam_embeddings(rows)).to(queries.device)
+            scores = relevance_scores(queries, stored, scale)
+        absent = torch.from_numpy(rows == ABSENT).to(scores.device)
+        scores = scores.masked_fill(absent, -torch.inf)
+        null = self.retriever.null_embedding()
+        if null is None:
+            return scores, torch.softmax(scores.double(), -1).nan_to_num(0.0).cpu().numpy(), None
+        embedded = torch.from_numpy(null).to(queries.device).expand(len(queries), 1, -1)
+        beam = torch.cat([relevance_scores(queries, embedded, scale), scores], dim=-1).double()
+        shares = torch.softmax(beam, -1).cpu().numpy()
+        return scores, shares[:, 1:], shares[:, 0]
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Without dropout; the training mode comes back."""
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            yield
+        finally:
+            self.model.train(was_training)
+
+
+class _Passages:
+    """The passages of one batch as evidence, and the answers that stand in them."""
+
+    def __init__(
+        self,
+        retriever: RealmRetriever,
+        read: ReaderBatch,
+        found: BestSpans,
+        probabilities: np.ndarray,
+        tokenizer: PreTrainedTokenizerBase,
+    ):
+        distinct, place = np.unique(read.row, return_inverse=True)
+        texts, titles = retriever.texts(distinct), retriever.titles(distinct)
+        self._texts = [texts[number] for number in place]
+        self._titles = [titles[number] for number in place]
+        self._spans = SpanTexts(read, texts, tokenizer)
+        self._read, self._found, self._probabilities = read, found, probabilities
+
+    def answer(self, question: int, text: str, null_probability: float | None) -> Answer:
+        """The answer to one question of the batch."""
+        found = self._found
+        first, last = np.searchsorted(self._read.question, [question, question + 1])
+        pairs = first + np.argsort(-found.share[first:last], kind="stable")
+        evidence = tuple(self._evidence(pair) for pair in pairs.tolist())
+        best, pair = found.of_question, int(found.of_question.pair[question])
+        if pair < 0:  # nothing was found, or nothing in it
+            return Answer.none(text, evidence, null_probability)
+        start, end = self._spans.characters(pair, best.start[question], best.end[question])
+        span = self._texts[pair][start:end]
+        sums, strings = self._strings(question)
+        # An article or a full stop alone is no string that could be right.
+        likeliest = max(sums, key=lambda normalised: (normalised != "", sums[normalised]))
+        return Answer(
+            question=text,
+            text=span,
+            row=int(self._read.row[pair]),
+            title=self._titles[pair],
+            start_char=start,
+            end_char=end,
+            probability=float(best.probability[question]),
+            string_probability=sums[normalize_answer(span)],
+            score=float(best.score[question]),
+            best_string=strings[likeliest],
+            evidence=evidence,
+            null_probability=null_probability,
+        )
+
+    def _evidence(self, pair: int) -> Evidence:
+        best = self._found.of_pair
+        start, end = 0, 0
+        if best.pair[pair] >= 0:
+            start, end = self._spans.characters(pair, best.start[pair], best.end[pair])
+        return Evidence(
+            row=int(self._read.row[pair]),
+            title=self._titles[pair],
+            text=self._texts[pair],
+            retrieval_probability=float(self._probabilities[pair]),
+            share=float(self._found.share[pair]),
+            best_span=self._texts[pair][start:end],
+            start_char=start,
+            end_char=end,
+            span_probability=float(best.probability[pair]),
+        )
+
+    def _strings(self, question: int) -> tuple[dict[str, float], dict[str, str]]:
+        """Summed probability of each normalised string of a question, and its likeliest form."""
+        table = self._found.strings
+        sums: dict[str, float] = {}
+        forms: dict[str, tuple[float, str]] = {}
+        for entry in np.flatnonzero(self._found.string_question == question).tolist():
+            pair, probability = int(table.pair[entry]), float(table.probability[entry])
+            start, end = self._spans.characters(pair, table.start[entry], table.end[entry])
+            form = self._texts[pair][start:end]
+            normalised = normalize_answer(form)
+            sums[normalised] = sums.get(normalised, 0.0) + probability
+            if normalised not in forms or probability > forms[normalised][0]:
+                forms[normalised] = probability, form
+        return sums, {normalised: form for normalised, (_, form) in forms.items()}
+
+
+def _at_least_one(name: str, value: int) -> int:
+    if value < 1:
+        raise ValueError(f"{name} is {value}: at least 1 is needed.")
+    return value

@@ -1,0 +1,149 @@
+"""From the scores of all spans to the few that are shown, by operations on whole arrays.
+
+A batch of 32 questions has about half a million spans, so nothing here loops over them. Spans with equal wordpieces
+are found by a 64-bit hash of their ids and summed; only sums of a thousandth or more (at most a thousand a question,
+a handful as a rule) are handed on to be compared as strings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ..losses import span_log_softmax
+from ..modeling_outputs import SpanScores
+
+__all__ = ["BestSpans", "SpanTable", "best_spans"]
+
+_SMALLEST_SUM = 1e-3
+_MULTIPLIER = 6364136223846793005  # of a linear congruential generator with a period of 2^64 (Knuth's MMIX)
+_INCREMENT = 1442695040888963407
+
+
+@dataclass(frozen=True)
+class SpanTable:
+    """
+    Some spans, one an entry.
+
+    Args:
+        pair (`np.ndarray`, int64 `[S]`): The joint input that it stands in; -1 where there is no span.
+        start (`np.ndarray`, int64 `[S]`): First wordpiece in the joint input.
+        end (`np.ndarray`, int64 `[S]`): Last wordpiece, inclusive.
+        probability (`np.ndarray`, float64 `[S]`): Its probability among all spans of the question; 0 without a span.
+        score (`np.ndarray`, float64 `[S]`): Its logit, the passage's relevance score included.
+    """
+
+    pair: np.ndarray
+    start: np.ndarray
+    end: np.ndarray
+    probability: np.ndarray
+    score: np.ndarray
+
+
+@dataclass(frozen=True)
+class BestSpans:
+    """
+    What is kept of a batch's spans.
+
+    Args:
+        of_question ([`SpanTable`], B entries): The most probable span of each question.
+        of_pair ([`SpanTable`], P entries): The most probable span of each joint input.
+        share (`np.ndarray`, float64 `[P]`): Summed probability of all spans of each joint input.
+        strings ([`SpanTable`], G entries): Of each run of wordpieces that matters the first span of its kind; its
+            `probability` is the sum over equal runs.
+        string_question (`np.ndarray`, int64 `[G]`): The question of each.
+    """
+
+    of_question: SpanTable
+    of_pair: SpanTable
+    share: np.ndarray
+    strings: SpanTable
+    string_question: np.ndarray
+
+
+def best_spans(
+    spans: SpanScores,
+    relevance: torch.Tensor,
+    pair_question: torch.Tensor,
+    num_questions: int,
+    input_ids: torch.Tensor,
+) -> BestSpans:
+    """
+    One softmax over all spans of all passages of a question, and its best spans.
+
+    Of equally probable spans the first wins: by rank of the passage, then start, then width.
+
+    Args:
+        spans ([`SpanScores`]): T spans of P joint inputs.
+        relevance (`torch.Tensor` of shape `(P,)`): Relevance score of each joint input's passage; it is added to the
+            logits, so that the retriever's belief is part of the softmax (ORQA).
+        pair_question (`torch.LongTensor` of shape `(P,)`): The question of each joint input.
+        num_questions (`int`): B.
+        input_ids (`torch.LongTensor` of shape `(P, L)`): Wordpieces of the joint inputs.
+
+    Returns:
+        [`BestSpans`]
+    """
+    scores = spans.logits + relevance[spans.pair]
+    question = pair_question[spans.pair]
+    log_probabilities = span_log_softmax(scores, question, num_questions).double()
+    probabilities = log_probabilities.exp()
+
+    def table(chosen: torch.Tensor, sums: torch.Tensor | None = None) -> SpanTable:
+        present = chosen < len(scores)
+        at = chosen[present]
+
+        def column(values: torch.Tensor, absent: float) -> np.ndarray:
+            full = values.new_full((len(chosen),), absent)
+            full[present] = values[at]
+            return full.cpu().numpy()
+
+        return SpanTable(
+            pair=column(spans.pair, -1),
+            start=column(spans.start, 0),
+            end=column(spans.end, 0),
+            probability=column(probabilities, 0.0) if sums is None else sums.cpu().numpy(),
+            score=column(scores.double(), -np.inf),
+        )
+
+    best = _first_largest(scores, question, num_questions)
+    share = probabilities.new_zeros(len(pair_question)).index_add(0, spans.pair, probabilities)
+    kind, first = _equal_runs(spans, question, input_ids)
+    sums = probabilities.new_zeros(len(first)).index_add(0, kind, probabilities)
+    kept = sums >= _SMALLEST_SUM
+    kept[kind[best[best < len(scores)]]] = True
+    return BestSpans(
+        of_question=table(best),
+        of_pair=table(_first_largest(scores, spans.pair, len(pair_question))),
+        share=share.cpu().numpy(),
+        strings=table(first[kept], sums[kept]),
+        string_question=question[first[kept]].cpu().numpy(),
+    )
+
+
+def _first_largest(scores: torch.Tensor, segment: torch.Tensor, segments: int) -> torch.Tensor:
+    """Index of each segment's largest score, `(segments,)`; of equal ones the first; T in a segment without any."""
+    largest = scores.new_full((segments,), -torch.inf).scatter_reduce(0, segment, scores, "amax")
+    tied = (scores == largest[segment]).nonzero().flatten()
+    first = torch.full((segments,), len(scores), dtype=torch.long, device=scores.device)
+    return first.scatter_reduce(0, segment[tied], tied, "amin")
+
+
+def _equal_runs(
+    spans: SpanScores, question: torch.Tensor, input_ids: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Distinct runs of wordpieces a question: the number of each span's `(T,)`, and the first span of each `(G,)`."""
+    widths = spans.end - spans.start
+    widest = int(widths.max()) + 1 if len(widths) else 0
+    # Entry [w, p, i] is the hash of the w + 1 ids from position i on: int64 arithmetic modulo 2^64.
+    hashes = torch.zeros((widest, *input_ids.shape), dtype=torch.long, device=input_ids.device)
+    for width in range(widest):
+        end = input_ids.size(1) - width
+        before = hashes[width - 1, :, :end] if width else 0
+        hashes[width, :, :end] = (before + input_ids[:, width:]) * _MULTIPLIER + _INCREMENT
+    keys = (hashes[widths, spans.pair, spans.start] + question) * _MULTIPLIER + _INCREMENT
+    distinct, kind = keys.unique(return_inverse=True)
+    order = torch.arange(len(keys), device=keys.device)
+    return kind, torch.full_like(distinct, len(keys)).scatter_reduce(0, kind, order, "amin")
