@@ -30,6 +30,7 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 # Letters with their marks and digits in one token; every other visible character by itself.
 _TOKEN = regex.compile(r"[\p{L}\p{N}\p{M}]+|[^\p{Z}\p{C}]")
+_ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 _FLAGS = re.IGNORECASE | re.UNICODE | re.MULTILINE
 
 
@@ -188,7 +189,7 @@ def contains_regex(text: str, patterns: Sequence[str], *, timeout: float = PATTE
         TimeoutError: a pattern backtracked for longer than `timeout`.
     """
     decomposed = unicodedata.normalize("NFD", text)
-    compiled = (compile_pattern(unicodedata.normalize("NFD", pattern)) for pattern in _checked(patterns))
+    compiled = (compile_pattern(_decomposed(pattern)) for pattern in _checked(patterns))
     return any(_run(pattern.search, decomposed, timeout) for pattern in compiled)
 
 
@@ -198,6 +199,12 @@ def _checked(answers: Sequence[str]) -> Sequence[str]:
     if not answers:
         raise ValueError("there is no answer to compare with: give at least one, or leave the question out.")
     return answers
+
+
+def _decomposed(pattern: str) -> str:
+    r"""In form NFD, where CuratedTREC's `\ñ` would be a line break and a tilde: such escapes say nothing, and go."""
+    plain = _ESCAPE.sub(lambda escape: escape[0] if escape[1].isascii() else escape[1], pattern)
+    return unicodedata.normalize("NFD", plain)
 
 
 def _run(method: Any, text: str, timeout: float) -> bool:
