@@ -47,7 +47,8 @@ class RealmForOpenQA(RealmPreTrainedModel):
 
     Args:
         config ([`RealmConfig`]): The configuration.
-        retriever ([`RealmRetriever`], *optional*): Needed by `forward`; may be assigned later.
+        retriever ([`RealmRetriever`], *optional*):
+            Needed by `forward`; may be assigned later. Also an argument of `from_pretrained`.
     """
 
     # The old buffer: see `load_block_embeddings`.
@@ -106,33 +107,6 @@ class RealmForOpenQA(RealmPreTrainedModel):
         qa.embedder.load_state_dict(model.query_embedder.state_dict())
         qa.reader.load_state_dict(model.encoder.state_dict(), strict=False)
         return qa.eval()
-
-    @classmethod
-    def from_pretrained(  # type: ignore[override]
-        cls, pretrained_model_name_or_path: str | PathLike[str], *model_args: Any, retriever: Any = None, **kwargs: Any
-    ) -> Any:
-        r"""
-        Load a model, of this package or of transformers 4.57.6, and give it its retriever.
-
-        Args:
-            pretrained_model_name_or_path (`str` or `PathLike`): Hub id or directory.
-            model_args (*optional*): As in `PreTrainedModel`.
-            retriever ([`RealmRetriever`], *optional*): One without an index is given the checkpoint's `block_emb`.
-            kwargs (*optional*): As in `PreTrainedModel`.
-
-        Returns:
-            The model; with `output_loading_info=True` also the report.
-
-        Raises:
-            `ValueError`: the retriever has no index, and the checkpoint has no `block_emb`.
-        """
-        loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
-        if retriever is not None:
-            (loaded[0] if isinstance(loaded, tuple) else loaded).retriever = retriever
-            if not retriever.has_index:
-                where = {name: kwargs[name] for name in ("revision", "cache_dir", "token") if name in kwargs}
-                retriever.index_embeddings(load_block_embeddings(pretrained_model_name_or_path, **where))
-        return loaded
 
     @property
     def searcher_beam_size(self) -> int:

@@ -5,7 +5,8 @@
     REALM_OLD_PYTHON=/tmp/oldport/bin/python pytest tests/parity        # also loads our files back there
 
 `make` writes models with random weights, saved by that release as `.bin` and, where it can, as safetensors. Beside
-them lie their inputs, outputs and gradients, and what its tokenizers encode. `load-back DIR` loads what our classes
+them lie their inputs, outputs and gradients, and what its tokenizers encode; beside the open-domain QA models also
+tokenizer and passages, as in the published checkpoints. `load-back DIR` loads what our classes
 saved and prints, as JSON, missing and unexpected keys and the largest differences. The functions that run a model
 call nothing but the common interface of both libraries, so the tests import them from here.
 """
@@ -17,11 +18,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
 VOCAB = Path(__file__).parents[1] / "fixtures" / "vocab.txt"
-CLASSES = ("RealmEmbedder", "RealmScorer", "RealmKnowledgeAugEncoder")
+CLASSES = ("RealmEmbedder", "RealmScorer", "RealmKnowledgeAugEncoder", "RealmReader", "RealmForOpenQA")
+# That release refuses to save tensors under two names as safetensors.
+ONLY_BIN = ("RealmScorer", "RealmReader", "RealmForOpenQA")
 SMALL = {"vocab_size": 64, "max_position_embeddings": 24, "initializer_range": 0.2}
 SHAPES: dict[str, dict[str, Any]] = {
     # As the published weights: gelu_new and special ids 1/0/2 by default.
@@ -61,6 +65,36 @@ SHAPES: dict[str, dict[str, Any]] = {
         "pad_token_id": 0,
     },
 }
+# Fields of readers, and of both QA classes' training mode without dropout.
+QA_SHAPES: dict[str, dict[str, Any]] = {
+    "published": {"max_span_width": 4, "reader_beam_size": 3, "searcher_beam_size": 7},
+    "bert": {"reader_beam_size": 2, "searcher_beam_size": 9, "reader_layer_norm_eps": 1e-6},
+    "untied": {"max_span_width": 1, "reader_beam_size": 5, "searcher_beam_size": 5, "span_hidden_size": 8},
+}
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+TEXT_SIZES = {"vocab_size": 600, "max_position_embeddings": 48, "reader_seq_len": 40, "num_block_records": 12}
+READER_QUESTIONS = 5
+PASSAGES = [
+    "The capital of France is Paris, on the river Seine.",
+    "France has about 68 million people; most of them live in cities.",
+    "Lake Chad lies between four countries: Chad, Cameroon, Niger and Nigeria. Its area has fallen since 1960.",
+    "The north of the country is desert, the south is green.",
+    "Coffee, tea and sugar are the main exports.",
+    "The army was founded in 1961 after independence from France.",
+    "Elections are held every five years; the president is chief of state.",
+    "",
+    "Paris hosts the government, the parliament and the highest court of the country.",
+    "The climate is tropical; rain falls from May to October, and the land is dry in the other months of the year.",
+    "A short one.",
+    "Natural resources: iron ore, gold, timber, fish, and the water of the great river, which serves three countries.",
+]
+QUESTIONS = [
+    ("What is the capital of France?", ["Paris"]),
+    ("Which countries lie around the lake, and how has its area changed since the year of independence?", ["1960"]),
+    ("What does the land export?", ["the country", "sugar", "the main exports of it all"]),
+    ("Who?", ["nobody at all"]),
+    ("When is the rain?", ["from May to October, and the land is dry", "the"]),
+]
 TEXTS = [["Paris is the capital of France.", "An unbelievably long second candidate, cut off at the end."], ["", "x"]]
 PAIRS = [["France", "The body of it, also rather long, and with Ünïcode."], ["A body without a title.", ""]]
 
@@ -81,9 +115,48 @@ def random_rows(
     }
 
 
-def make_inputs(kind: str, config: Any, seed: int) -> dict[str, torch.Tensor]:
-    """Inputs of one class, by argument name."""
+def qa_fields(kind: str, shape: str) -> dict[str, Any]:
+    """What the config of a QA model has besides `SMALL` and `SHAPES`."""
+    if kind not in ("RealmReader", "RealmForOpenQA"):
+        return {}
+    return NO_DROPOUT | QA_SHAPES[shape] | (TEXT_SIZES if kind == "RealmForOpenQA" else {})
+
+
+def make_reader_inputs(config: Any, seed: int) -> dict[str, torch.Tensor]:
+    """Inputs of the reader for several questions, stacked: [Q, R, L] and, for the whole beam, [Q, S, ...]."""
     generator = torch.Generator().manual_seed(seed)
+    questions, length, read, beam = READER_QUESTIONS, 17, config.reader_beam_size, config.searcher_beam_size
+    inputs = random_rows(generator, (questions, beam, length), config, "")
+    inside = inputs["token_type_ids"].bool()
+    # One passage with a hole, as a special token in the text makes one, and one without any token.
+    inside[0, 0, length - 3], inside[1, -1] = False, False
+    shape = (questions, beam, 6)
+    starts = torch.randint(0, length, shape, generator=generator)
+    # Some answers are too wide to be candidates, some end behind the input; none lies outside its passage.
+    ends = starts + torch.randint(0, config.max_span_width + 2, shape, generator=generator)
+    rows = torch.arange(questions)[:, None, None], torch.arange(beam)[None, :, None]
+    outside = ~(inside[(*rows, starts)] & inside[(*rows, ends.clamp(max=length - 1))])
+    # The last two questions: no answer among the passages that are read; none in the whole beam.
+    outside[-2, :read], outside[-1] = True, True
+    starts, ends = starts.masked_fill(outside, -1), ends.masked_fill(outside, -1)
+    has_answers = (starts >= 0).any(-1)
+    has_answers[-2, -1] = beam > read
+    return {name: value[:, :read].contiguous() for name, value in inputs.items()} | {
+        "relevance_score": 3 * torch.randn((questions, beam), generator=generator),
+        "block_mask": inside,
+        "start_positions": starts,
+        "end_positions": ends,
+        "has_answers": has_answers,
+    }
+
+
+def make_inputs(kind: str, config: Any, seed: int) -> dict[str, torch.Tensor]:
+    """Inputs of one class, by argument name; for open-domain QA only the embeddings of `PASSAGES`."""
+    if kind == "RealmReader":
+        return make_reader_inputs(config, seed)
+    generator = torch.Generator().manual_seed(seed)
+    if kind == "RealmForOpenQA":
+        return {"block_emb": torch.randn((len(PASSAGES), config.retriever_proj_size), generator=generator)}
     batch, candidates = 3, config.num_candidates
     if kind == "RealmEmbedder":
         return random_rows(generator, (5, 11), config, "")
@@ -106,8 +179,46 @@ def randomize(model: torch.nn.Module, seed: int) -> None:
             parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
 
 
+def ask(model: Any, question: str, answers: list[str] | None) -> tuple[Any, torch.Tensor]:
+    """The two outputs of an open-domain QA model, called as in the docstring of that release."""
+    tokenizer = model.retriever.tokenizer
+    plain = {"add_special_tokens": False, "return_token_type_ids": False, "return_attention_mask": False}
+    answer_ids = tokenizer(answers, **plain).input_ids if answers else None
+    return model(**tokenizer([question], return_tensors="pt"), answer_ids=answer_ids, return_dict=False)
+
+
+def run_qa_model(model: Any, kind: str, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """As `run_model`, in evaluation and in training mode, one question at a time."""
+    result: dict[str, torch.Tensor] = {}
+    for mode in ("eval", "train"):
+        model.train(mode == "train")
+        model.zero_grad()
+        scores = inputs["relevance_score"].clone().requires_grad_() if kind == "RealmReader" else None
+        losses = []
+        for number in range(READER_QUESTIONS):
+            prefix = f"output.{mode}.{number}"
+            if scores is not None:
+                own = {name: value[number] for name, value in inputs.items()} | {"relevance_score": scores[number]}
+                outputs = model(**own)
+            else:
+                outputs, answer = ask(model, *QUESTIONS[number])
+                result[f"{prefix}.predicted_answer_ids"] = answer
+                result[f"{prefix}.unlabelled"] = ask(model, QUESTIONS[number][0], None)[1]
+            losses.append(outputs.loss)
+            result |= {f"{prefix}.{name}": tensor for name, tensor in outputs.items()}
+        torch.stack(losses).mean().backward()
+        if scores is not None:
+            result[f"gradient.{mode}.relevance_score"] = scores.grad
+        for name, parameter in model.named_parameters():
+            if parameter.grad is not None:
+                result[f"gradient.{mode}.{name}"] = parameter.grad.clone()
+    return {name: tensor.detach().clone().contiguous() for name, tensor in result.items()}
+
+
 def run_model(model: torch.nn.Module, kind: str, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Everything a model says about `inputs`, and all gradients of one scalar: `output.*` and `gradient.*`."""
+    if kind in ("RealmReader", "RealmForOpenQA"):
+        return run_qa_model(model, kind, inputs)
     inputs = {name: value.clone() for name, value in inputs.items()}
     result: dict[str, torch.Tensor] = {}
     model.eval()
@@ -139,23 +250,33 @@ def run_model(model: torch.nn.Module, kind: str, inputs: dict[str, torch.Tensor]
     return {name: tensor.detach().clone().contiguous() for name, tensor in result.items()}
 
 
+def add_knowledge(library: ModuleType, model: Any, block_emb: torch.Tensor, vocab: Path) -> None:
+    """Give one of that release's QA models passages, tokenizer and index."""
+    records = np.array([text.encode() for text in PASSAGES], dtype=object)
+    model.retriever = library.RealmRetriever(records, library.RealmTokenizerFast(str(vocab)))
+    model.block_emb.copy_(block_emb)
+
+
 def make(library: ModuleType, out: Path) -> None:
     """Write all fixtures below `out`."""
+    vocab = out / "vocab.txt"
+    vocab.write_text("".join(VOCAB.read_text(encoding="utf-8").splitlines(keepends=True)[:600]), encoding="utf-8")
     for number, (shape, fields) in enumerate(SHAPES.items()):
         for kind in CLASSES:
-            config = library.RealmConfig(**(SMALL | fields))
+            config = library.RealmConfig(**(SMALL | fields | qa_fields(kind, shape)))
             model = getattr(library, kind)(config)
             randomize(model, number)
             folder = out / shape / kind
-            # That release refuses to save modules under two names as safetensors.
-            for name, safe in (("bin", False), ("safetensors", True))[: 1 if kind == "RealmScorer" else 2]:
-                model.save_pretrained(folder / name, safe_serialization=safe)
             inputs = make_inputs(kind, config, number)
+            if kind == "RealmForOpenQA":
+                add_knowledge(library, model, inputs.pop("block_emb"), vocab)
+            for name, safe in (("bin", False), ("safetensors", True))[: 1 if kind in ONLY_BIN else 2]:
+                model.save_pretrained(folder / name, safe_serialization=safe)
+                if kind == "RealmForOpenQA":
+                    model.retriever.save_pretrained(folder / name)
             expected = {f"input.{name}": tensor for name, tensor in inputs.items()}
             save_file(expected | run_model(model, kind, inputs), folder / "expected.safetensors")
     encodings: dict[str, Any] = {}
-    vocab = out / "vocab.txt"
-    vocab.write_text("".join(VOCAB.read_text(encoding="utf-8").splitlines(keepends=True)[:600]), encoding="utf-8")
     for kind in ("RealmTokenizer", "RealmTokenizerFast"):
         tokenizer = getattr(library, kind)(str(vocab))
         tokenizer.save_pretrained(out / "tokenizers" / kind)
@@ -175,6 +296,9 @@ def load_back(library: ModuleType, root: Path) -> dict[str, Any]:
         expected = load_file(root / kind / "expected.safetensors")
         model, info = getattr(library, kind).from_pretrained(root / kind, output_loading_info=True)
         inputs = {name.removeprefix("input."): value for name, value in expected.items() if name.startswith("input.")}
+        if kind == "RealmForOpenQA":
+            # Our files hold no index: `block_emb` is missing, and has to be supplied.
+            add_knowledge(library, model, inputs["block_emb"], root / "vocab.txt")
         found = run_model(model, kind, inputs)
         theirs = {name for name in found if name.startswith(("output.", "gradient."))}
         ours = {name for name in expected if name.startswith(("output.", "gradient."))}
@@ -182,7 +306,10 @@ def load_back(library: ModuleType, root: Path) -> dict[str, Any]:
             "missing": sorted(info["missing_keys"]),
             "unexpected": sorted(info["unexpected_keys"]),
             "different_names": sorted(theirs ^ ours),
-            "differences": {name: (found[name] - expected[name]).abs().max().item() for name in sorted(theirs & ours)},
+            "differences": {
+                name: (found[name].double() - expected[name].double()).abs().max().item()
+                for name in sorted(theirs & ours)
+            },
         }
     return report
 

@@ -8,16 +8,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
 
 import realm_hf
+from realm_hf.modeling_reader import RealmReader
+from realm_hf.modeling_realm_qa import RealmForOpenQA, load_block_embeddings
 
 HERE = Path(__file__).parent
 FIXTURES = HERE / "fixtures"
 OLD_PYTHON = os.environ.get("REALM_OLD_PYTHON")
+QA = ("RealmReader", "RealmForOpenQA")
 CASES = sorted(path.relative_to(FIXTURES) for path in FIXTURES.glob("*/Realm*/*") if path.is_dir())
 
 
@@ -30,6 +35,18 @@ def port_script():
     return module
 
 
+def model_class(kind: str):
+    return {"RealmReader": RealmReader, "RealmForOpenQA": RealmForOpenQA}.get(kind) or getattr(realm_hf, kind)
+
+
+def knowledge(folder: Path, block_emb) -> realm_hf.RealmRetriever:
+    """The passages of `make_fixtures.py` with an old checkpoint's tokenizer and embeddings."""
+    passages = Dataset.from_dict({"text": port_script().PASSAGES})
+    return realm_hf.RealmRetriever(
+        passages, realm_hf.RealmTokenizer.from_pretrained(folder), embeddings=np.asarray(block_emb)
+    )
+
+
 def stored_keys(folder: Path) -> set[str]:
     if (folder / "model.safetensors").exists():
         return set(load_file(folder / "model.safetensors"))
@@ -39,7 +56,9 @@ def stored_keys(folder: Path) -> set[str]:
 def load(case: Path):
     """The model of a fixture, what loading reported, its inputs and what 4.57.6 computed."""
     kind = case.parts[1]
-    model, info = getattr(realm_hf, kind).from_pretrained(FIXTURES / case, output_loading_info=True)
+    model, info = model_class(kind).from_pretrained(FIXTURES / case, output_loading_info=True)
+    if kind == "RealmForOpenQA":
+        model.retriever = knowledge(FIXTURES / case, load_block_embeddings(FIXTURES / case))
     expected = load_file(FIXTURES / case.parent / "expected.safetensors")
     inputs = {name.removeprefix("input."): value for name, value in expected.items() if name.startswith("input.")}
     return (
@@ -59,6 +78,8 @@ def test_the_fixtures_cover_three_shapes_both_formats_and_all_classes():
         ("RealmScorer", "bin"),
         ("RealmKnowledgeAugEncoder", "bin"),
         ("RealmKnowledgeAugEncoder", "safetensors"),
+        ("RealmReader", "bin"),
+        ("RealmForOpenQA", "bin"),
     }
 
 
@@ -67,9 +88,11 @@ def test_an_old_file_loads_without_missing_or_unexpected_keys(case):
     _, model, info, _, _ = load(case)
     assert not any(info[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"))
     names = set(model.state_dict())
+    stored = stored_keys(FIXTURES / case)
+    # The old index is the retriever's now.
+    assert stored - names == ({"block_emb"} if case.parts[1] == "RealmForOpenQA" else set())
     # What a file leaves out is tied to something in it.
-    assert stored_keys(FIXTURES / case) <= names
-    assert names - stored_keys(FIXTURES / case) <= set(model.all_tied_weights_keys)
+    assert names - stored <= set(model.all_tied_weights_keys)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -99,6 +122,79 @@ def test_logits_at_chosen_positions_give_the_ports_loss_and_gradients(case):
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:
             torch.testing.assert_close(parameter.grad, expected[f"gradient.{name}"], atol=1e-4, rtol=0)
+
+
+def outputs_of(expected: dict[str, torch.Tensor], mode: str, number: int) -> dict[str, torch.Tensor]:
+    prefix = f"output.{mode}.{number}."
+    return {name.removeprefix(prefix): value for name, value in expected.items() if name.startswith(prefix)}
+
+
+@pytest.mark.parametrize("shape", sorted(port_script().SHAPES))
+@pytest.mark.parametrize("kind", QA)
+def test_the_qa_fixtures_hold_answered_and_answerless_questions(kind, shape):
+    expected = load(Path(shape) / kind / "bin")[-1]
+    losses = {
+        (float(outputs["retriever_loss"]) > 0, float(outputs["reader_loss"]) > 0)
+        for outputs in (outputs_of(expected, "train", number) for number in range(port_script().READER_QUESTIONS))
+    }
+    assert (False, False) in losses
+    assert any(reader for _, reader in losses)
+    assert any(retriever for retriever, _ in losses)
+
+
+@pytest.mark.parametrize("shape", sorted(port_script().SHAPES))
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_an_old_reader_gives_the_same_for_a_batch_of_questions(shape, mode):
+    _, model, _, inputs, expected = load(Path(shape) / "RealmReader" / "bin")
+    scores = inputs["relevance_score"].requires_grad_()
+    outputs = model.train(mode == "train")(**inputs)
+    singles = [outputs_of(expected, mode, number) for number in range(port_script().READER_QUESTIONS)]
+    for name in singles[0].keys() - {"loss"}:
+        value = torch.stack([single[name] for single in singles])
+        value = value.squeeze(-1) if name in ("start_pos", "end_pos") else value
+        torch.testing.assert_close(outputs[name], value, atol=1e-5, rtol=0, msg=lambda m, name=name: f"{name}: {m}")
+    mean = torch.stack([single["loss"] for single in singles]).mean()
+    torch.testing.assert_close(outputs.loss, mean, atol=1e-5, rtol=0)
+    outputs.loss.backward()
+    found = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.requires_grad}
+    for name, value in (found | {"relevance_score": scores.grad}).items():
+        torch.testing.assert_close(value, expected[f"gradient.{mode}.{name}"], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("shape", sorted(port_script().SHAPES))
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_an_old_qa_model_gives_the_same_for_a_batch_of_questions(shape, mode):
+    script = port_script()
+    _, model, _, _, expected = load(Path(shape) / "RealmForOpenQA" / "bin")
+    tokenizer = model.retriever.tokenizer
+    questions = tokenizer([question for question, _ in script.QUESTIONS], padding=True, return_tensors="pt")
+    answers = [tokenizer(answers, add_special_tokens=False).input_ids for _, answers in script.QUESTIONS]
+    output = model.train(mode == "train")(**questions, answer_ids=answers)
+    singles = [outputs_of(expected, mode, number) for number in range(len(answers))]
+    for number, single in enumerate(singles):
+        assert torch.equal(output.predicted_answer_ids[number], single["predicted_answer_ids"])
+        # Numbers of candidates depend on the padded length.
+        for name in ("retriever_loss", "reader_loss", "retriever_correct", "block_idx", "start_pos", "end_pos"):
+            value = single[name].squeeze(-1) if name.endswith("pos") else single[name]
+            torch.testing.assert_close(output.reader_output[name][number], value, atol=1e-5, rtol=0)
+    mean = torch.stack([single["loss"] for single in singles]).mean()
+    torch.testing.assert_close(output.reader_output.loss, mean, atol=1e-5, rtol=0)
+    output.reader_output.loss.backward()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            gradient = expected[f"gradient.{mode}.{name}"]
+            torch.testing.assert_close(parameter.grad, gradient, atol=1e-4, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_the_index_of_an_old_checkpoint_is_mapped_from_its_file():
+    folder = FIXTURES / "published" / "RealmForOpenQA" / "bin"
+    stored = torch.load(folder / "pytorch_model.bin", weights_only=True)["block_emb"].numpy()
+    for path in (folder, folder / "pytorch_model.bin"):
+        found = load_block_embeddings(path)
+        assert found.dtype == np.float32
+        assert np.array_equal(found, stored)
+    with pytest.raises(ValueError, match="has no `block_emb`"):
+        load_block_embeddings(FIXTURES / "published" / "RealmReader" / "bin")
 
 
 def test_old_configurations_keep_the_special_ids_they_name():
@@ -152,12 +248,16 @@ def test_old_tokenizers_load_and_encode_candidates_identically(kind, auto):
 @pytest.mark.parametrize("shape", sorted(port_script().SHAPES))
 def test_our_files_load_in_transformers_4_with_the_same_numbers(shape, tmp_path):
     script = port_script()
+    old_qa = FIXTURES / shape / "RealmForOpenQA" / "bin"
+    shutil.copy(old_qa / "vocab.txt", tmp_path / "vocab.txt")
     for kind in script.CLASSES:
-        config = realm_hf.RealmConfig(**(script.SMALL | script.SHAPES[shape]))
-        model = getattr(realm_hf, kind)(config)
+        config = realm_hf.RealmConfig(**(script.SMALL | script.SHAPES[shape] | script.qa_fields(kind, shape)))
+        model = model_class(kind)(config)
         script.randomize(model, 7)
         model.save_pretrained(tmp_path / kind)
         inputs = script.make_inputs(kind, config, 7)
+        if kind == "RealmForOpenQA":
+            model.retriever = knowledge(old_qa, inputs["block_emb"])
         expected = {f"input.{name}": value for name, value in inputs.items()}
         save_file(expected | script.run_model(model, kind, inputs), tmp_path / kind / "expected.safetensors")
     finished = subprocess.run(
@@ -169,6 +269,8 @@ def test_our_files_load_in_transformers_4_with_the_same_numbers(shape, tmp_path)
     )
     assert finished.returncode == 0, finished.stderr
     for kind, report in json.loads(finished.stdout).items():
-        assert (report["missing"], report["unexpected"], report["different_names"]) == ([], [], []), kind
+        # The index is no part of our files: whoever goes back supplies it, as `load-back` does.
+        missing = ["block_emb"] if kind == "RealmForOpenQA" else []
+        assert (report["missing"], report["unexpected"], report["different_names"]) == (missing, [], []), kind
         for name, difference in report["differences"].items():
             assert difference <= (1e-4 if name.startswith("gradient.") else 1e-5), (kind, name, difference)
