@@ -5,6 +5,7 @@ round trip, and a corrupt Arrow file can crash the process that maps it. A flat 
 """
 
 import mmap
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,9 @@ class RaggedArray:
     """
 
     def __init__(self, directory: Path, name: str, dtype: np.dtype) -> None:
+        self.buffer: bytes | mmap.mmap
+        self.values: np.ndarray
+        self.offsets: np.ndarray
         self.buffer, self.values = _map_file(directory / f"{name}.bin", dtype)
         _, self.offsets = _map_file(directory / f"{name}_offsets.bin", OFFSET_DTYPE)
         if not len(self.offsets) or self.offsets[0] != 0 or self.offsets[-1] != len(self.values):
@@ -82,6 +86,21 @@ class RaggedArray:
                 f"{directory / name}_offsets.bin does not describe {name}.bin ({len(self.values)} values): the "
                 "files are damaged or belong to different builds; build the store again"
             )
+
+    @classmethod
+    def from_rows(cls, rows: Sequence[np.ndarray], dtype: np.dtype) -> "RaggedArray":
+        """
+        A few rows in memory instead of in files.
+
+        Args:
+            rows (sequence of `np.ndarray`): Values of each row.
+            dtype (`np.dtype`): Type of the values.
+        """
+        array = cls.__new__(cls)
+        array.values = np.concatenate([np.zeros(0, dtype), *rows]).astype(dtype, copy=False)
+        array.offsets = np.cumsum([0, *map(len, rows)], dtype=OFFSET_DTYPE)
+        array.buffer = array.values.tobytes()
+        return array
 
     def __len__(self) -> int:
         return len(self.offsets) - 1

@@ -116,6 +116,11 @@ def normalised_text_hash(text: str) -> int:
     return _hash64(" ".join(words) or text)
 
 
+def content_hash(title: str, text: str) -> int:
+    """64-bit hash of a passage's title and text, as signed int."""
+    return _hash64(f"{title}\0{text}")
+
+
 def _hash64(text: str) -> int:
     # Lone surrogates occur in scraped text and have no strict UTF-8 form.
     return int.from_bytes(
@@ -199,7 +204,7 @@ class PassagePacker:
             "sentence_starts": [unit.first - passage[0].first for passage in kept for unit in passage],
             "sentence_counts": [len(passage) for passage in kept],
             "text_hashes": [normalised_text_hash(body) for body in texts],
-            "content_hashes": [_hash64(f"{title}\0{body}") for body in texts],
+            "content_hashes": [content_hash(title, body) for body in texts],
             **counts,
         }
 

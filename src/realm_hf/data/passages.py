@@ -6,7 +6,7 @@ the flat arrays. Memory stays bounded by a batch (plus 20 bytes a passage), and 
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -117,14 +117,23 @@ def _build(documents: Dataset, packer: PassagePacker, output_dir: Path, num_proc
             writer_batch_size=_DOCUMENTS_A_BATCH,
             num_proc=num_proc if num_proc > 1 else None,
             remove_columns=documents.column_names,
-            features=_packed_features(token_dtype(len(packer.tokenizer))),
+            features=packed_features(token_dtype(len(packer.tokenizer))),
             cache_file_name=str(packed_file),
             load_from_cache_file=False,
             # Nothing is looked up by it; without it, `datasets` would pickle and hash the tokenizer.
             new_fingerprint=f"realm-packed-{documents._fingerprint}",
             desc="Packing passages",
         )
-        info = _write_store(packed, packer, work)
+        info = write_store(
+            _arrow_batches(packed),
+            work,
+            documents=len(packed),
+            tokenizer_name=tokenizer_fingerprint(packer.tokenizer),
+            special_tokens=SpecialTokens.from_tokenizer(packer.tokenizer),
+            dtype=token_dtype(len(packer.tokenizer)),
+            max_length=packer.max_length,
+            if_none=f"check the text column {packer.text_column!r} and min_sentences={packer.min_sentences}",
+        )
         for leftover in work.glob("packed*.arrow"):
             leftover.unlink()
         write_json(work / "passages.json", info, durable=False)
@@ -132,7 +141,7 @@ def _build(documents: Dataset, packer: PassagePacker, output_dir: Path, num_proc
     return PassageStore(output_dir)
 
 
-def _packed_features(dtype: np.dtype) -> Features:
+def packed_features(dtype: np.dtype) -> Features:
     """One row a document. `List` offsets are 32-bit, which is ample for the passages of one batch of documents."""
     tokens, number = List(Value(dtype.name)), List(Value("int64"))
     columns: dict[str, Any] = {
@@ -160,18 +169,49 @@ class _ContentDigest:
             self.sha256.update(np.ascontiguousarray(array, np.int64).tobytes())
 
 
-def _write_store(packed: Dataset, packer: PassagePacker, work: Path) -> dict[str, Any]:
-    """Stream the packed documents into the flat arrays and the rows; returns the content of `passages.json`."""
-    dtype = token_dtype(len(packer.tokenizer))
+def write_store(
+    batches: Iterable[pa.Table],
+    work: Path,
+    *,
+    documents: int,
+    tokenizer_name: str,
+    special_tokens: SpecialTokens,
+    dtype: np.dtype,
+    max_length: int,
+    if_none: str,
+) -> dict[str, Any]:
+    """
+    Stream packed documents into the flat arrays and the rows of a store.
+
+    Args:
+        batches (iterable of `pa.Table`): One row a document, with the columns of [`packed_features`]; a column
+            `document` gives each document another number than its place.
+        work (`Path`): The directory to write into.
+        documents (`int`): How many documents there are in all.
+        tokenizer_name (`str`): Fingerprint of the tokenizer.
+        special_tokens ([`SpecialTokens`]): Its special tokens.
+        dtype (`np.dtype`): Type of the ids.
+        max_length (`int`): Most wordpieces of a candidate input.
+        if_none (`str`): What to do if no passage comes out.
+
+    Returns:
+        `dict[str, Any]`: The content of `passages.json`, which the caller writes last.
+
+    Raises:
+        ValueError: If there is no passage.
+    """
     names = ("title_tokens", "body_tokens", "sentence_starts")
     writers = {name: RaggedWriter(work, name, dtype) for name in names}
     counts: Counter[str] = Counter(dict.fromkeys(COUNTS, 0))
     digest, text_hashes, first_document = _ContentDigest(), [], 0
     rows_file = work / "packed_rows.arrow"
     with ArrowWriter(path=str(rows_file), features=_ROW_FEATURES) as rows:
-        for batch in _arrow_batches(packed):
+        for batch in batches:
             passages = pc.list_value_length(batch["texts"]).to_numpy()
             of_document = np.repeat(np.arange(batch.num_rows), passages)
+            numbers = first_document + np.arange(batch.num_rows)
+            if "document" in batch.column_names:
+                numbers = batch["document"].to_numpy()
             title_lengths = pc.list_value_length(batch["title_tokens"]).to_numpy()
             body_lengths, sentence_counts = _flat(batch["body_lengths"]), _flat(batch["sentence_counts"])
             titles = _repeat_rows(_flat(batch["title_tokens"]), title_lengths, passages)
@@ -183,7 +223,7 @@ def _write_store(packed: Dataset, packer: PassagePacker, work: Path) -> dict[str
                     {
                         "title": batch["title"].take(pa.array(of_document)),
                         "text": batch["texts"].combine_chunks().flatten(),
-                        "document": pa.array(first_document + of_document),
+                        "document": pa.array(numbers[of_document]),
                     }
                 )
             )
@@ -200,18 +240,15 @@ def _write_store(packed: Dataset, packer: PassagePacker, work: Path) -> dict[str
         files |= writer.close()
     count = writers["body_tokens"].rows
     if not count:
-        raise ValueError(
-            f"no passage came out of {len(packed)} documents ({dict(counts)}): check the text column "
-            f"{packer.text_column!r} and min_sentences={packer.min_sentences}"
-        )
+        raise ValueError(f"no passage came out of {documents} documents ({dict(counts)}): {if_none}")
     groups = _duplicate_groups(np.concatenate(text_hashes))
     stored = Dataset.from_file(str(rows_file)).add_column("duplicate_group", groups)
     stored.save_to_disk(str(work / "rows"))
     files |= describe_files(work / "rows", work)
     identity = {
         "format_version": FORMAT_VERSION,
-        "tokenizer_fingerprint": tokenizer_fingerprint(packer.tokenizer),
-        "max_length": packer.max_length,
+        "tokenizer_fingerprint": tokenizer_name,
+        "max_length": max_length,
         "content": digest.sha256.hexdigest(),
     }
     return {
@@ -219,9 +256,9 @@ def _write_store(packed: Dataset, packer: PassagePacker, work: Path) -> dict[str
         "fingerprint": json_sha256(identity)[:16],
         **identity,
         "dtype": dtype.name,
-        "special_tokens": SpecialTokens.from_tokenizer(packer.tokenizer).to_dict(),
+        "special_tokens": special_tokens.to_dict(),
         "statistics": {
-            "documents": len(packed),
+            "documents": documents,
             "passages": count,
             "wordpieces": writers["body_tokens"].values,
             "duplicate_passages": count - int(groups.max()) - 1,
