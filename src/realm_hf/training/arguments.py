@@ -133,7 +133,51 @@ class InverseClozeArguments(LoopArguments):
 
 
 @dataclass
-class PreTrainingArguments(LoopArguments):
+class RefreshArguments(LoopArguments):
+    """Parameters that the loops with an index share: pre-training and fine-tuning."""
+
+    # Parameters that control the refresh of the index (section 3.3)
+    refresh: RefreshMode = field(default="async", metadata={"help": "sync, async, external or off."})
+    refresh_steps: int = field(default=500, metadata={"help": "A snapshot for the builder every so many steps."})
+    max_staleness: int | None = field(
+        default=None, metadata={"help": "Steps that the served generation may lag behind; see on_stale."}
+    )
+    on_stale: OnStale = field(
+        default="continue", metadata={"help": "Beyond max_staleness: continue (and warn), wait, or sync (build now)."}
+    )
+    index_factory: str = field(default="Flat", metadata={"help": "A FAISS factory string; always inner product."})
+    builder_threads: int = field(default=1, metadata={"help": "CPU threads of the builder process."})
+    builder_device: str = field(default="cpu", metadata={"help": "Device of the builder process, e.g. cuda:1."})
+    keep_generations: int = field(
+        default=2, metadata={"help": "Newest generations left on disk, with their snapshots; 0: all."}
+    )
+    probe_queries: int = field(default=32, metadata={"help": "Queries on which each swap's churn is measured."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._one_of("refresh", get_args(RefreshMode))
+        self._one_of("on_stale", get_args(OnStale))
+        self._at_least(1, "refresh_steps", "builder_threads")
+        self._at_least(0, "probe_queries", "keep_generations")
+        if self.max_staleness is None:
+            if self.on_stale != "continue":
+                raise ValueError(f"on_stale is {self.on_stale!r}, but max_staleness is not set. Give it in steps.")
+        elif self.max_staleness < self.refresh_steps:
+            raise ValueError(
+                f"max_staleness is {self.max_staleness} steps, but a new generation is begun only every refresh_steps "
+                f"= {self.refresh_steps}. Raise the first or lower the second."
+            )
+        if self.on_stale == "sync" and self.refresh in ("external", "off"):
+            raise ValueError(
+                f"on_stale='sync' builds in the trainer, which refresh={self.refresh!r} forbids. Use on_stale='wait' "
+                "or refresh='async'."
+            )
+        if self.refresh == "off" and self.max_staleness is not None:
+            raise ValueError("refresh='off' never renews the index, so max_staleness cannot hold. Drop one of them.")
+
+
+@dataclass
+class PreTrainingArguments(RefreshArguments):
     """Parameters of REALM pre-training (section 3)."""
 
     # Parameters that control the example
@@ -158,29 +202,12 @@ class PreTrainingArguments(LoopArguments):
         default=False, metadata={"help": "Ablation: p(z|x) is a constant, so that the retriever learns nothing."}
     )
 
-    # Parameters that control the refresh of the index (section 3.3)
-    refresh: RefreshMode = field(default="async", metadata={"help": "sync, async, external or off."})
-    refresh_steps: int = field(default=500, metadata={"help": "A snapshot for the builder every so many steps."})
-    max_staleness: int | None = field(
-        default=None, metadata={"help": "Steps that the served generation may lag behind; see on_stale."}
-    )
-    on_stale: OnStale = field(
-        default="continue", metadata={"help": "Beyond max_staleness: continue (and warn), wait, or sync (build now)."}
-    )
-    index_factory: str = field(default="Flat", metadata={"help": "A FAISS factory string; always inner product."})
-    builder_threads: int = field(default=1, metadata={"help": "CPU threads of the builder process."})
-    builder_device: str = field(default="cpu", metadata={"help": "Device of the builder process, e.g. cuda:1."})
-    keep_generations: int = field(
-        default=2, metadata={"help": "Newest generations left on disk, with their snapshots; 0: all."}
-    )
-
     # Parameters that control retrieval
     retrieval_depth: int = field(default=1, metadata={"help": "Steps whose candidates are retrieved in advance."})
     query_encoder: QueryEncoder = field(
         default="snapshot",
         metadata={"help": "snapshot: queries by the weights the index was built from (released); live: by today's."},
     )
-    probe_queries: int = field(default=32, metadata={"help": "Queries on which each swap's churn is measured."})
 
     # Parameters that control the held-out evaluation
     per_device_eval_batch_size: int = field(default=8, metadata={"help": "Examples a device evaluates at once."})
@@ -189,8 +216,6 @@ class PreTrainingArguments(LoopArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._one_of("masking", get_args(Masking))
-        self._one_of("refresh", get_args(RefreshMode))
-        self._one_of("on_stale", get_args(OnStale))
         self._one_of("query_encoder", get_args(QueryEncoder))
         if self.reading_candidates is not None:
             self._at_least(1, "reading_candidates")
@@ -201,25 +226,9 @@ class PreTrainingArguments(LoopArguments):
                 )
         if self.marginalization is not None:
             self._one_of("marginalization", get_args(Marginalization))
-        self._at_least(1, "max_masked_tokens", "num_candidates", "refresh_steps", "builder_threads")
-        self._at_least(1, "per_device_eval_batch_size", "max_eval_sentences")
-        self._at_least(0, "freeze_retriever_steps", "retrieval_depth", "probe_queries", "keep_generations")
+        self._at_least(1, "max_masked_tokens", "num_candidates", "per_device_eval_batch_size", "max_eval_sentences")
+        self._at_least(0, "freeze_retriever_steps", "retrieval_depth")
         self._at_least(4, "max_query_length", "max_candidate_length")
-        if self.max_staleness is None:
-            if self.on_stale != "continue":
-                raise ValueError(f"on_stale is {self.on_stale!r}, but max_staleness is not set. Give it in steps.")
-        elif self.max_staleness < self.refresh_steps:
-            raise ValueError(
-                f"max_staleness is {self.max_staleness} steps, but a new generation is begun only every refresh_steps "
-                f"= {self.refresh_steps}. Raise the first or lower the second."
-            )
-        if self.on_stale == "sync" and self.refresh in ("external", "off"):
-            raise ValueError(
-                f"on_stale='sync' builds in the trainer, which refresh={self.refresh!r} forbids. Use on_stale='wait' "
-                "or refresh='async'."
-            )
-        if self.refresh == "off" and self.max_staleness is not None:
-            raise ValueError("refresh='off' never renews the index, so max_staleness cannot hold. Drop one of them.")
 
 
 def parse_arguments(types: Sequence[Any], argv: Sequence[str] | None = None) -> tuple[Any, ...]:

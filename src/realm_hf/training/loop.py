@@ -1,4 +1,4 @@
-"""The loop that the warm start and the pre-training share: optimizer, schedule, clipping, log, checkpoints, signals.
+"""The loop that all trainings share: optimizer, schedule, clipping, log, checkpoints, signals.
 
 A subclass says what one optimizer step computes (`accumulate`) and what happens between steps (`after_step`); all
 collectives besides the gradients' are small sums over a gloo group, so that no rank waits for another's disk or index.
@@ -38,14 +38,7 @@ from realm_hf.training.checkpoints import (
 )
 from realm_hf.training.optimization import adamw, enable_activation_checkpointing, learning_rate, native_bfloat16
 from realm_hf.training.signals import set_on_sigterm
-from realm_hf.training.tracking import (
-    Progress,
-    StepLog,
-    finish_trackers,
-    start_trackers,
-    summarize,
-    track,
-)
+from realm_hf.training.tracking import Progress, StepLog, finish_trackers, start_trackers, summarize, track
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +87,9 @@ class TrainingLoop(ABC):
         self.log: StepLog | None = None
         self.stop_requested = threading.Event()
         self._stop_agreed = False
+        #: Set by a subclass on all ranks: no further step is taken, and the training ends as after its last one.
+        self.ends_early = False
+        self._evaluated_step: int | None = None
         self._last_saved: tuple[int, Path] | None = None
         self._metrics: dict[str, float] = {}
 
@@ -167,7 +163,7 @@ class TrainingLoop(ABC):
         if self.step == 0:
             self._evaluate()
         self.progress.start()
-        while self.step < self.args.max_steps and not self._stop_agreed:
+        while self.step < self.args.max_steps and not self._stop_agreed and not self.ends_early:
             record = self._one_step(self.step + 1)
             if self.step % self.args.logging_steps == 0:
                 track(self.accelerator, record)
@@ -175,7 +171,7 @@ class TrainingLoop(ABC):
                 self._evaluate()
             if self._due(self.args.save_steps):
                 self.save()
-        interrupted = self.step < self.args.max_steps
+        interrupted = self.step < self.args.max_steps and not self.ends_early
         extra: dict[str, Any] = {}
         if interrupted:
             logger.warning("SIGTERM: stopped after step %d; go on with resume_from_checkpoint=true.", self.step)
@@ -292,11 +288,14 @@ class TrainingLoop(ABC):
         logger.info("resuming from %s", checkpoint.path)
 
     def _evaluate(self) -> None:
+        """Once a step: an early end finds that its evaluation is done."""
+        if self._evaluated_step == self.step:
+            return
         started = time.perf_counter()
         metrics = self.evaluate()
         if not metrics:
             return
-        self._metrics = metrics
+        self._metrics, self._evaluated_step = metrics, self.step
         self._note({**metrics, "eval_seconds": time.perf_counter() - started})
         track(self.accelerator, {"step": self.step, **metrics})
         self._say("  ".join([f"step {self.step}"] + [f"{name} {value:.4g}" for name, value in metrics.items()]))

@@ -102,8 +102,13 @@ class PreTrainer(TrainingLoop):
             kept = MaskedSentences(heldout, DataOrder(len(heldout), args.seed), args, special)
             self.eval_queries = kept.first(args.max_eval_sentences)
         probes = self.eval_queries[: args.probe_queries] or self.examples.first(args.probe_queries)
+        swap_probes = SwapProbes(
+            [probe.input_ids for probe in probes],
+            max(1, args.num_candidates - 1),
+            exclude=[probe.sentence_ids for probe in probes],
+        )
         self.index = ServedIndex(
-            self.run, passages, tokenizer, args, self.accelerator, SwapProbes(probes, max(1, args.num_candidates - 1))
+            self.run, passages, tokenizer, args, self.accelerator, swap_probes, args.query_encoder
         )
         self.ahead: RetrievalAhead | None = None
         #: What this rank trained on last; for callbacks.

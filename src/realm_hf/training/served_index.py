@@ -1,4 +1,4 @@
-"""The index as the pre-training loop uses it: served, refreshed, swapped, measured, and named in checkpoints."""
+"""The index as a training loop uses it: served, refreshed, swapped, measured, and named in checkpoints."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from realm_hf.refresh.snapshots import load_snapshot, read_snapshot, snapshot_na
 from realm_hf.refresh.staleness import IndexRefresh
 from realm_hf.refresh.swap import Swap, SwapCoordinator
 from realm_hf.retrieval_realm import RealmRetriever
-from realm_hf.training.arguments import PreTrainingArguments
+from realm_hf.training.arguments import QueryEncoder, RefreshArguments
 from realm_hf.training.retrieval_ahead import ServedGeneration
 from realm_hf.training.swap_probes import ProbeReport, SwapProbes
 
@@ -38,9 +38,10 @@ class ServedIndex:
         run: The run directory.
         passages: The corpus.
         tokenizer: Its tokenizer.
-        args: The refresh's and the query encoder's arguments are read.
+        args: The refresh's arguments.
         accelerator: Its process and device.
         probes: Measures every swap, on the main process.
+        query_encoder: "snapshot" opens a generation together with the weights it was built from.
     """
 
     def __init__(
@@ -48,12 +49,13 @@ class ServedIndex:
         run: RunDirectory,
         passages: PassageStore,
         tokenizer: RealmTokenizer,
-        args: PreTrainingArguments,
+        args: RefreshArguments,
         accelerator: Accelerator,
         probes: SwapProbes,
+        query_encoder: QueryEncoder = "live",
     ):
         self.run, self.passages, self.tokenizer, self.args = run, passages, tokenizer, args
-        self.accelerator, self.probes = accelerator, probes
+        self.accelerator, self.probes, self.query_encoder = accelerator, probes, query_encoder
         self.store = GenerationStore(run.index)
         self._reports: dict[str, ProbeReport | None] = {}
         self._refresh: IndexRefresh | None = None
@@ -111,7 +113,7 @@ class ServedIndex:
         """`name`, if that generation can still be opened and its query weights are there, else `None`."""
         try:
             with self.store.open(name) as generation:
-                if self.args.query_encoder == "snapshot":
+                if self.query_encoder == "snapshot":
                     info = generation.info
                     read_snapshot(self.run, snapshot_name(info.snapshot_step, info.epoch))
         except (OSError, GenerationError, RunDirectoryError) as error:
@@ -155,7 +157,8 @@ class ServedIndex:
         generation = self.store.open(name)
         try:
             retriever = RealmRetriever.from_generation(self.passages, generation, self.tokenizer)
-            by_snapshot, probing = self.args.query_encoder == "snapshot", self.accelerator.is_main_process
+            by_snapshot = self.query_encoder == "snapshot"
+            probing = self.accelerator.is_main_process and bool(self.probes.queries)
             encoder = None
             if by_snapshot or probing:
                 snapshot = snapshot_name(generation.info.snapshot_step, generation.info.epoch)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from realm_hf.data.masking import MaskedQuery
 from realm_hf.training.retrieval_ahead import ServedGeneration, encode_queries
 
 if TYPE_CHECKING:
@@ -55,12 +54,13 @@ class SwapProbes:
     """Probe queries, and what the last generation answered to them.
 
     Args:
-        queries: The queries; fixed for the run.
+        queries: Token ids of each, special tokens included; fixed for the run.
         k: Passages retrieved for each.
+        exclude: For each the sentence whose passages are left out.
     """
 
-    def __init__(self, queries: Sequence[MaskedQuery], k: int):
-        self.queries, self.k = list(queries), k
+    def __init__(self, queries: Sequence[np.ndarray], k: int, exclude: Sequence[np.ndarray] | None = None):
+        self.queries, self.k, self.exclude = list(queries), k, exclude
         self._last: np.ndarray | None = None
 
     def measure(
@@ -75,7 +75,7 @@ class SwapProbes:
         """
         if not self.queries:
             return None
-        embeddings = encode_queries(encoder, [query.input_ids for query in self.queries])
+        embeddings = encode_queries(encoder, self.queries)
         rows = self._search(new, embeddings)
         best = rows[:, 0][rows[:, 0] >= 0]
         share = float(np.unique(best, return_counts=True)[1].max() / len(rows)) if len(best) else 0.0
@@ -93,5 +93,5 @@ class SwapProbes:
         return ProbeReport(churn=churn, stale_recall=stale, most_retrieved_share=share)
 
     def _search(self, generation: ServedGeneration, embeddings: np.ndarray) -> np.ndarray:
-        exclude = [query.sentence_ids for query in self.queries]
-        return np.asarray(generation.retriever.retrieve(embeddings, self.k, exclude=exclude, null_passage=False).rows)
+        found = generation.retriever.retrieve(embeddings, self.k, exclude=self.exclude, null_passage=False)
+        return np.asarray(found.rows)
