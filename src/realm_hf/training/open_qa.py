@@ -1,0 +1,332 @@
+"""Fine-tuning for open-domain question answering (ORQA, section 6; REALM, section 4.3).
+
+Query tower and reader are trained; the passages' vectors stay those of the pre-trained passage tower, so that the
+index is built once, or taken over from pre-training. With `refresh` the tower that embeds the questions embeds the
+passages anew as well, by the machinery of pre-training.
+
+One optimizer step: embed the questions of a micro-batch, search with these very embeddings, find the answers in the
+beam, forward and backward through both losses, divided by all questions of the step over ranks and micro-batches. A
+question whose beam holds no answer counts as 0 in that mean, and is counted in the log.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import shutil
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from realm_hf.answering import Answer, QuestionAnswerer
+from realm_hf.data.answer_matching import exact_match, regex_match
+from realm_hf.data.answers import AnswerFinder
+from realm_hf.data.collators import pad_rows
+from realm_hf.data.open_qa import OpenQAExample
+from realm_hf.data.passages import PassageStore
+from realm_hf.data.vocabulary import SpecialTokens, encode_texts
+from realm_hf.modeling_realm import RealmEmbedder
+from realm_hf.modeling_realm_qa import RealmForOpenQA
+from realm_hf.refresh.lock import TrainerLock
+from realm_hf.refresh.run_directory import RunDirectory
+from realm_hf.refresh.snapshots import load_snapshot, snapshot_name
+from realm_hf.retrieval_realm import RealmRetriever
+from realm_hf.storage.directories import StagedDirectory
+from realm_hf.storage.errors import explained
+from realm_hf.tokenization_realm import RealmTokenizer
+from realm_hf.training.adopted_index import adopt_newest_generation
+from realm_hf.training.arguments_open_qa import FineTuningArguments
+from realm_hf.training.beams import Beam, BeamSearch
+from realm_hf.training.best_model import BestModel
+from realm_hf.training.callbacks import LoopCallback
+from realm_hf.training.checkpoints import Checkpoint, save_model
+from realm_hf.training.data_order import DataOrder, step_positions
+from realm_hf.training.loop import TrainingLoop
+from realm_hf.training.open_qa_step import SUMS, OpenQAStep
+from realm_hf.training.optimization import make_accelerator
+from realm_hf.training.retrieval_ahead import ServedGeneration
+from realm_hf.training.served_index import ServedIndex
+from realm_hf.training.swap_probes import SwapProbes
+from realm_hf.training.tracking import read_log
+
+logger = logging.getLogger(__name__)
+
+
+class OpenQATrainer(TrainingLoop):
+    """Trains query tower and reader on questions with their answers.
+
+    The weights that answered the development questions best become RUN/model; without such questions, the last ones.
+
+    Args:
+        model: Its configuration takes the beam sizes and the length that the arguments set.
+        tokenizer: The one that made the passages.
+        passages: The knowledge corpus.
+        examples: Questions to train on.
+        args: The arguments.
+        run: A run directory; by default `args.output_dir`, opened or created.
+        dev: Questions for `evaluate`, early stopping and the choice of the best weights; none by default.
+        passage_embedder: The passage tower, where it is not the query tower as `model` has it now.
+        index_from: A run directory, such as that of pre-training, whose newest generation serves as the index if it
+            comes from these passages and this passage tower. By default an index is built before the first step.
+        accelerator: One to share; by default made from the arguments.
+        callbacks: Called in order.
+
+    Raises:
+        ValueError: There is no question, the tokenizer is not the passages', or the arguments do not fit the model.
+        RunDirectoryError: The directory belongs to another corpus, or cannot be written to.
+    """
+
+    name = "fine-tuning"
+    figures = ("loss", "span_accuracy")
+
+    def __init__(
+        self,
+        model: RealmForOpenQA,
+        tokenizer: RealmTokenizer,
+        passages: PassageStore,
+        examples: Sequence[OpenQAExample],
+        args: FineTuningArguments,
+        run: RunDirectory | str | Path | None = None,
+        *,
+        dev: Sequence[OpenQAExample] = (),
+        passage_embedder: RealmEmbedder | None = None,
+        index_from: str | Path | None = None,
+        accelerator: Accelerator | None = None,
+        callbacks: Sequence[LoopCallback] = (),
+    ):
+        if not examples:
+            raise ValueError("There is no question to train on. Check the source of the questions, and its split.")
+        if args.refresh != "off" and passage_embedder is not None:
+            raise ValueError(
+                f"refresh={args.refresh!r} embeds the passages by the query tower, but a passage tower of its own was "
+                "given: its index would be replaced by one of another space. Use refresh='off'."
+            )
+        accelerator = accelerator or make_accelerator(args)
+        args = args.resolved(len(examples), accelerator.num_processes)
+        for name in ("searcher_beam_size", "reader_beam_size", "reader_seq_len"):
+            if getattr(args, name) is not None:
+                setattr(model.config, name, getattr(args, name))
+        # Copied before a checkpoint is loaded: a resumed run that must build its index again needs the first weights.
+        self.passage_embedder = copy.deepcopy(model.embedder) if passage_embedder is None else passage_embedder
+        root = run.root if isinstance(run, RunDirectory) else Path(run or args.output_dir)
+        super().__init__(model, OpenQAStep(model), args, root, accelerator, callbacks)
+        self.args: FineTuningArguments = args
+        self.model: RealmForOpenQA = model
+        self.tokenizer, self.passages, self.index_from = tokenizer, passages, index_from
+        finder = AnswerFinder(passages, tokenizer)
+        self.run = run if isinstance(run, RunDirectory) else self._open_run(root)
+        self.examples, self.dev = list(examples), list(dev)[: args.max_eval_questions]
+        self.order = DataOrder(len(self.examples), args.seed)
+        self.special_tokens = SpecialTokens.from_tokenizer(tokenizer)
+        self.question_ids = self._encode([example.question for example in self.examples])
+        config = model.config
+        self.search = BeamSearch(
+            finder,
+            config.searcher_beam_size,
+            config.reader_beam_size,
+            min(config.reader_seq_len, config.max_position_embeddings),
+        )
+        probes = self._encode([example.question for example in self.dev[: args.probe_queries]])
+        self.index = ServedIndex(
+            self.run, passages, tokenizer, args, self.accelerator, SwapProbes(probes, self.search.read)
+        )
+        self.best = BestModel(root, args.early_stopping_patience)
+        #: What this rank searched last; for callbacks.
+        self.beam: Beam | None = None
+
+    # Before the first step
+
+    def acquire_lock(self) -> TrainerLock:
+        """The run's own lock, which begins a new epoch."""
+        return self.run.lock()
+
+    def begin(self, checkpoint: Checkpoint | None) -> None:
+        """Serve a generation: the checkpoint's, that of `index_from`, or one built now."""
+        tower = self.passage_embedder if self.args.refresh == "off" else self.model.embedder
+        name = None
+        if checkpoint is not None:
+            name = self.on_main(lambda: self.index.servable(checkpoint.state["generation"]))
+            self.best.restore(checkpoint.state["best"])
+            self.ends_early = self.best.exhausted
+        source = self.index_from
+        if source is not None and name is None and (self.step == 0 or self.args.refresh == "off"):
+            name = self.on_main(lambda: adopt_newest_generation(self.run, source, tower))
+        if name is None:
+            self._say(f"Building the index of {len(self.passages)} passages.")
+        event = self.index.start(self.step, tower, name)
+        if checkpoint is None or name != checkpoint.state["generation"]:
+            self._note({"events": [event]})
+        if checkpoint is not None and checkpoint.state.get("pending_snapshot") is not None:
+            self.index.refresher.submit(self.step, self.model.embedder)
+
+    def _open_run(self, root: Path) -> RunDirectory:
+        create = {"passages": self.passages, "tokenizer": self.tokenizer, "index_factory": self.args.index_factory}
+        self.on_main(lambda: RunDirectory.open_or_create(root, **create).root)
+        return RunDirectory.open(root)
+
+    def _encode(self, questions: list[str]) -> list[np.ndarray]:
+        """`[CLS] question [SEP]` of each, cut to `max_question_length`."""
+        room = min(self.args.max_question_length, self.model.config.max_position_embeddings) - 2
+        special = self.special_tokens
+        encoded = encode_texts(self.tokenizer, questions)["input_ids"] if questions else []
+        return [np.array([special.cls, *ids[:room], special.sep], np.int64) for ids in encoded]
+
+    # One step
+
+    def accumulate(self, step: int) -> dict[str, Any]:
+        """Forward and backward over all micro-batches of this rank, normalised by the questions of all ranks."""
+        args = self.args
+        micro_batches = step_positions(
+            self.cursor,
+            args.per_device_train_batch_size,
+            args.gradient_accumulation_steps,
+            self.rank,
+            self.world_size,
+        )
+        sums, seconds = np.zeros(len(SUMS)), np.zeros(2)
+        last = len(micro_batches) - 1
+        with self.index.reading() as served:
+            for index, positions in enumerate(micro_batches):
+                rows, _ = self.order(positions)
+                with self.micro_batch(step, index, index == last):
+                    with self.autocast():
+                        output = self._forward(served, rows)
+                    # DDP averages over ranks what is already divided by the questions of all of them.
+                    self.accelerator.backward(output.loss * (self.world_size / self.examples_per_step))
+                sums += output.sums()
+                assert self.beam is not None
+                seconds += [self.beam.search_seconds, self.beam.answer_seconds]
+            generation, snapshot_step = served.name, served.info.snapshot_step
+        total = dict(zip(SUMS, self.sum_over_ranks(sums.tolist()), strict=True))
+        counts = ("answerless", "reader_answerless")
+        return {
+            **{name: value / self.examples_per_step for name, value in total.items() if name not in counts},
+            **{name: round(total[name]) for name in counts},
+            "questions": self.examples_per_step,
+            "generation": generation,
+            "staleness_steps": step - snapshot_step,
+            "search_seconds": seconds[0],
+            "answer_seconds": seconds[1],
+        }
+
+    def _forward(self, served: ServedGeneration, rows: np.ndarray) -> Any:
+        ids = [self.question_ids[row] for row in rows]
+        examples = [self.examples[row] for row in rows]
+
+        def search(queries: torch.Tensor) -> Beam:
+            self.beam = self.search(served.retriever, queries, ids, examples)
+            return self.beam
+
+        input_ids, attention_mask = (
+            torch.from_numpy(array).to(self.device) for array in pad_rows(ids, self.special_tokens.pad)
+        )
+        return self.module(input_ids, attention_mask, search)
+
+    def after_step(self, step: int) -> dict[str, Any]:
+        """Refresh and swap, where that is asked for."""
+        if self.args.refresh == "off" or step >= self.args.max_steps:
+            return {}
+        event = self.index.after_step(step, self.model.embedder, self.stop_requested.is_set)
+        building = self.index.refresher.check_health().building
+        return {"building": building, "events": [] if event is None else [event]}
+
+    def loop_state(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        """The served generation, a snapshot still to be built, and what was best."""
+        return {**self.index.state(), "best": self.best.state()}, {}
+
+    # Development figures, and the end
+
+    def evaluate(self) -> dict[str, float]:
+        """Answer the development questions by the index that is served; keep the weights if they are the best so far.
+
+        Returns:
+            `eval_exact_match` (regex match where the answers are regular expressions) and `eval_answer_recall` (how
+            often a passage that was read holds an answer), both between 0 and 1; empty without such questions.
+        """
+        if not self.dev:
+            return {}
+        own = self.dev[self.rank :: self.world_size]
+        with self.index.reading() as served, self.autocast():
+            generation = served.name
+            answers = self.answer(served.retriever, [example.question for example in own])
+        right = sum(is_right(example, answer) for example, answer in zip(own, answers, strict=True))
+        held = sum(self._holds_answer(example, answer) for example, answer in zip(own, answers, strict=True))
+        matched, recalled, asked = self.sum_over_ranks([float(right), float(held), float(len(own))])
+        metrics = {"eval_exact_match": matched / asked, "eval_answer_recall": recalled / asked}
+        if self.best.consider(self.step, metrics["eval_exact_match"], generation):
+            self.on_main(lambda: self.best.save(self.model))
+        self.ends_early = self.best.exhausted
+        return metrics
+
+    def answer(self, retriever: RealmRetriever, questions: list[str]) -> list[Answer]:
+        """Answer questions as the model would when it is done; the training mode is restored."""
+        answerer = QuestionAnswerer(
+            self.model,
+            retriever,
+            self.tokenizer,
+            batch_size=self.args.per_device_eval_batch_size,
+            max_question_length=self.args.max_question_length,
+        )
+        return answerer(questions)
+
+    def _holds_answer(self, example: OpenQAExample, answer: Answer) -> bool:
+        rows = np.array([passage.row for passage in answer.evidence], np.int64)
+        found = self.search.finder.find(rows, example.answers, regex=example.regex, span_rows=0)
+        return bool(found.has_answer.any())
+
+    def finish(self) -> dict[str, Any]:
+        """Index the final weights if the index is refreshed at all; write RUN/model."""
+        if not self.ends_early:
+            event = self.index.final(self.step, self.model.embedder)
+            if event is not None:
+                self._note({"events": [event]})
+        self._evaluate()
+        generation = self.index.state()["generation"]
+        if self.best.step is not None and self.best.generation is not None:
+            generation = self.on_main(lambda: self.index.servable(str(self.best.generation)))
+        if generation is None:
+            logger.warning("The index of the best weights is gone: RUN/model gets the last weights and their index.")
+            generation, self.best.step = self.index.state()["generation"], None
+        self.on_main(lambda: self._write_model(generation))
+        records = [record for record in read_log(self.log_path) if "answerless" in record]
+        counted = {
+            name: sum(record[name] for record in records) for name in ("questions", "answerless", "reader_answerless")
+        }
+        chosen = {"step": self.step} if self.best.step is None else {"step": self.best.step, "value": self.best.value}
+        return {"final_generation": generation, "model": chosen, "trained_questions": counted}
+
+    def _write_model(self, generation: str) -> None:
+        """RUN/model: the best weights, the tokenizer and, with `save_retriever`, all that they search."""
+        final = self.directory / "model"
+        with explained("write the model into", final), StagedDirectory(final, replace=True) as staged:
+            if self.args.save_retriever:
+                self._save_retriever(generation, staged.path)
+            if self.best.folder is None:
+                save_model(self.model, staged.path)
+            else:
+                shutil.copytree(self.best.folder, staged.path, dirs_exist_ok=True)
+            self.tokenizer.save_pretrained(staged.path)
+
+    def _save_retriever(self, name: str, folder: Path) -> None:
+        """A generation with its passages and, unless its snapshot is gone, the tower that embedded them."""
+        with self.index.store.open(name) as generation:
+            embedder = None
+            with suppress(OSError):
+                embedder = load_snapshot(self.run, snapshot_name(generation.info.snapshot_step, generation.info.epoch))
+            retriever = RealmRetriever.from_generation(self.passages, generation, self.tokenizer, embedder=embedder)
+            retriever.save_pretrained(folder)
+
+    def close(self) -> None:
+        """End the builder and give the generation back."""
+        self.index.stop()
+
+
+def is_right(example: OpenQAExample, answer: Answer) -> bool:
+    """Whether an answer is one of the example's, by the benchmark's own rule."""
+    match = regex_match if example.regex else exact_match
+    return bool(match(answer.text, example.answers))

@@ -1,0 +1,134 @@
+"""One forward pass of fine-tuning: questions are embedded, their beam is searched, read, and scored (ORQA, section 6).
+
+    L = -log P(passages with an answer)  over the wide beam          trains the query tower
+        -log P(spans that are an answer) over all spans that are read trains both
+
+The second softmax runs over all spans of all passages read at once, the passage's relevance score added to each of its
+spans' logits, so that the reader's gradient reaches the retriever too. The query is embedded once, with gradient; its
+values without gradient are what the index is searched with. The passages' vectors are the index's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from realm_hf.losses import relevance_scores, retriever_marginal_loss, span_marginal_loss
+from realm_hf.modeling_outputs import SpanScores
+from realm_hf.modeling_realm_qa import RealmForOpenQA
+from realm_hf.training.beams import Beam
+
+SUMS = ("loss", "retriever_loss", "reader_loss", "answerless", "reader_answerless", "span_accuracy")
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """Losses and figures of B questions.
+
+    Args:
+        loss: Sum over the questions, a scalar with gradient. One without an answer counts 0.
+        retriever_loss: `[B]`.
+        reader_loss: `[B]`.
+        beam_has_answer: bool `[B]`: some passage of the wide beam holds an answer.
+        read_has_answer: bool `[B]`: some span that the reader scores is an answer.
+        best_is_answer: bool `[B]`: the best of them is.
+    """
+
+    loss: torch.Tensor
+    retriever_loss: torch.Tensor
+    reader_loss: torch.Tensor
+    beam_has_answer: torch.Tensor
+    read_has_answer: torch.Tensor
+    best_is_answer: torch.Tensor
+
+    def sums(self) -> np.ndarray:
+        """Sums over the questions, in the order of [`SUMS`]; float64."""
+        sums = [self.loss, self.retriever_loss.sum(), self.reader_loss.sum()]
+        counts = [(~self.beam_has_answer).sum(), (~self.read_has_answer).sum(), self.best_is_answer.sum()]
+        return torch.stack([value.detach().double().cpu() for value in (*sums, *counts)]).numpy()
+
+
+class OpenQAStep(nn.Module):
+    """The forward pass as one module, for DistributedDataParallel sees the gradients of one `forward`.
+
+    Args:
+        model: Its parameters are this module's.
+    """
+
+    def __init__(self, model: RealmForOpenQA):
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, search: Callable[[torch.Tensor], Beam]
+    ) -> StepOutput:
+        """
+        Args:
+            input_ids: `[CLS] question [SEP]`, int64 `[B, Lq]`, padded on the right.
+            attention_mask: 1 at tokens, `[B, Lq]`.
+            search: From query embeddings `[B, D]` to their [`Beam`].
+        """
+        queries = self.model.embed_questions(input_ids, attention_mask)
+        beam = search(queries.detach())
+        device, count = queries.device, len(queries)
+        # [B, S]
+        scores = relevance_scores(queries, torch.from_numpy(beam.embeddings).to(device), self.model.config.score_scale)
+        has_answer = torch.from_numpy(beam.has_answer).to(device)
+        present = torch.from_numpy(beam.rows >= 0).to(device)
+        retriever_loss = retriever_marginal_loss(scores, has_answer, present)
+
+        question, rank = (torch.from_numpy(place).to(device) for place in (beam.read.question, beam.read.rank))
+        inputs = beam.read.tensors(device)
+        spans = self.model.reader.score_spans(
+            inputs["input_ids"], inputs["attention_mask"], inputs["token_type_ids"], inputs["block_mask"]
+        )
+        # [T]
+        logits = spans.logits + scores[question, rank][spans.pair]
+        correct, of_question = answers_among(spans, beam.gold, beam.read.input_ids.shape[1]), question[spans.pair]
+        reader_loss = span_marginal_loss(logits, correct, of_question, count)
+        loss = (retriever_loss + reader_loss).sum()
+        if len(logits) == 0:
+            loss = loss + self._zero_with_gradient()
+        return StepOutput(
+            loss=loss,
+            retriever_loss=retriever_loss.detach(),
+            reader_loss=reader_loss.detach(),
+            beam_has_answer=has_answer.any(-1),
+            read_has_answer=_any_by(correct, of_question, count),
+            best_is_answer=_best_is(correct, logits.detach(), of_question, count),
+        )
+
+    def _zero_with_gradient(self) -> torch.Tensor:
+        """A zero that depends on the reader, which had no span to score: DistributedDataParallel waits for it."""
+        touched = [parameter.flatten()[0] for parameter in self.model.reader.parameters() if parameter.requires_grad]
+        return 0.0 * torch.stack(touched).sum()
+
+
+def answers_among(spans: SpanScores, gold: np.ndarray, length: int) -> torch.Tensor:
+    """Which spans are answers.
+
+    Args:
+        spans: T spans that the reader scored.
+        gold: int64 `[3, G]`, see [`Beam`].
+        length: Positions of a joint input.
+
+    Returns:
+        bool `[T]`. Answers that are no span of the reader, for instance wider ones, are among none.
+    """
+    pair, start, end = torch.from_numpy(gold).to(spans.pair.device)
+    return torch.isin((spans.pair * length + spans.start) * length + spans.end, (pair * length + start) * length + end)
+
+
+def _any_by(flags: torch.Tensor, question: torch.Tensor, count: int) -> torch.Tensor:
+    """Whether any of a question's flags `[T]` is set, bool `[B]`."""
+    return torch.zeros(count, dtype=torch.bool, device=flags.device).index_put((question[flags],), flags.new_ones(()))
+
+
+def _best_is(correct: torch.Tensor, logits: torch.Tensor, question: torch.Tensor, count: int) -> torch.Tensor:
+    """Whether a question's span of the largest logit is a right one, bool `[B]`."""
+    best = logits.new_full((count,), -torch.inf).scatter_reduce(0, question, logits, "amax")
+    return _any_by(correct & (logits == best[question]), question, count)
