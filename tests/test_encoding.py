@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from realm_hf import RealmEmbedder
-from realm_hf.encoding import plan_chunks, ragged_apply
+from realm_hf.encoding import plan_chunks, ragged_apply, ragged_tokens
 
 
 @settings(max_examples=100, deadline=None)
@@ -86,3 +86,36 @@ def test_a_mask_with_holes_keeps_what_lies_behind_them():
 def test_no_rows_are_refused():
     with pytest.raises(ValueError, match="no rows"):
         ragged_apply(lambda ids, mask, _: ids, torch.zeros(0, 4, dtype=torch.long), None)
+
+
+@pytest.mark.parametrize("max_tokens", [None, 1, 40])
+def test_wanted_tokens_come_by_row_and_position_without_work_on_padding(embedder, max_tokens):
+    ids, mask = rows(torch.Generator().manual_seed(0), 9, 17, embedder.config.vocab_size)
+    wanted = (torch.rand(ids.shape, generator=torch.Generator().manual_seed(1)) < 0.4) & (mask == 1)
+    wanted[3] = False
+    encoded = []
+
+    def tower(ids, mask, segments):
+        encoded.append(ids.numel())
+        return embedder.realm(ids, attention_mask=mask, token_type_ids=segments, return_dict=True).last_hidden_state
+
+    found = ragged_tokens(tower, wanted, ids, mask, max_tokens_per_chunk=max_tokens)
+    torch.testing.assert_close(found, tower(ids, mask, None)[wanted], atol=1e-5, rtol=0)
+    if max_tokens == 1:
+        # A row without wanted tokens is not encoded.
+        assert sum(encoded[:-1]) == int(mask.sum() - mask[3].sum())
+
+
+def test_a_wanted_token_behind_the_attended_ones_is_encoded_too(embedder):
+    ids, mask = torch.full((1, 6), 7), torch.tensor([[1, 1, 1, 0, 0, 0]])
+    wanted = torch.tensor([[0, 0, 1, 0, 1, 0]]).bool()
+
+    def tower(ids, mask, segments):
+        return embedder.realm(ids, attention_mask=mask, return_dict=True).last_hidden_state
+
+    torch.testing.assert_close(ragged_tokens(tower, wanted, ids, mask), tower(ids, mask, None)[wanted])
+
+
+def test_wanting_nothing_is_refused():
+    with pytest.raises(ValueError, match="nothing to encode"):
+        ragged_tokens(lambda *_: None, torch.zeros(2, 3).bool(), torch.zeros(2, 3).long(), None)

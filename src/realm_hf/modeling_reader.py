@@ -50,6 +50,8 @@ class RealmReaderProjection(nn.Module):
         Returns:
             [`SpanScores`]
         """
+        if not len(hidden_states):
+            return self.no_spans(hidden_states.device)
         row, position = _from_first_to_last(block_mask).nonzero(as_tuple=True)
         inside = block_mask[row, position]
         tokens = len(row)
@@ -71,6 +73,12 @@ class RealmReaderProjection(nn.Module):
             start=position[token],
             end=position[token] + wider,
         )
+
+    def no_spans(self, device: torch.device) -> SpanScores:
+        """The scores where there is no span; part of the graph, so that a loss of them has a gradient (of zero)."""
+        none = torch.zeros(0, dtype=torch.long, device=device)
+        logits = self._score(torch.zeros(0, self.dense_output.in_features, device=device))
+        return SpanScores(logits, none, none, none)
 
     def _score(self, hidden: torch.Tensor) -> torch.Tensor:
         """From `(N, span_hidden_size)` to `(N,)`, in at least float32."""
@@ -155,9 +163,7 @@ class RealmReader(RealmPreTrainedModel):
         """
         block_mask = block_mask.bool()
         if not block_mask.any():
-            none = torch.zeros(0, dtype=torch.long, device=input_ids.device)
-            dtype = torch.promote_types(self.dtype, torch.float32)
-            return SpanScores(torch.zeros(0, dtype=dtype, device=input_ids.device), none, none, none)
+            return self.qa_outputs.no_spans(input_ids.device)
         hidden = ragged_tokens(
             lambda ids, mask, segments: (
                 self.realm(ids, attention_mask=mask, token_type_ids=segments, return_dict=True).last_hidden_state
