@@ -170,9 +170,9 @@ class QuestionAnswerer:
 
     def _batches(self, questions: str | Sequence[str], batch_size: int | None) -> Iterator[list[str]]:
         texts = [questions] if isinstance(questions, str) else list(questions)
-        wrong = next((text for text in texts if not isinstance(text, str)), None)
-        if wrong is not None:
-            raise TypeError(f"A question is {wrong!r}, a {type(wrong).__name__}: questions must be strings.")
+        for text in texts:
+            if not isinstance(text, str):
+                raise TypeError(f"A question is {text!r}, a {type(text).__name__}: questions must be strings.")
         size = self.batch_size if batch_size is None else _at_least_one("batch_size", batch_size)
         for start in range(0, len(texts), size):
             yield texts[start : start + size]
