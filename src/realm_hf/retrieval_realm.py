@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import torch
@@ -22,8 +22,10 @@ from .index.beam_embeddings import BeamEmbeddings, NullEmbedding
 from .index.corpus import Corpus
 from .index.exact import recall_at_k
 from .index.faiss_index import ABSENT, build_index
+from .index.hub_retriever import HubRetriever
+from .index.published import load_published
 from .index.reader_inputs import ReaderInputs
-from .index.retriever_files import RetrieverFiles, load_retriever_files, save_retriever_files
+from .index.retriever_files import MANIFEST, load_retriever_files, save_retriever_files
 from .index.selection import RetrievalBatch, SearchStats, Served, as_queries, select_candidates
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ logger = logging.get_logger(__name__)
 INDEX_NAME = "embeddings"
 
 
-class RealmRetriever(ReaderInputs, BeamEmbeddings):
+class RealmRetriever(ReaderInputs, BeamEmbeddings, HubRetriever):
     """
     Retrieves passages by inner product.
 
@@ -58,6 +60,7 @@ class RealmRetriever(ReaderInputs, BeamEmbeddings):
 
     Attributes:
         search_stats ([`SearchStats`]): Running totals.
+        fingerprints (`dict[str, str]`): Of a published retriever: what belongs together, see [`check_model`].
 
     Example:
     ```python
@@ -82,6 +85,7 @@ class RealmRetriever(ReaderInputs, BeamEmbeddings):
         self.tokenizer = tokenizer
         self.threads = threads
         self.embedder = embedder
+        self.fingerprints: dict[str, str] = {}
         self._null_embedding = NullEmbedding()
         self.search_stats = SearchStats()
         self._corpus = Corpus(passages)
@@ -262,9 +266,8 @@ class RealmRetriever(ReaderInputs, BeamEmbeddings):
             ValueError: If there is no index.
             OSError: If the disk is full or read-only.
         """
-        served = self._served_index()
         folder = Path(save_directory)
-        save_retriever_files(folder, RetrieverFiles(self.passages, served.index, served.embeddings, served.name))
+        save_retriever_files(folder, self.files())
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(folder)
 
@@ -273,27 +276,52 @@ class RealmRetriever(ReaderInputs, BeamEmbeddings):
         cls,
         pretrained_model_name_or_path: str | Path,
         *,
+        revision: str | None = None,
+        index: bool | str = True,
         mmap: bool = True,
         verify: Literal["sizes", "sha256"] = "sizes",
         threads: int | None = None,
+        **hub: Any,
     ) -> Self:
         """
-        Load what [`save_pretrained`] wrote: equal to the original bit for bit.
+        Load what [`save_pretrained`] wrote, or what was published: equal to the original bit for bit.
 
         Args:
-            pretrained_model_name_or_path (`str` or `Path`): The directory.
+            pretrained_model_name_or_path (`str` or `Path`): A directory, or the name of a model's or a dataset's
+                repository on the Hub.
+            revision (`str`, *optional*): A branch, tag or commit of the repository.
+            index (`bool` or `str`, *optional*, defaults to `True`): Of a publication: its default index, the name of
+                a variant, `"exact"` for a "Flat" one that is built here, or `False` for none. The others are not
+                downloaded.
             mmap (`bool`, *optional*, defaults to `True`): Map index and embeddings: opening takes milliseconds, and
                 processes share the memory. `False` reads them.
-            verify (`str`, *optional*, defaults to `"sizes"`): `"sha256"` also hashes every file.
+            verify (`str`, *optional*, defaults to `"sizes"`): `"sha256"` also hashes every file of a saved retriever;
+                those of a publication are always hashed when they come.
             threads (`int`, *optional*): See [`RealmRetriever`].
+            hub (*optional*): `token`, `cache_dir`, `local_files_only`, `embedder` and `force`, see
+                [`~realm_hf.index.published.load_published`].
 
         Raises:
-            FileNotFoundError: If the directory does not hold a retriever.
+            FileNotFoundError: If there is no retriever.
             ValueError: If a file is missing or cut, or the parts do not fit.
+            HubArtefactError: If a publication is damaged, is not what it says, or its parts do not belong together.
             CorruptGenerationError: If a file was changed (found with `"sha256"` only).
             IndexFileError: If the index file is none that may be loaded.
         """
         folder = Path(pretrained_model_name_or_path)
+        if not (folder / MANIFEST).is_file() and not (folder / "block_records.npy").exists():
+            found = load_published(pretrained_model_name_or_path, revision=revision, index=index, mmap=mmap, **hub)
+            retriever = cls(
+                found.passages,
+                found.tokenizer,
+                index=found.index,
+                embeddings=None if found.index is None else found.embeddings,
+                generation_name=found.generation_name,
+                threads=threads,
+                embedder=found.embedder,
+            )
+            retriever.fingerprints = found.fingerprints
+            return retriever
         files = load_retriever_files(folder, mmap=mmap, verify=verify)
         tokenizer = AutoTokenizer.from_pretrained(folder) if (folder / "tokenizer_config.json").exists() else None
         return cls(

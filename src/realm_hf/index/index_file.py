@@ -11,6 +11,7 @@ from typing import Any
 import faiss
 
 from ..storage.files import replacement
+from .index_probe import foreign_lists
 
 __all__ = [
     "IndexFileError",
@@ -132,7 +133,13 @@ def open_index(
         # A damaged header can claim any size; nothing in the file can be larger than the file.
         faiss.set_deserialization_vector_byte_limit(max(_SMALLEST_BYTE_LIMIT, 2 * size))
         try:
+            if foreign_lists(path):
+                raise IndexFileError(
+                    f"{path} keeps its lists in another file, which FAISS would map: rebuild it with build_index."
+                )
             index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if mmap else 0)
+        except IndexFileError:
+            raise
         except RuntimeError as error:
             raise IndexFileError(
                 f"{path} ({size} bytes) is not a whole FAISS index: {faiss_reason(error)}."

@@ -1,0 +1,189 @@
+"""The part of a retriever that goes to the Hub, and says whether a model belongs to it."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..data.passages import PassageStore
+from ..data.vocabulary import tokenizer_fingerprint
+from ..hub_files import Push
+from ..modeling_embedder import RealmEmbedder
+from .fingerprints import state_fingerprint
+from .hub_export import ExportSettings, export_retriever
+from .hub_manifest import DESCRIPTION, HubManifest
+from .published import check_fingerprint, query_tower_record
+from .retriever_files import RetrieverFiles
+
+if TYPE_CHECKING:
+    from .selection import Served
+
+__all__ = ["HubRetriever", "add_retriever", "owned_by_retriever"]
+
+
+class HubRetriever:
+    """Publishing a retriever, and the check of a loaded one against a model."""
+
+    passages: PassageStore | Dataset
+    tokenizer: PreTrainedTokenizerBase | None
+    embedder: RealmEmbedder | None
+    fingerprints: dict[str, str]
+
+    def _served_index(self) -> Served:
+        raise NotImplementedError
+
+    def files(self) -> RetrieverFiles:
+        """What is saved or published of the retriever; a `ValueError` without an index."""
+        served = self._served_index()
+        return RetrieverFiles(self.passages, served.index, served.embeddings, served.name)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str | None = None,
+        commit_description: str | None = None,
+        private: bool | None = None,
+        token: bool | str | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        max_shard_size: int | str | None = "500MB",
+        tags: list[str] | None = None,
+    ) -> str:
+        """
+        Publish passages, embeddings, index, tokenizer and passage tower as a dataset repository, in one commit.
+
+        The arguments are those of transformers' `push_to_hub`. [`~realm_hf.publishing.publish`] also sends the model,
+        and writes cards from a run.
+
+        Args:
+            repo_id (`str`): `"owner/name"`.
+            commit_message (`str`, *optional*, defaults to `"Upload retriever"`): The commit's first line.
+            commit_description (`str`, *optional*): The rest of it.
+            private (`bool`, *optional*): Visibility of a repository that is made.
+            token (`bool` or `str`, *optional*): As for `huggingface_hub`.
+            revision (`str`, *optional*): The branch; made if need be.
+            create_pr (`bool`, *optional*, defaults to `False`): Open a pull request instead.
+            max_shard_size (`int` or `str`, *optional*, defaults to `"500MB"`): Of a Parquet file.
+            tags (`list[str]`, *optional*): For the card that is written if the repository has none.
+
+        Returns:
+            `str`: The commit's address.
+
+        Raises:
+            ValueError: If there is no index, or no embeddings; or somebody else pushed meanwhile.
+        """
+        push = Push(repo_id, "dataset", private=private, branch=revision, token=token, create_pr=create_pr)
+        shard_bytes = parse_size(max_shard_size or "500MB")
+        manifest = add_retriever(push, self, ExportSettings(shard_bytes=shard_bytes))
+        if not push.exists("README.md"):
+            push.add("README.md", plain_card(push.repo_id, manifest, tags).encode())
+        push.commit(commit_message or "Upload retriever", commit_description, owns=owned_by_retriever)
+        return push.url
+
+    def check_model(self, model: PreTrainedModel, *, force: bool = False) -> None:
+        """
+        Refuse a model whose query tower is not the one that was published with this retriever.
+
+        A retriever that was not loaded from a publication, and a model whose weights were cast to another type, cannot
+        be checked; dimensions always are.
+
+        Args:
+            model (`PreTrainedModel`): With an `embedder`, as [`RealmForOpenQA`] and [`RealmForPreTraining`].
+            force (`bool`, *optional*, defaults to `False`): Warn only.
+
+        Raises:
+            ValueError: If they do not belong together.
+        """
+        dimension = self._served_index().index.d
+        if model.config.retriever_proj_size != dimension:
+            raise ValueError(
+                f"The model makes embeddings of {model.config.retriever_proj_size} numbers, the index has {dimension}, "
+                "so they do not belong together."
+            )
+        if "query_tower" not in self.fingerprints:
+            return
+        tower: Any = getattr(model, "query_embedder", None) or model.embedder
+        found = query_tower_record(tower)
+        if found["query_tower_dtype"] == self.fingerprints.get("query_tower_dtype"):
+            check_fingerprint(
+                "The model's query tower", self.fingerprints["query_tower"], found["query_tower"], force=force
+            )
+
+
+def add_retriever(push: Push, retriever: HubRetriever, settings: ExportSettings, prefix: str = "") -> HubManifest:
+    """
+    Add all files of a retriever to a push, each removed from this disk as soon as it is uploaded.
+
+    Args:
+        push ([`Push`]): The commit that they shall be part of.
+        retriever ([`RealmRetriever`]): What is published.
+        settings ([`ExportSettings`]): How; tokenizer, tower and their fingerprints are added to it here.
+        prefix (`str`, *optional*): `"folder/"` to put them in a folder.
+
+    Returns:
+        [`HubManifest`]
+    """
+    with tempfile.TemporaryDirectory(prefix="realm-publish-") as work:
+        extra, fingerprints = {}, dict(settings.fingerprints)
+        if retriever.tokenizer is not None:
+            retriever.tokenizer.save_pretrained(Path(work, "tokenizer"))
+            if retriever.tokenizer.is_fast:
+                fingerprints["tokenizer"] = tokenizer_fingerprint(retriever.tokenizer)
+        if retriever.embedder is not None:
+            retriever.embedder.save_pretrained(Path(work, "embedder"))
+            fingerprints["passage_tower"] = state_fingerprint(retriever.embedder.state_dict())
+        for path in sorted(Path(work).rglob("*")):
+            if path.is_file():
+                extra[path.relative_to(work).as_posix()] = path
+        staging = Path(work, "staging")
+        staging.mkdir()
+        full = ExportSettings(**{**vars(settings), "extra": {**settings.extra, **extra}, "fingerprints": fingerprints})
+        manifest = export_retriever(
+            retriever.files(), staging, full, lambda name, path: push.add(prefix + name, path, is_temporary=True)
+        )
+        push.add(prefix + DESCRIPTION, manifest.to_json())
+        push.keep_small_files()
+    return manifest
+
+
+def owned_by_retriever(name: str) -> bool:
+    """Whether a file of a dataset repository is one that publishing a retriever writes."""
+    return name == DESCRIPTION or name.startswith(("data/train-", "passages/", "index/", "tokenizer/", "embedder/"))
+
+
+def parse_size(size: int | str) -> int:
+    """
+    Bytes of `"500MB"`.
+
+    Raises:
+        ValueError: If it is no number with a unit.
+    """
+    if isinstance(size, int):
+        return size
+    for unit, factor in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("KB", 10**3), ("B", 1)):
+        number = size.upper().removesuffix(unit)
+        if number != size.upper() and number.replace(".", "", 1).isdigit():
+            return max(1, int(float(number) * factor))
+    raise ValueError(f"max_shard_size is {size!r}: write a number with a unit, such as '500MB'.")
+
+
+def plain_card(repo_id: str, manifest: HubManifest, tags: list[str] | None) -> str:
+    """A card that says what lies there and how to load it."""
+    import yaml
+
+    metadata: dict[str, Any] = {
+        "tags": sorted({"realm_hf", "retrieval", *(tags or [])}),
+        "task_categories": ["question-answering"],
+        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}],
+    }
+    return (
+        f"---\n{yaml.safe_dump(metadata, sort_keys=False)}---\n\n# {repo_id.split('/')[1]}\n\n{manifest.rows:,} "
+        f"passages with embeddings of {manifest.dimension} numbers and a FAISS index.\n\n```python\nfrom realm_hf import "
+        f'RealmRetriever\n\nretriever = RealmRetriever.from_pretrained("{repo_id}")\n```\n\nThe rows alone: '
+        f'`load_dataset("{repo_id}")`.\n'
+    )

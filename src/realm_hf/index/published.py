@@ -1,0 +1,195 @@
+"""Loading a published retriever: follow a model's pin, check what belongs together, open what was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from datasets import Dataset
+from safetensors import SafetensorError
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from ..data.passages import PassageStore
+from ..data.vocabulary import tokenizer_fingerprint
+from ..hub_files import HubArtefactError, Source, open_source
+from ..modeling_embedder import RealmEmbedder
+from .fingerprints import state_fingerprint
+from .hub_import import open_published_index, open_published_passages, published_files
+from .hub_manifest import DESCRIPTION, HubManifest
+
+if TYPE_CHECKING:
+    import faiss
+
+__all__ = ["PUBLICATION", "PublishedRetriever", "check_fingerprint", "load_published", "query_tower_record"]
+
+logger = logging.get_logger(__name__)
+
+PUBLICATION = "realm_publication.json"
+"""In a model's repository: which retriever belongs to it, at which commit, and the fingerprints of both."""
+
+_FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class PublishedRetriever:
+    """
+    What was loaded.
+
+    Args:
+        passages ([`PassageStore`] or `Dataset`): N passages.
+        embeddings (`np.ndarray` of shape `[N, D]`): Memory-mapped.
+        index (`faiss.Index`, *optional*): Memory-mapped; `None` if none was asked for.
+        tokenizer (`PreTrainedTokenizerBase`, *optional*): The passages'.
+        embedder ([`RealmEmbedder`], *optional*): The passage tower.
+        generation_name (`str`, *optional*): The generation that was published.
+        fingerprints (`dict[str, str]`): What belongs together.
+    """
+
+    passages: PassageStore | Dataset
+    embeddings: np.ndarray
+    index: faiss.Index | None
+    tokenizer: PreTrainedTokenizerBase | None
+    embedder: RealmEmbedder | None
+    generation_name: str | None
+    fingerprints: dict[str, str] = field(default_factory=dict)
+
+
+def check_fingerprint(what: str, expected: str | None, found: str | None, *, force: bool) -> None:
+    """
+    Compare two fingerprints; where one is not known there is nothing to compare.
+
+    Raises:
+        HubArtefactError: If they differ and `force` is `False`; with it, they are warned of.
+    """
+    if expected is None or found is None or expected == found:
+        return
+    words = (
+        f"{what} has fingerprint {found[:16]}, but the index was published with {expected[:16]}: its answers would be "
+        "wrong without a word."
+    )
+    if not force:
+        raise HubArtefactError(f"{words} Load the revision that belongs to it, publish again, or pass `force=True`.")
+    logger.warning("%s Loaded all the same (`force=True`).", words)
+
+
+def query_tower_record(embedder: RealmEmbedder) -> dict[str, str]:
+    """The fingerprint of a query tower, and the type its weights have with it."""
+    dtype = str(embedder.dtype).removeprefix("torch.")
+    return {"query_tower": state_fingerprint(embedder.state_dict()), "query_tower_dtype": dtype}
+
+
+def load_published(
+    name_or_path: str | Path,
+    *,
+    revision: str | None = None,
+    index: bool | str = True,
+    embedder: bool = True,
+    force: bool = False,
+    mmap: bool = True,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+) -> PublishedRetriever:
+    """
+    Load a retriever from a model's repository, a dataset's, or a directory that holds either.
+
+    Args:
+        name_or_path (`str` or `Path`): The place.
+        revision (`str`, *optional*): A branch, tag or commit of it.
+        index (`bool` or `str`, *optional*, defaults to `True`): See [`open_published_index`].
+        embedder (`bool`, *optional*, defaults to `True`): Also load the passage tower, if it was published.
+        force (`bool`, *optional*, defaults to `False`): Warn of parts that do not belong together instead of refusing.
+        mmap (`bool`, *optional*, defaults to `True`): Map the index instead of reading it.
+        token (`str` or `bool`, *optional*): As for `huggingface_hub`.
+        cache_dir (`str` or `Path`, *optional*): As for `huggingface_hub`; the memory-mapped copy lies there too.
+        local_files_only (`bool`, *optional*, defaults to `False`): As for `huggingface_hub`.
+
+    Raises:
+        FileNotFoundError: If nothing was published there.
+        HubArtefactError: If what was published is damaged, does not belong together, or is not what it says.
+    """
+    arguments: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
+    source, found = open_source(name_or_path, [PUBLICATION, DESCRIPTION], revision=revision, **arguments)
+    fingerprints: dict[str, str] = {}
+    pinned = None
+    if found == PUBLICATION:
+        source, fingerprints, pinned = _follow(source, arguments)
+    manifest = HubManifest.from_dict(source.read_description(DESCRIPTION), source.words)
+    check_fingerprint(f"What lies at {source.words}", pinned, manifest.content, force=force)
+    for name in ("passages", "tokenizer", "passage_tower"):
+        known = manifest.fingerprints.get(name)
+        check_fingerprint(f"{name} of {source.words}", fingerprints.get(name), known, force=force)
+    tokenizer = _load_tokenizer(source, manifest, force)
+    tower = _load_embedder(source, manifest, force) if embedder else None
+    passages, embeddings = open_published_passages(source, manifest)
+    return PublishedRetriever(
+        passages=passages,
+        embeddings=embeddings,
+        index=open_published_index(source, manifest, index, embeddings, mmap),
+        tokenizer=tokenizer,
+        embedder=tower,
+        generation_name=manifest.generation_name,
+        fingerprints={**fingerprints, **manifest.fingerprints},
+    )
+
+
+def _follow(source: Source, arguments: Mapping[str, Any]) -> tuple[Source, dict[str, str], str]:
+    """From a model's repository to its retriever, and what the model says of it."""
+    content = source.read_description(PUBLICATION)
+    try:
+        if content["format_version"] != _FORMAT_VERSION:
+            raise ValueError(f"format_version is {content['format_version']!r}, this version reads {_FORMAT_VERSION}")
+        pin = content["retriever"]
+        fingerprints = {str(name): str(value) for name, value in content["fingerprints"].items()}
+        pinned = str(pin["content"])
+        if pin["folder"] is not None:
+            return source.below(pin["folder"]), fingerprints, pinned
+        repo_id, revision = pin["repo_id"], pin["revision"]
+        if not isinstance(repo_id, str) or not isinstance(revision, str) or repo_id.startswith((".", "/", "~")):
+            raise TypeError(f"{repo_id!r} at {revision!r} is no commit of a repository")
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise HubArtefactError(f"{PUBLICATION} of {source.words} is damaged ({error}): publish again.") from error
+    retriever, _ = open_source(repo_id, [DESCRIPTION], repo_type="dataset", revision=revision, **arguments)
+    return retriever, fingerprints, pinned
+
+
+def _load_tokenizer(source: Source, manifest: HubManifest, force: bool) -> PreTrainedTokenizerBase | None:
+    names = manifest.below("tokenizer")
+    if not names:
+        return None
+    folder = next(iter(published_files(source, manifest, names).values())).parent
+    try:
+        # Code that comes with a repository is never run.
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
+        raise HubArtefactError(f"The tokenizer of {source.words} cannot be loaded: {error}") from error
+    expected = manifest.fingerprints.get("tokenizer")
+    check_fingerprint(f"The tokenizer of {source.words}", expected, tokenizer_fingerprint(tokenizer), force=force)
+    return tokenizer
+
+
+def _load_embedder(source: Source, manifest: HubManifest, force: bool) -> RealmEmbedder | None:
+    names = manifest.below("embedder")
+    if not names:
+        return None
+    if "embedder/config.json" not in names or any(name.endswith((".bin", ".pt", ".pkl")) for name in names):
+        raise HubArtefactError(f"The passage tower of {source.words} must be config.json and safetensors: {names}.")
+    folder = published_files(source, manifest, names)["embedder/config.json"].parent
+    try:
+        tower = RealmEmbedder.from_pretrained(folder, use_safetensors=True).eval()
+    except (ValueError, OSError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        raise HubArtefactError(f"The passage tower of {source.words} cannot be loaded: {error}") from error
+    if tower.config.retriever_proj_size != manifest.dimension:
+        raise HubArtefactError(
+            f"The passage tower of {source.words} makes embeddings of {tower.config.retriever_proj_size} numbers, the "
+            f"published ones have {manifest.dimension}."
+        )
+    expected = manifest.fingerprints.get("passage_tower")
+    check_fingerprint(
+        f"The passage tower of {source.words}", expected, state_fingerprint(tower.state_dict()), force=force
+    )
+    return tower
