@@ -1,0 +1,50 @@
+"""Token F1 for `evaluate.load`; the rule is [`realm_hf.data.answer_matching.token_f1`]."""
+
+import datasets
+import evaluate
+
+from realm_hf.data.answer_matching import token_f1
+from realm_hf.metrics import score_each
+
+_DESCRIPTION = """
+The mean F1 of the words of prediction and answer after the normalisation of exact match, for the answer where it is
+largest. The second measure of SQuAD.
+"""
+_INPUTS = """
+Args:
+    predictions (list of str): The predicted strings.
+    references (list of lists of str): The right answers of each question, at least one.
+Returns:
+    token_f1 (float): The mean over questions, from 0 to 1.
+Raises:
+    ValueError: a question without any answer; the message names its place.
+Examples:
+    >>> metric = evaluate.load(metric_path("token_f1"))
+    >>> metric.compute(predictions=["John Lennon"], references=[["John Winston Lennon"]])
+    {"token_f1": 0.8}
+"""
+_CITATION = """
+@inproceedings{rajpurkar2016squad,
+  title={SQuAD: 100,000+ Questions for Machine Comprehension of Text},
+  author={Rajpurkar, Pranav and Zhang, Jian and Lopyrev, Konstantin and Liang, Percy},
+  booktitle={Proceedings of EMNLP},
+  year={2016}
+}
+"""
+
+
+class TokenF1(evaluate.Metric):
+    """Token F1 as an `evaluate` module."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        strings = datasets.Value("string")
+        return evaluate.MetricInfo(
+            description=_DESCRIPTION,
+            citation=_CITATION,
+            inputs_description=_INPUTS,
+            features=datasets.Features({"predictions": strings, "references": datasets.List(strings)}),
+        )
+
+    def _compute(self, predictions: list[str], references: list[list[str]]) -> dict[str, float]:
+        scores = score_each(token_f1, predictions, references)
+        return {"token_f1": sum(scores) / len(scores)}
