@@ -19,14 +19,16 @@ from transformers.utils import logging
 
 from .data.passages import NULL_PASSAGE, PassageStore
 from .index.beam_embeddings import BeamEmbeddings, NullEmbedding
+from .index.compaction import CompactedFiles
 from .index.corpus import Corpus
-from .index.exact import recall_at_k
+from .index.edited_corpus import EditedCorpus
 from .index.faiss_index import ABSENT, build_index
 from .index.hub_retriever import HubRetriever
 from .index.published import load_published
 from .index.reader_inputs import ReaderInputs
 from .index.retriever_files import MANIFEST, load_retriever_files, save_retriever_files
 from .index.selection import RetrievalBatch, SearchStats, Served, as_queries, select_candidates
+from .retrieval_edits import KnowledgeEdits
 
 if TYPE_CHECKING:
     import faiss
@@ -41,13 +43,13 @@ logger = logging.get_logger(__name__)
 INDEX_NAME = "embeddings"
 
 
-class RealmRetriever(ReaderInputs, BeamEmbeddings, HubRetriever):
+class RealmRetriever(KnowledgeEdits, ReaderInputs, BeamEmbeddings, HubRetriever):
     """
     Retrieves passages by inner product.
 
     Args:
         passages ([`PassageStore`] or `datasets.Dataset`): N passages. A dataset needs a column `text`; a column
-            `embeddings` serves as `embeddings`.
+            `embeddings` serves as `embeddings`. They stay as they are when knowledge is edited.
         tokenizer (`PreTrainedTokenizerBase`, *optional*): Needed by `__call__`, and to read a dataset's passages.
         index (`faiss.Index`, *optional*): Inner product, row `i` is passage `i`. Built ("Flat") if there are
             embeddings.
@@ -55,8 +57,9 @@ class RealmRetriever(ReaderInputs, BeamEmbeddings, HubRetriever):
         generation_name (`str`, *optional*): Name of the generation, handed on with every batch.
         threads (`int`, *optional*): Threads of a search; FAISS's setting by default. With a builder on the same
             cores one thread is up to 20 times faster than two.
-        embedder ([`RealmEmbedder`], *optional*): The passage tower that the embeddings come from, for the null
-            passage's.
+        embedder ([`RealmEmbedder`], *optional*): The passage tower that the embeddings come from (or the directory
+            that it was saved in, from which it is loaded when it is first needed), for the null passage's and those of
+            passages that are added.
 
     Attributes:
         search_stats ([`SearchStats`]): Running totals.
@@ -79,12 +82,12 @@ class RealmRetriever(ReaderInputs, BeamEmbeddings, HubRetriever):
         embeddings: np.ndarray | None = None,
         generation_name: str | None = None,
         threads: int | None = None,
-        embedder: RealmEmbedder | None = None,
+        embedder: RealmEmbedder | Path | None = None,
     ):
         self.passages = passages
         self.tokenizer = tokenizer
         self.threads = threads
-        self.embedder = embedder
+        self._embedder = embedder
         self.fingerprints: dict[str, str] = {}
         self._null_embedding = NullEmbedding()
         self.search_stats = SearchStats()
@@ -96,7 +99,7 @@ class RealmRetriever(ReaderInputs, BeamEmbeddings, HubRetriever):
         self._attached = False
         self._served: Served | None = None
         if index is not None:
-            self._serve(Served(index, embeddings, generation_name))
+            self._serve(Served(self._corpus, index, embeddings, generation_name))
 
     @classmethod
     def from_generation(
@@ -123,28 +126,29 @@ class RealmRetriever(ReaderInputs, BeamEmbeddings, HubRetriever):
         return retriever
 
     def __len__(self) -> int:
-        return len(self._corpus)
+        """Passages that can be found."""
+        return self._corpus.live_count
 
     @property
     def index(self) -> faiss.Index:
-        """The index that is searched; a `ValueError` if there is none yet."""
+        """The index that is searched; after edits an [`EditedIndex`]. A `ValueError` if there is none yet."""
         return self._served_index().index
 
     @property
     def embeddings(self) -> np.ndarray | None:
-        """What the index was built from, `[N, D]`, or `None`."""
+        """What the index was built from, `[N, D]`, or `None`; after edits [`EditedEmbeddings`]."""
         return None if self._served is None else self._served.embeddings
 
     @property
     def generation_name(self) -> str | None:
-        """The generation that is searched."""
+        """The generation that is searched; `+n` behind it counts edits."""
         return None if self._served is None else self._served.name
 
     @property
     def dataset(self) -> Dataset:
         """
         The rows with the index attached under the name `"embeddings"`, for `datasets`' own search:
-        `retriever.dataset.get_nearest_examples("embeddings", query, k=5)`.
+        `retriever.dataset.get_nearest_examples("embeddings", query, k=5)`. A `ValueError` after edits.
         """
         if not self._attached and self._served is not None:
             self._corpus.attach(self._served.index, INDEX_NAME)
@@ -161,20 +165,25 @@ class RealmRetriever(ReaderInputs, BeamEmbeddings, HubRetriever):
                 on: the earlier tower's embeddings would not belong to this generation.
 
         Raises:
-            ValueError: If it was built from other passages.
+            ValueError: If it was built from other passages, or the knowledge was edited.
         """
+        if isinstance(self._corpus, EditedCorpus):
+            raise ValueError(
+                f"Generation {generation.name} knows nothing of the edits made here ({self.edits}): save them with "
+                "`save_pretrained`, or make another retriever of the generation."
+            )
         expected, found = self._corpus.fingerprint, generation.info.passages_fingerprint
         if expected is not None and expected != found:
             raise ValueError(
                 f"Generation {generation.name} was built from passages {found}, the retriever has {expected}: its row "
                 "numbers mean other texts."
             )
-        self._serve(Served(generation.index, generation.embeddings, generation.name))
+        self._serve(Served(self._corpus, generation.index, generation.embeddings, generation.name))
         self.embedder = embedder
 
     def _serve(self, served: Served) -> None:
-        served.check(len(self._corpus))
-        self._served = served
+        served.check()
+        self._served, self._corpus = served, served.corpus
         if self._attached:
             self._corpus.attach(served.index, INDEX_NAME)
 
@@ -216,15 +225,13 @@ class RealmRetriever(ReaderInputs, BeamEmbeddings, HubRetriever):
         if exclude is not None and len(exclude) != len(queries):
             raise ValueError(f"`exclude` has {len(exclude)} entries for {len(queries)} queries: give one for each.")
         batch, deeper = select_candidates(
-            served.index,
-            self._corpus,
+            served,
             queries,
             k,
             exclude=exclude,
             null_passage=null_passage,
             over_retrieve=over_retrieve,
             threads=self.threads,
-            generation=served.name,
         )
         self.search_stats.count(batch, searched_deeper=deeper, seconds=time.perf_counter() - started)
         if not batch.mask.all():
@@ -235,39 +242,27 @@ class RealmRetriever(ReaderInputs, BeamEmbeddings, HubRetriever):
             )
         return batch
 
-    def recall_against_exact(self, queries: np.ndarray | torch.Tensor, k: int) -> float:
-        """
-        The share of the exact top `k` that the index finds, so that an approximate one is never taken for exact.
-
-        Args:
-            queries (`np.ndarray` or `torch.Tensor` of shape `[Q, D]`): Probe queries.
-            k (`int`): The depth.
-
-        Returns:
-            `float`: 1.0 for "Flat". Equal scores count as found.
-
-        Raises:
-            ValueError: If the retriever has no embeddings to compare with.
-        """
-        served = self._served_index()
-        if served.embeddings is None:
-            raise ValueError("Recall is measured against the embeddings, but the retriever was made without them.")
-        return recall_at_k(served.embeddings, served.index, as_queries(queries), k)
-
     def save_pretrained(self, save_directory: str | Path) -> None:
         """
-        Write passages, embeddings, index and tokenizer into a directory, which may hold a model beside them.
+        Write passages, embeddings, index, tokenizer and passage tower into a directory, which may hold a model beside
+        them.
+
+        Edits are worked in: the passages are numbered anew in the order of their rows, without the removed ones
+        ([`live_rows`]). This retriever keeps its rows, also where the directory is its own.
 
         Args:
             save_directory (`str` or `Path`): Made if need be. An earlier retriever in it is replaced; searches that
                 have it mapped are not disturbed.
 
         Raises:
-            ValueError: If there is no index.
+            ValueError: If there is no index, or there are edits and no embeddings.
             OSError: If the disk is full or read-only.
         """
-        folder = Path(save_directory)
-        save_retriever_files(folder, self.files())
+        folder, served = Path(save_directory), self._served_index()
+        if isinstance(served.corpus, EditedCorpus):
+            save_retriever_files(folder, CompactedFiles.of(served.corpus, served.name), self.embedder)
+        else:
+            save_retriever_files(folder, self.files(), self.embedder)
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(folder)
 
@@ -284,7 +279,8 @@ class RealmRetriever(ReaderInputs, BeamEmbeddings, HubRetriever):
         **hub: Any,
     ) -> Self:
         """
-        Load what [`save_pretrained`] wrote, or what was published: equal to the original bit for bit.
+        Load what [`save_pretrained`] wrote, or what was published: equal to the original bit for bit. A passage tower
+        that was saved is loaded when it is first needed.
 
         Args:
             pretrained_model_name_or_path (`str` or `Path`): A directory, or the name of a model's or a dataset's
@@ -331,6 +327,7 @@ class RealmRetriever(ReaderInputs, BeamEmbeddings, HubRetriever):
             embeddings=files.embeddings,
             generation_name=files.generation_name,
             threads=threads,
+            embedder=files.embedder,
         )
 
     def _served_index(self) -> Served:

@@ -119,24 +119,7 @@ class PassageTokens:
         Returns:
             `np.ndarray` of shape `[R]`: Booleans.
         """
-        sentence = np.asarray(sentence_tokens)
-        rows = np.asarray(rows, np.int64)
-        if sentence.ndim != 1 or not len(sentence):
-            raise ValueError(
-                f"sentence_tokens has shape {sentence.shape}: one non-empty row of wordpiece ids is needed"
-            )
-        if len(rows) and rows.max() >= len(self):
-            raise IndexError(f"passage row {rows.max()} is out of range for {len(self)} passages")
-        found = np.zeros(len(rows), bool)
-        stored = np.flatnonzero(rows >= 0)
-        found[stored] = self.body_tokens.contains(sentence, rows[stored])
-        shorter = stored[self.body_tokens.lengths(rows[stored]) < len(sentence)]
-        if len(shorter):
-            haystack = sentence.astype(np.int64).tobytes()
-            for position in shorter:
-                body = self.body_tokens[rows[position]].astype(np.int64).tobytes()
-                found[position] = find_aligned(haystack, body, 0, len(haystack), 8) >= 0
-        return found
+        return bodies_contain(self.body_tokens, sentence_tokens, rows)
 
     def _extents(self, array: RaggedArray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         rows = np.asarray(rows, np.int64)
@@ -151,3 +134,23 @@ class PassageTokens:
         if not NULL_PASSAGE <= row < len(self):
             raise IndexError(f"passage row {row} is out of range for {len(self)} passages (-1 is the null passage)")
         return row != NULL_PASSAGE
+
+
+def bodies_contain(bodies: RaggedArray, sentence_tokens: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """[`PassageTokens.contains`] for the bodies of any passages."""
+    sentence = np.asarray(sentence_tokens)
+    rows = np.asarray(rows, np.int64)
+    if sentence.ndim != 1 or not len(sentence):
+        raise ValueError(f"sentence_tokens has shape {sentence.shape}: one non-empty row of wordpiece ids is needed")
+    if len(rows) and rows.max() >= len(bodies):
+        raise IndexError(f"passage row {rows.max()} is out of range for {len(bodies)} passages")
+    found = np.zeros(len(rows), bool)
+    stored = np.flatnonzero(rows >= 0)
+    found[stored] = bodies.contains(sentence, rows[stored])
+    shorter = stored[bodies.lengths(rows[stored]) < len(sentence)]
+    if len(shorter):
+        haystack = sentence.astype(np.int64).tobytes()
+        for position in shorter:
+            body = bodies[rows[position]].astype(np.int64).tobytes()
+            found[position] = find_aligned(haystack, body, 0, len(haystack), 8) >= 0
+    return found

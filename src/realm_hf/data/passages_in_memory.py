@@ -62,7 +62,6 @@ class PassagesInMemory(PassageTokens):
         self.title_tokens = RaggedArray.from_rows([record.title_ids for record in records], dtype)
         self.body_tokens = RaggedArray.from_rows([record.body_ids for record in records], dtype)
         self._sentence_starts = RaggedArray.from_rows([record.sentence_starts for record in records], dtype)
-        self.text_hashes = np.array([record.text_hash for record in records], np.int64)
 
 
 def pack_passages(

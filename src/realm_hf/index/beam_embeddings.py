@@ -10,7 +10,9 @@ import torch
 from ..data.passages import NULL_PASSAGE
 from ..data.vocabulary import SpecialTokens
 from ..modeling_embedder import RealmEmbedder
+from .exact import recall_at_k
 from .faiss_index import ABSENT
+from .selection import as_queries
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -22,7 +24,7 @@ __all__ = ["BeamEmbeddings", "NullEmbedding", "gather_embeddings"]
 
 
 class BeamEmbeddings:
-    """The part of a retriever that gives the embeddings behind a beam's scores."""
+    """The part of a retriever that gives the embeddings behind a beam's scores, and holds an index to them."""
 
     embedder: RealmEmbedder | None
     tokenizer: PreTrainedTokenizerBase | None
@@ -51,6 +53,26 @@ class BeamEmbeddings:
             raise ValueError("The retriever was made without embeddings: pass `embeddings` beside the index.")
         has_null = bool((np.asarray(rows) == NULL_PASSAGE).any())
         return gather_embeddings(served.embeddings, rows, self.null_embedding() if has_null else None)
+
+    def recall_against_exact(self, queries: np.ndarray | torch.Tensor, k: int) -> float:
+        """
+        The share of the exact top `k` that the index finds, so that an approximate one is never taken for exact.
+
+        Args:
+            queries (`np.ndarray` or `torch.Tensor` of shape `[Q, D]`): Probe queries.
+            k (`int`): The depth.
+
+        Returns:
+            `float`: 1.0 for "Flat". Equal scores count as found.
+
+        Raises:
+            ValueError: If the retriever has no embeddings to compare with.
+        """
+        served = self._served_index()
+        if served.embeddings is None:
+            raise ValueError("Recall is measured against the embeddings, but the retriever was made without them.")
+        rows = served.corpus.live_rows if served.corpus.live_count < len(served.corpus) else None
+        return recall_at_k(served.embeddings, served.index, as_queries(queries), k, rows=rows)
 
     def null_embedding(self) -> np.ndarray | None:
         """

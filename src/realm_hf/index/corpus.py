@@ -51,6 +51,11 @@ class Corpus:
         return len(self._passages)
 
     @property
+    def passages(self) -> PassageStore | Dataset:
+        """What the corpus was made from."""
+        return self._passages
+
+    @property
     def fingerprint(self) -> str | None:
         """The store's fingerprint; `None` for a dataset."""
         return None if self.store is None else self.store.fingerprint
@@ -92,6 +97,20 @@ class Corpus:
             return self.column("duplicate_group").astype(np.int32, copy=False)
         hashes = [normalised_text_hash(text) for batch in self.dataset.iter(1000) for text in batch["text"]]
         return np.unique(np.array(hashes, dtype=np.int64), return_inverse=True)[1].astype(np.int32)
+
+    @property
+    def live_count(self) -> int:
+        """Passages that can be found: all of them, as long as none was removed."""
+        return len(self)
+
+    @property
+    def live_rows(self) -> np.ndarray:
+        """Rows that can be found, int64, ascending."""
+        return np.arange(len(self))
+
+    def groups_of(self, rows: np.ndarray) -> np.ndarray:
+        """[`duplicate_groups`] of the rows of one ranking, int `[R]`; any number where a row is negative."""
+        return self.duplicate_groups[np.maximum(rows, 0)]
 
     def texts(self, rows: np.ndarray) -> list[str]:
         """

@@ -18,7 +18,7 @@ from ..encoding import CHUNK_TOKENS, plan_chunks
 from .faiss_index import check_finite
 
 if TYPE_CHECKING:
-    from ..data.passages import PassageStore
+    from ..data.passage_tokens import PassageTokens
     from ..modeling_realm import RealmEmbedder
 
 __all__ = ["embed_passages", "shard"]
@@ -46,7 +46,7 @@ def shard(n: int, rank: int, world: int) -> slice:
 @torch.inference_mode()
 def embed_passages(
     embedder: RealmEmbedder,
-    passages: PassageStore,
+    passages: PassageTokens,
     out: np.ndarray | None = None,
     *,
     rows: slice | np.ndarray = slice(None),
@@ -62,7 +62,7 @@ def embed_passages(
 
     Args:
         embedder ([`RealmEmbedder`]): The passage tower. Its training mode is restored.
-        passages ([`PassageStore`]): The passages.
+        passages ([`PassageStore`] or [`PassagesInMemory`]): The passages.
         out (`np.ndarray` of shape `[N, D]`, *optional*): Filled in place at `rows`; float32 or float16, may be
             memory-mapped.
         rows (`slice` or `np.ndarray` of row numbers, *optional*): Which passages; all by default. See [`shard`].
@@ -103,7 +103,7 @@ def embed_passages(
     return result
 
 
-def _check_fits(embedder: RealmEmbedder, passages: PassageStore, out: np.ndarray | None, numbers: np.ndarray) -> None:
+def _check_fits(embedder: RealmEmbedder, passages: PassageTokens, out: np.ndarray | None, numbers: np.ndarray) -> None:
     shape = (len(passages), embedder.config.retriever_proj_size)
     if out is not None and out.shape != shape:
         raise ValueError(

@@ -38,7 +38,9 @@ def exact_search(embeddings: np.ndarray, queries: np.ndarray, k: int) -> tuple[n
     )
 
 
-def recall_at_k(embeddings: np.ndarray, index: faiss.Index, queries: np.ndarray, k: int) -> float:
+def recall_at_k(
+    embeddings: np.ndarray, index: faiss.Index, queries: np.ndarray, k: int, *, rows: np.ndarray | None = None
+) -> float:
     """
     The share of the exact top `k` that `index` returns, by score: a row counts if its exact inner product reaches the
     `k`-th best one, so that equal embeddings (duplicate passages) cannot make an exact index look approximate.
@@ -48,13 +50,15 @@ def recall_at_k(embeddings: np.ndarray, index: faiss.Index, queries: np.ndarray,
         index (`faiss.Index`): The index to judge.
         queries (`np.ndarray` of shape `[Q, D]`): Probe queries.
         k (`int`): The depth.
+        rows (`np.ndarray`, int64 `[n]`, *optional*): The rows that count, all by default; their embeddings are copied.
 
     Returns:
         `float`: Between 0 and 1.
     """
-    k = min(k, len(embeddings))
+    stored = embeddings if rows is None else embeddings[rows]
+    k = min(k, len(stored))
     queries = np.ascontiguousarray(queries, dtype=np.float32)
-    best, _ = exact_search(embeddings, queries, k)
+    best, _ = exact_search(stored, queries, k)
     _, rows = search(index, queries, k)
     found = rows != ABSENT
     vectors = np.asarray(embeddings[np.where(found, rows, 0)], dtype=np.float32)

@@ -3,6 +3,7 @@
     retriever.json                   format, shapes, generation, size and SHA-256 of each file below
     passages/ or passages.parquet    a [`PassageStore`], or the rows of any other dataset
     embeddings.npy, index.faiss      as in a generation
+    embedder/                        the passage tower, if the retriever had it
 
 The directory may hold other files, such as a model's. Every file is written beside its place and renamed, so that an
 earlier version that is mapped, perhaps by the retriever that is being saved, stays intact; a directory whose saving
@@ -12,6 +13,7 @@ was interrupted has no manifest and is refused.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -20,9 +22,10 @@ import numpy as np
 from datasets import Dataset
 
 from ..data.passages import PassageStore
-from ..storage.directories import StagedDirectory
+from ..storage.directories import StagedDirectory, retire_directory
 from ..storage.errors import explained
-from ..storage.files import HashingFile, describe_files, file_sha256, read_json, replacement, write_json
+from ..storage.files import HashingFile, describe_files, file_sha256, fsync_path, read_json, replacement, write_json
+from .compaction import CompactedFiles, EditedStore
 from .corpus import Corpus
 from .generation_files import check_hash, write_array
 from .index_file import open_index, write_index
@@ -31,11 +34,13 @@ from .manifest import EMBEDDINGS_FILE, INDEX_FILE, FileRecord
 if TYPE_CHECKING:
     import faiss
 
+    from ..modeling_embedder import RealmEmbedder
+
 __all__ = ["RetrieverFiles", "load_retriever_files", "save_retriever_files"]
 
 MANIFEST = "retriever.json"
 FORMAT_VERSION = 1
-_STORE, _PARQUET = "passages", "passages.parquet"
+_STORE, _PARQUET, _EMBEDDER = "passages", "passages.parquet", "embedder"
 
 
 @dataclass(frozen=True)
@@ -48,21 +53,26 @@ class RetrieverFiles:
         index (`faiss.Index`): Over their embeddings.
         embeddings (`np.ndarray` of shape `[N, D]`, *optional*): What the index was built from.
         generation_name (`str`, *optional*): The generation it was.
+        embedder (`Path`, *optional*): Where the passage tower lies.
     """
 
     passages: PassageStore | Dataset
     index: faiss.Index
     embeddings: np.ndarray | None
     generation_name: str | None
+    embedder: Path | None = None
 
 
-def save_retriever_files(folder: Path, content: RetrieverFiles) -> None:
+def save_retriever_files(
+    folder: Path, content: RetrieverFiles | CompactedFiles, embedder: RealmEmbedder | None = None
+) -> None:
     """
     Write a retriever's files into `folder`.
 
     Args:
         folder (`Path`): Made if need be. An earlier retriever in it is replaced.
-        content ([`RetrieverFiles`]): What to write.
+        content ([`RetrieverFiles`] or [`CompactedFiles`]): What to write.
+        embedder ([`RealmEmbedder`], *optional*): The passage tower.
 
     Raises:
         OSError: If the disk is full or read-only, in words.
@@ -78,6 +88,7 @@ def save_retriever_files(folder: Path, content: RetrieverFiles) -> None:
         with replacement(folder / INDEX_FILE) as temporary, HashingFile(temporary) as file:
             write_index(content.index, file.write)
         files[INDEX_FILE] = FileRecord(file.bytes, file.sha256)
+        files |= _save_embedder(folder, embedder)
         manifest = {
             "format_version": FORMAT_VERSION,
             "rows": content.index.ntotal,
@@ -134,18 +145,49 @@ def load_retriever_files(
     if EMBEDDINGS_FILE in records:
         embeddings = np.load(folder / EMBEDDINGS_FILE, mmap_mode="r" if mmap else None, allow_pickle=False)
     index = open_index(folder / INDEX_FILE, mmap=mmap, rows=manifest["rows"], dimension=manifest["dimension"])
-    return RetrieverFiles(passages, index, embeddings, manifest["generation_name"])
+    has_embedder = any(name.startswith(f"{_EMBEDDER}/") for name in records)
+    return RetrieverFiles(
+        passages, index, embeddings, manifest["generation_name"], folder / _EMBEDDER if has_embedder else None
+    )
 
 
-def _save_passages(folder: Path, passages: PassageStore | Dataset) -> dict[str, FileRecord]:
+def _save_embedder(folder: Path, embedder: RealmEmbedder | None) -> dict[str, FileRecord]:
+    target = folder / _EMBEDDER
+    if embedder is None:
+        shutil.rmtree(target, ignore_errors=True)  # an earlier retriever's
+        return {}
+    _replace_directory(target, lambda work: embedder.save_pretrained(work))
+    return _records(target, folder)
+
+
+def _replace_directory(target: Path, write: Callable[[Path], None]) -> None:
+    """Write a directory beside its place, then put it there: it may be made from what it replaces."""
+    fresh = target.with_name(f"{target.name}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    with StagedDirectory(fresh) as staged:
+        write(staged.path)
+    if target.exists():
+        retire_directory(target)  # whoever mapped its files keeps them
+    fresh.rename(target)
+    fsync_path(target.parent)
+
+
+def _records(target: Path, folder: Path) -> dict[str, FileRecord]:
+    return {name: FileRecord(**record) for name, record in describe_files(target, folder).items()}
+
+
+def _save_passages(folder: Path, passages: PassageStore | EditedStore | Dataset) -> dict[str, FileRecord]:
     if isinstance(passages, Dataset):
         with replacement(folder / _PARQUET) as temporary:
             Corpus(passages).dataset.to_parquet(str(temporary))
         return {_PARQUET: FileRecord((folder / _PARQUET).stat().st_size, file_sha256(folder / _PARQUET))}
     target = folder / _STORE
+    if isinstance(passages, EditedStore):
+        _replace_directory(target, passages.write)
+        return _records(target, folder)
     if target.exists() and not target.samefile(passages.directory):
         shutil.rmtree(target)  # whoever mapped its files keeps them
     if not target.exists():
         with StagedDirectory(target) as staged:
             shutil.copytree(passages.directory, staged.path, dirs_exist_ok=True)
-    return {name: FileRecord(**record) for name, record in describe_files(target, folder).items()}
+    return _records(target, folder)

@@ -111,14 +111,24 @@ class SearchStats:
 
 @dataclass(frozen=True)
 class Served:
-    """What is searched; replaced as a whole, so that a search in another thread sees one generation only."""
+    """
+    What is searched; replaced as a whole, so that a search in another thread sees one generation and its passages.
 
+    Args:
+        corpus ([`Corpus`]): The passages.
+        index (`faiss.Index` or [`EditedIndex`]): Over them.
+        embeddings (array of shape `[N, D]`, *optional*): What the index was built from; perhaps [`EditedEmbeddings`].
+        name (`str`, *optional*): The generation.
+    """
+
+    corpus: Corpus
     index: faiss.Index
     embeddings: np.ndarray | None
     name: str | None
 
-    def check(self, passages: int) -> None:
+    def check(self) -> None:
         """Raise a `ValueError` if index, embeddings and the number of passages do not belong together."""
+        passages = len(self.corpus)
         if self.index.ntotal != passages:
             raise ValueError(f"The index has {self.index.ntotal} rows for {passages} passages: it belongs to others.")
         if self.index.metric_type != 0:  # faiss.METRIC_INNER_PRODUCT
@@ -143,8 +153,7 @@ def as_queries(queries: np.ndarray | torch.Tensor) -> np.ndarray:
 
 
 def select_candidates(
-    index: faiss.Index,
-    corpus: Corpus,
+    served: Served,
     queries: np.ndarray,
     k: int,
     *,
@@ -152,7 +161,6 @@ def select_candidates(
     null_passage: bool,
     over_retrieve: int,
     threads: int | None,
-    generation: str | None,
 ) -> tuple[RetrievalBatch, int]:
     """
     Search, filter, and search deeper for the queries that are left with too few candidates.
@@ -160,26 +168,25 @@ def select_candidates(
     Each further search is four times as deep, up to the whole corpus or to what an approximate index can reach.
 
     Args:
-        index (`faiss.Index`): Over the corpus.
-        corpus ([`Corpus`]): The passages.
+        served ([`Served`]): Passages and index.
         queries (`np.ndarray` of shape `[B, D]`): The queries.
         k (`int`): Candidates of each query, the null passage counted.
         exclude (sequence of B sentences or `None`, *optional*): See [`Corpus.containing`].
         null_passage (`bool`): Put the null passage first.
         over_retrieve (`int`): Rows searched beyond those wanted.
         threads (`int`, *optional*): Threads of each search.
-        generation (`str`, *optional*): Handed on in the batch.
 
     Returns:
         `tuple`: The [`RetrievalBatch`], and the number of queries that were searched deeper.
     """
+    index, corpus = served.index, served.corpus
     count, first = len(queries), int(null_passage)
     batch = RetrievalBatch(
         rows=np.full((count, k), ABSENT, dtype=np.int64),
         scores=np.full((count, k), -np.inf, dtype=np.float32),
         excluded=np.zeros(count, dtype=np.int64),
         duplicates=np.zeros(count, dtype=np.int64),
-        generation=generation,
+        generation=served.name,
     )
     batch.rows[:, :first], batch.scores[:, :first] = NULL_PASSAGE, np.nan
     wanted, deeper = k - first, 0
@@ -191,7 +198,7 @@ def select_candidates(
             for query, scores, rows in zip(part, *search(index, queries[part], depth, threads=threads), strict=True):
                 sentence = None if exclude is None else exclude[query]
                 containing = np.zeros(depth, dtype=bool) if sentence is None else corpus.containing(sentence, rows)
-                chosen = select_from_ranking(scores, rows, containing, corpus.duplicate_groups, wanted)
+                chosen = select_from_ranking(scores, rows, containing, corpus.groups_of(rows), wanted)
                 places = slice(first, first + len(chosen.rows))
                 batch.rows[query, first:], batch.scores[query, first:] = ABSENT, -np.inf  # of the shallower search
                 batch.rows[query, places], batch.scores[query, places] = chosen.rows, chosen.scores
@@ -218,15 +225,14 @@ def select_from_ranking(
         scores (`np.ndarray`, float32 `[depth]`): Best first.
         rows (`np.ndarray`, int64 `[depth]`): The rows of those scores; [`ABSENT`] only at the end.
         containing (`np.ndarray`, bool `[depth]`): Whether the row's passage contains the query's sentence.
-        groups (`np.ndarray`, int32 `[N]`): Duplicate group of each passage.
+        groups (`np.ndarray`, int `[depth]`): Duplicate group of each row.
         wanted (`int`): How many candidates to keep.
 
     Returns:
         [`Selection`]
     """
     depth, found = len(rows), int((rows != ABSENT).sum())
-    scores, rows, containing = scores[:found], rows[:found], containing[:found]
-    of_row = groups[rows]
+    scores, rows, containing, of_row = scores[:found], rows[:found], containing[:found], groups[:found]
     excluded = np.isin(of_row, of_row[containing])
     first = np.zeros(found, dtype=bool)
     first[np.unique(of_row, return_index=True)[1]] = True
