@@ -24,10 +24,10 @@ from .index.corpus import Corpus
 from .index.edited_corpus import EditedCorpus
 from .index.faiss_index import ABSENT, build_index
 from .index.hub_retriever import HubRetriever
-from .index.published import load_published
 from .index.reader_inputs import ReaderInputs
 from .index.retriever_files import MANIFEST, load_retriever_files, save_retriever_files
 from .index.selection import RetrievalBatch, SearchStats, Served, as_queries, select_candidates
+from .legacy.retriever import load_published_or_old
 from .retrieval_edits import KnowledgeEdits
 
 if TYPE_CHECKING:
@@ -284,7 +284,7 @@ class RealmRetriever(KnowledgeEdits, ReaderInputs, BeamEmbeddings, HubRetriever)
 
         Args:
             pretrained_model_name_or_path (`str` or `Path`): A directory, or the name of a model's or a dataset's
-                repository on the Hub.
+                repository on the Hub. Checkpoints of transformers 4 (`google/realm-orqa-nq-openqa`) load as they are.
             revision (`str`, *optional*): A branch, tag or commit of the repository.
             index (`bool` or `str`, *optional*, defaults to `True`): Of a publication: its default index, the name of
                 a variant, `"exact"` for a "Flat" one that is built here, or `False` for none. The others are not
@@ -305,8 +305,10 @@ class RealmRetriever(KnowledgeEdits, ReaderInputs, BeamEmbeddings, HubRetriever)
             IndexFileError: If the index file is none that may be loaded.
         """
         folder = Path(pretrained_model_name_or_path)
-        if not (folder / MANIFEST).is_file() and not (folder / "block_records.npy").exists():
-            found = load_published(pretrained_model_name_or_path, revision=revision, index=index, mmap=mmap, **hub)
+        if not (folder / MANIFEST).is_file():
+            found = load_published_or_old(
+                pretrained_model_name_or_path, revision=revision, index=index, mmap=mmap, **hub
+            )
             retriever = cls(
                 found.passages,
                 found.tokenizer,
