@@ -4,9 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from realm_hf import RealmConfig
+from realm_hf import RealmConfig, RealmReader
 from realm_hf.losses import span_log_softmax
-from realm_hf.modeling_reader import RealmReader
 
 LENGTH = 24
 

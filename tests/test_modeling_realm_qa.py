@@ -6,8 +6,8 @@ import torch
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
 
-from realm_hf import RealmForPreTraining, RealmRetriever
-from realm_hf.modeling_realm_qa import RealmForOpenQA, load_block_embeddings
+from realm_hf import RealmForOpenQA, RealmForPreTraining, RealmRetriever
+from realm_hf.modeling_realm_qa import load_block_embeddings
 
 PLACES = ("river", "mountain", "city")
 TEXTS = [f"The {PLACES[n % 3]} number {n} lies in the north. It has {7 * n + 3} people." for n in range(9)]

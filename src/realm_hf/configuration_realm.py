@@ -9,7 +9,8 @@ from transformers import BertConfig
 @strict
 class RealmConfig(BertConfig):
     r"""
-    Configuration of [`RealmEmbedder`], [`RealmScorer`], [`RealmKnowledgeAugEncoder`] and [`RealmForPreTraining`].
+    Configuration of [`RealmEmbedder`], [`RealmScorer`], [`RealmKnowledgeAugEncoder`], [`RealmForPreTraining`],
+    [`RealmReader`] and [`RealmForOpenQA`].
 
     All fields of `transformers.BertConfig` are understood. Names and defaults are those of `RealmConfig` in
     transformers 4.57.6, so its `config.json` files load as they are, with one exception: special token ids default to
@@ -38,9 +39,10 @@ class RealmConfig(BertConfig):
         reader_seq_len (`int`, *optional*, defaults to 320):
             Length of the reader's input, in wordpieces: 288 for the passage and 32 for the question.
         num_block_records (`int`, *optional*, defaults to 13353718):
-            Rows of the published Wikipedia index; read only when published OpenQA checkpoints are loaded.
+            Rows of the index inside an old open-domain QA checkpoint. Not read here: a retriever knows its own. Set it
+            to the number of passages before a file goes back to transformers 4.57.6, which allocates that many.
         searcher_beam_size (`int`, *optional*, defaults to 5000):
-            Passages over which the retriever's fine-tuning loss runs.
+            Passages that are retrieved in training, over which the retriever's fine-tuning loss runs.
         projection_dropout (`float`, *optional*, defaults to 0.0):
             Dropout on embeddings, after their layer normalization, in training. The released code uses 0.1.
         score_scale (`float`, *optional*, defaults to 1.0):

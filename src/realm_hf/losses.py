@@ -152,7 +152,7 @@ def span_log_softmax(logits: torch.Tensor, question: torch.Tensor, num_questions
     """
     The log probability of each answer span: one softmax over all spans of all passages of its question.
 
-    ORQA, section 3 and released `orqa_model.py`: P(span, passage) is proportional to
+    ORQA and its released `orqa_model.py`: P(span, passage) is proportional to
     exp(reader logit + relevance score of the passage), so the caller adds the passage's score to every logit first.
 
     Args:
@@ -172,7 +172,7 @@ def span_marginal_loss(
     logits: torch.Tensor, correct: torch.Tensor, question: torch.Tensor, num_questions: int
 ) -> torch.Tensor:
     """
-    The reader's loss: -log of the summed probability of all right spans (ORQA, section 6, L_full).
+    The reader's loss: -log of the summed probability of all right spans (ORQA, "Learning", L_full).
 
     Args:
         logits (`torch.Tensor` of shape `(T,)`): Reader logit plus relevance score of each span.
@@ -196,7 +196,7 @@ def retriever_marginal_loss(
     scores: torch.Tensor, correct: torch.Tensor, mask: torch.Tensor | None = None
 ) -> torch.Tensor:
     """
-    The retriever's loss: -log of the summed probability of all passages with an answer (ORQA, section 6, L_early).
+    The retriever's loss: -log of the summed probability of all passages with an answer (ORQA, "Learning", L_early).
 
     Args:
         scores (`torch.Tensor` of shape `(B, S)`): Relevance scores of the beam; minus infinity where there is no

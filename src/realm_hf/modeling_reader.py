@@ -2,7 +2,7 @@
 
 That port embeds the padding, and scores every span of the padded input before it masks what is no span of the passage.
 Here rows go through the tower in chunks of similar length, only tokens of passages go through the head, and spans are
-sums of two slices of those tokens, one width at a time: nothing is gathered, and no tensor holds invalid spans.
+sums of two slices of those tokens, one width at a time: nothing is gathered, and hardly any invalid span is scored.
 """
 
 from typing import Any

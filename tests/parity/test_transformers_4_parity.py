@@ -16,8 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
 
 import realm_hf
-from realm_hf.modeling_reader import RealmReader
-from realm_hf.modeling_realm_qa import RealmForOpenQA, load_block_embeddings
+from realm_hf.modeling_realm_qa import load_block_embeddings
 
 HERE = Path(__file__).parent
 FIXTURES = HERE / "fixtures"
@@ -33,10 +32,6 @@ def port_script():
     if not hasattr(module, "run_model"):
         spec.loader.exec_module(module)
     return module
-
-
-def model_class(kind: str):
-    return {"RealmReader": RealmReader, "RealmForOpenQA": RealmForOpenQA}.get(kind) or getattr(realm_hf, kind)
 
 
 def knowledge(folder: Path, block_emb) -> realm_hf.RealmRetriever:
@@ -56,7 +51,7 @@ def stored_keys(folder: Path) -> set[str]:
 def load(case: Path):
     """The model of a fixture, what loading reported, its inputs and what 4.57.6 computed."""
     kind = case.parts[1]
-    model, info = model_class(kind).from_pretrained(FIXTURES / case, output_loading_info=True)
+    model, info = getattr(realm_hf, kind).from_pretrained(FIXTURES / case, output_loading_info=True)
     if kind == "RealmForOpenQA":
         model.retriever = knowledge(FIXTURES / case, load_block_embeddings(FIXTURES / case))
     expected = load_file(FIXTURES / case.parent / "expected.safetensors")
@@ -252,7 +247,7 @@ def test_our_files_load_in_transformers_4_with_the_same_numbers(shape, tmp_path)
     shutil.copy(old_qa / "vocab.txt", tmp_path / "vocab.txt")
     for kind in script.CLASSES:
         config = realm_hf.RealmConfig(**(script.SMALL | script.SHAPES[shape] | script.qa_fields(kind, shape)))
-        model = model_class(kind)(config)
+        model = getattr(realm_hf, kind)(config)
         script.randomize(model, 7)
         model.save_pretrained(tmp_path / kind)
         inputs = script.make_inputs(kind, config, 7)
