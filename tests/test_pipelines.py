@@ -140,8 +140,11 @@ def test_without_a_corpus_it_is_refused(answerer, tmp_path):
     model = RealmForOpenQA(answerer.model.config)
     with pytest.raises(ValueError, match="nothing to search"):
         pipeline(TASK, model=model, device="cpu")
-    with pytest.raises(FileNotFoundError, match="holds no saved retriever"):
+    with pytest.raises(FileNotFoundError, match=tmp_path.name):
         pipeline(TASK, model=model, retriever=tmp_path, device="cpu")
+    model.save_pretrained(tmp_path)
+    with pytest.raises(FileNotFoundError, match=tmp_path.name):
+        pipeline(TASK, model=str(tmp_path), device="cpu")
 
 
 def test_registering_twice_is_silent(caplog):

@@ -12,10 +12,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
-
-from .storage.files import read_json
 
 if TYPE_CHECKING:
     from .answering import Answer, Evidence, QuestionAnswerer
@@ -36,8 +33,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         epilog="exit codes: 0 every question was dealt with, 4 MODEL or RETRIEVER cannot be used",
     )
     parser.add_argument("questions", nargs="*", metavar="QUESTION", help="a question; quote it")
-    parser.add_argument("--model", required=True, metavar="DIR", help="a saved RealmForOpenQA")
-    parser.add_argument("--retriever", metavar="DIR", help="a saved RealmRetriever (default: the model's directory)")
+    parser.add_argument("--model", required=True, metavar="NAME", help="directory or Hub name of a RealmForOpenQA")
+    parser.add_argument(
+        "--retriever", metavar="NAME", help="directory or Hub name of a RealmRetriever (default: MODEL)"
+    )
     parser.add_argument("--top_k", type=int, metavar="K", help="passages to read (default: the model's own, mostly 5)")
     parser.add_argument("--evidence", type=int, default=3, metavar="N", help="passages to show (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="one JSON object a line, with all evidence")
@@ -78,30 +77,25 @@ def load_answerer(options: argparse.Namespace) -> QuestionAnswerer:
     """The answerer that `--model`, `--retriever`, `--batch_size` and `--device` name."""
     if options.batch_size < 1 or (options.top_k is not None and options.top_k < 1):
         raise ValueError(f"--batch_size is {options.batch_size}, --top_k {options.top_k}: at least 1 is needed.")
-    folder = Path(options.model)
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"{folder} holds no model (config.json is missing): save one with `save_pretrained`.")
-    architectures = read_json(folder / "config.json").get("architectures") or []
-    if "RealmForOpenQA" not in architectures:
-        raise ValueError(
-            f"{folder} holds {', '.join(architectures) or 'another model'}, which cannot answer: fine-tune it first, "
-            "and name the directory of the RealmForOpenQA that comes out."
-        )
+    from transformers import AutoTokenizer
     from transformers.utils import logging
 
     from .answering import QuestionAnswerer
+    from .configuration_realm import RealmConfig
     from .modeling_realm_qa import RealmForOpenQA
     from .retrieval_realm import RealmRetriever
 
+    architectures = RealmConfig.from_pretrained(options.model).architectures or []
+    if "RealmForOpenQA" not in architectures:
+        raise ValueError(
+            f"{options.model} holds {', '.join(architectures) or 'no model'}, which cannot answer: name a "
+            "RealmForOpenQA, which comes out of fine-tuning."
+        )
     logging.disable_progress_bar()
-    retriever = RealmRetriever.from_pretrained(options.retriever or folder)
-    model = RealmForOpenQA.from_pretrained(folder)
-    tokenizer = retriever.tokenizer
-    if tokenizer is None:
-        from transformers import AutoTokenizer
-
-        tokenizer = retriever.tokenizer = AutoTokenizer.from_pretrained(folder)
-    return QuestionAnswerer(model, retriever, tokenizer, device=options.device)
+    retriever = RealmRetriever.from_pretrained(options.retriever or options.model)
+    if retriever.tokenizer is None:
+        retriever.tokenizer = AutoTokenizer.from_pretrained(options.model)
+    return QuestionAnswerer(RealmForOpenQA.from_pretrained(options.model), retriever, device=options.device)
 
 
 def _typed() -> Iterator[str]:

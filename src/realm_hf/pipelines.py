@@ -30,9 +30,9 @@ class OpenQAPipeline(Pipeline):
     Open-domain question answering as a transformers pipeline.
 
     Args:
-        model ([`RealmForOpenQA`]): The model; `pipeline` also takes the directory that it was saved in.
-        retriever ([`RealmRetriever`], `str` or `Path`, *optional*): The corpus, or the directory that it was saved in.
-            By default `model.retriever`, or a retriever in the model's own directory.
+        model ([`RealmForOpenQA`]): The model; `pipeline` also takes its directory or Hub name.
+        retriever ([`RealmRetriever`], `str` or `Path`, *optional*): The corpus, or its directory or Hub name. By
+            default `model.retriever`, or the retriever in the directory or repository that the model came from.
         tokenizer (`PreTrainedTokenizerBase`, `str` or `Path`, *optional*): The retriever's by default.
         top_k (`int`, *optional*): Passages read a question; `config.reader_beam_size` by default. Also an argument of
             each call.
@@ -153,16 +153,12 @@ def register_pipeline() -> None:
 
 
 def _retriever(model: RealmForOpenQA, retriever: RealmRetriever | str | Path | None) -> RealmRetriever | None:
-    """The retriever meant: given, named, the model's, or in the model's directory."""
-    from .index.retriever_files import MANIFEST
+    """The retriever meant: given, named, the model's, or beside the model."""
     from .retrieval_realm import RealmRetriever
 
-    beside = Path(model.name_or_path or "")  # where the model came from
-    if retriever is None and model.retriever is None and (beside / MANIFEST).is_file():
-        retriever = beside
-    if isinstance(retriever, str | Path):
-        return RealmRetriever.from_pretrained(retriever)
-    return retriever
+    if retriever is None and model.retriever is None and model.name_or_path:
+        retriever = model.name_or_path
+    return RealmRetriever.from_pretrained(retriever) if isinstance(retriever, str | Path) else retriever
 
 
 def _question(item: Any) -> str:
