@@ -1,43 +1,20 @@
 """`examples/pretrain.py` is one command from text to model, index and report, and takes up where it was stopped."""
 
-import importlib
 import json
 import sys
 from pathlib import Path
 
 import pytest
-import torch
-from tiny_worlds import FIXTURES, VOCAB
-from transformers import BertConfig, BertForPreTraining
+from example_programs import EXAMPLES, run_example, tiny_bert
+from tiny_worlds import FIXTURES
 
 from realm_hf import RealmForPreTraining, RealmTokenizer
 from realm_hf.training.tracking import read_log
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
-
 
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory) -> Path:
-    """A BERT checkpoint as the Hub has them, but tiny."""
-    folder = tmp_path_factory.mktemp("bert")
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(VOCAB.read_text(encoding="utf-8").splitlines()),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=160,
-    )
-    BertForPreTraining(config).save_pretrained(folder)
-    RealmTokenizer(vocab=str(VOCAB), do_lower_case=True).save_pretrained(folder)
-    return folder
-
-
-def run_example(name, monkeypatch, *words):
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-    monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, words)])
-    assert importlib.import_module(name).main() == 0
+    return tiny_bert(tmp_path_factory.mktemp("bert"))
 
 
 @pytest.fixture
