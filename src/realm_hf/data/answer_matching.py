@@ -18,13 +18,15 @@ import re
 import string
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import regex  # type: ignore[import-untyped]
 
 PATTERN_SECONDS = 5.0
+
+_Found = TypeVar("_Found")
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -125,7 +127,7 @@ def regex_match(prediction: str, patterns: Sequence[str], *, timeout: float = PA
         TypeError: `patterns` is a single string.
         TimeoutError: a pattern backtracked for longer than `timeout`.
     """
-    return any(_run(compile_pattern(pattern).match, prediction, timeout) for pattern in _checked(patterns))
+    return any(_run(compile_pattern(pattern).match, prediction, timeout, bool) for pattern in _checked(patterns))
 
 
 def token_f1(prediction: str, answers: Sequence[str]) -> float:
@@ -190,7 +192,46 @@ def contains_regex(text: str, patterns: Sequence[str], *, timeout: float = PATTE
     """
     decomposed = unicodedata.normalize("NFD", text)
     compiled = (compile_pattern(_decomposed(pattern)) for pattern in _checked(patterns))
-    return any(_run(pattern.search, decomposed, timeout) for pattern in compiled)
+    return any(_run(pattern.search, decomposed, timeout, bool) for pattern in compiled)
+
+
+def answer_places(text: str, answers: Sequence[str], *, regex: bool = False) -> list[tuple[int, int]]:
+    """
+    Where a passage holds the answers, for people to look at.
+
+    Args:
+        text (`str`): The passage.
+        answers (`Sequence[str]`): The right answers, or regular expressions, at least one.
+        regex (`bool`, *optional*, defaults to `False`): The answers are regular expressions.
+
+    Returns:
+        `list[tuple[int, int]]`: First character and the one after the last, in order, without overlap: of two that
+        overlap the one that begins first, and the longer one if both do. There is one exactly where
+        [`contains_answer`] or [`contains_regex`] holds, except for an expression that matches nothing but emptiness.
+
+    Raises:
+        ValueError, TypeError, TimeoutError: As for [`contains_answer`] and [`contains_regex`].
+    """
+    decomposed = unicodedata.normalize("NFD", text)
+    origin = [place for place, character in enumerate(text) for _ in unicodedata.normalize("NFD", character)]
+    found: list[tuple[int, int]] = []
+    if regex:
+        for pattern in _checked(answers):
+            matches = _run(compile_pattern(_decomposed(pattern)).finditer, decomposed, PATTERN_SECONDS, list)
+            found += [match.span() for match in matches if match.end() > match.start()]
+    else:
+        spans = [match.span() for match in _TOKEN.finditer(decomposed)]
+        tokens = [decomposed[start:end].lower() for start, end in spans]
+        for answer in _checked(answers):
+            wanted = answer_tokens(answer).split()
+            for first in range(len(tokens) - len(wanted) + 1) if wanted else ():
+                if tokens[first : first + len(wanted)] == wanted:
+                    found.append((spans[first][0], spans[first + len(wanted) - 1][1]))
+    places: list[tuple[int, int]] = []
+    for start, end in sorted(found, key=lambda span: (span[0], -span[1])):
+        if not places or origin[start] >= places[-1][1]:
+            places.append((origin[start], origin[end - 1] + 1))
+    return places
 
 
 def _checked(answers: Sequence[str]) -> Sequence[str]:
@@ -207,14 +248,14 @@ def _decomposed(pattern: str) -> str:
     return unicodedata.normalize("NFD", plain)
 
 
-def _run(method: Any, text: str, timeout: float) -> bool:
+def _run(method: Any, text: str, timeout: float, collect: Callable[[Any], _Found]) -> _Found:
+    """A method of a compiled pattern, called on `text`; `collect` makes of its result what is wanted."""
     try:
-        return method(text, timeout=timeout) is not None
+        return collect(method(text, timeout=timeout))
     except TimeoutError:
-        pattern = method.__self__.pattern
         raise TimeoutError(
-            f"the pattern {pattern!r} was not done with a text of {len(text):,} characters after {timeout:g} seconds: "
-            "it backtracks without end; rewrite it without nested repetitions."
+            f"the pattern {method.__self__.pattern!r} was not done with a text of {len(text):,} characters after "
+            f"{timeout:g} seconds: it backtracks without end; rewrite it without nested repetitions."
         ) from None
 
 
