@@ -157,7 +157,11 @@ def _retriever(model: RealmForOpenQA, retriever: RealmRetriever | str | Path | N
     from .retrieval_realm import RealmRetriever
 
     if retriever is None and model.retriever is None and model.name_or_path:
-        retriever = model.name_or_path
+        # From the Hub: the commit that the model is of, so that the two belong together whatever was pushed since.
+        commit = getattr(model.config, "_commit_hash", None)
+        found = RealmRetriever.from_pretrained(model.name_or_path, revision=commit)
+        found.check_model(model)
+        return found
     return RealmRetriever.from_pretrained(retriever) if isinstance(retriever, str | Path) else retriever
 
 

@@ -6,11 +6,14 @@ the first of them.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoFile
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.hf_api import RepoFile
 
 from .reading import RepoType
 
@@ -87,6 +90,32 @@ class Push:
     def exists(self, name: str) -> bool:
         """Whether the branch has a file of that name now."""
         return self.api.file_exists(self.repo_id, name, repo_type=self.repo_type, revision=self.branch)
+
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        """A JSON object of the branch as it is now; `None` if there is none."""
+        if not self.exists(name):
+            return None
+        path = hf_hub_download(
+            self.repo_id, name, repo_type=self.repo_type, revision=self.branch, token=self.api.token
+        )
+        try:
+            content = json.loads(Path(path).read_bytes())
+        except ValueError:
+            return None
+        return content if isinstance(content, dict) else None
+
+    def tags(self) -> dict[str, str]:
+        """The repository's tags and their commits."""
+        refs = self.api.list_repo_refs(self.repo_id, repo_type=self.repo_type)
+        return {ref.name: ref.target_commit for ref in refs.tags}
+
+    def tag(self, name: str, commit: str) -> None:
+        """Let a tag name a commit; one that an interrupted publication left elsewhere is moved."""
+        there = self.tags().get(name)
+        if there is not None and there != commit:
+            self.api.delete_tag(self.repo_id, tag=name, repo_type=self.repo_type)
+        if there != commit:
+            self.api.create_tag(self.repo_id, tag=name, revision=commit, repo_type=self.repo_type)
 
     def keep_small_files(self) -> None:
         """Take files that go with the commit itself into memory, so that their folder may be removed."""

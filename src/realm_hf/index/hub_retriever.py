@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -102,8 +103,8 @@ class HubRetriever:
         dimension = self._served_index().index.d
         if model.config.retriever_proj_size != dimension:
             raise ValueError(
-                f"The model makes embeddings of {model.config.retriever_proj_size} numbers, the index has {dimension}, "
-                "so they do not belong together."
+                f"The model makes embeddings of {model.config.retriever_proj_size} numbers, the index {dimension}: "
+                "this retriever is not the model's."
             )
         if "query_tower" not in self.fingerprints:
             return
@@ -115,7 +116,14 @@ class HubRetriever:
             )
 
 
-def add_retriever(push: Push, retriever: HubRetriever, settings: ExportSettings, prefix: str = "") -> HubManifest:
+def add_retriever(
+    push: Push,
+    retriever: HubRetriever,
+    settings: ExportSettings,
+    *,
+    tower: RealmEmbedder | None = None,
+    prefix: str = "",
+) -> HubManifest:
     """
     Add all files of a retriever to a push, each removed from this disk as soon as it is uploaded.
 
@@ -123,6 +131,7 @@ def add_retriever(push: Push, retriever: HubRetriever, settings: ExportSettings,
         push ([`Push`]): The commit that they shall be part of.
         retriever ([`RealmRetriever`]): What is published.
         settings ([`ExportSettings`]): How; tokenizer, tower and their fingerprints are added to it here.
+        tower ([`RealmEmbedder`], *optional*): The passage tower; the retriever's by default.
         prefix (`str`, *optional*): `"folder/"` to put them in a folder.
 
     Returns:
@@ -134,9 +143,10 @@ def add_retriever(push: Push, retriever: HubRetriever, settings: ExportSettings,
             retriever.tokenizer.save_pretrained(Path(work, "tokenizer"))
             if retriever.tokenizer.is_fast:
                 fingerprints["tokenizer"] = tokenizer_fingerprint(retriever.tokenizer)
-        if retriever.embedder is not None:
-            retriever.embedder.save_pretrained(Path(work, "embedder"))
-            fingerprints["passage_tower"] = state_fingerprint(retriever.embedder.state_dict())
+        tower = tower if tower is not None else retriever.embedder
+        if tower is not None:
+            tower.save_pretrained(Path(work, "embedder"))
+            fingerprints["passage_tower"] = state_fingerprint(tower.state_dict())
         for path in sorted(Path(work).rglob("*")):
             if path.is_file():
                 extra[path.relative_to(work).as_posix()] = path
@@ -174,16 +184,24 @@ def parse_size(size: int | str) -> int:
 
 def plain_card(repo_id: str, manifest: HubManifest, tags: list[str] | None) -> str:
     """A card that says what lies there and how to load it."""
-    import yaml
-
     metadata: dict[str, Any] = {
         "tags": sorted({"realm_hf", "retrieval", *(tags or [])}),
         "task_categories": ["question-answering"],
         "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}],
     }
-    return (
-        f"---\n{yaml.safe_dump(metadata, sort_keys=False)}---\n\n# {repo_id.split('/')[1]}\n\n{manifest.rows:,} "
-        f"passages with embeddings of {manifest.dimension} numbers and a FAISS index.\n\n```python\nfrom realm_hf import "
-        f'RealmRetriever\n\nretriever = RealmRetriever.from_pretrained("{repo_id}")\n```\n\nThe rows alone: '
-        f'`load_dataset("{repo_id}")`.\n'
-    )
+    title = repo_id.split("/")[1]
+    return f"""---
+{yaml.safe_dump(metadata, sort_keys=False)}---
+
+# {title}
+
+{manifest.rows:,} passages with embeddings of {manifest.dimension} numbers and a FAISS index.
+
+```python
+from realm_hf import RealmRetriever
+
+retriever = RealmRetriever.from_pretrained("{repo_id}")
+```
+
+The rows alone: `load_dataset("{repo_id}")`.
+"""

@@ -1,0 +1,194 @@
+"""A model and its retriever, published together, answer in another process as they did at home."""
+
+from pathlib import Path
+
+import pytest
+from hub_client import ClientFailedError, HubClient
+
+pytestmark = pytest.mark.multiprocess
+HERE = Path(__file__).parent
+MODEL, DATA = "alice/realm", "alice/realm-passages"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, tiny_passages, tokenizer):
+    folder = tmp_path_factory.mktemp("made")
+    (folder / "passages").symlink_to(tiny_passages.directory)
+    tokenizer.save_pretrained(folder / "tokenizer")
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def publisher(hub, tmp_path_factory):
+    home = tmp_path_factory.mktemp("publisher")
+    with HubClient(hub.url, home, "client_of_publishing", HERE) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def published(publisher, folder):
+    return publisher.call("publish_it", folder=folder, repo_id=MODEL, dataset_repo_id=DATA, tag="v1")
+
+
+@pytest.fixture(scope="module")
+def loader(hub, tmp_path_factory, published):
+    home = tmp_path_factory.mktemp("loader")
+    with HubClient(hub.url, home, "client_of_publishing", HERE) as client:
+        yield client
+
+
+def test_another_process_answers_the_same_by_name_tag_and_commit(loader, published):
+    expected = published["answers"]
+    assert any(answer["text"] for answer in expected)
+
+    assert loader.call("answer", name=MODEL) == expected
+    assert loader.call("answer", name=MODEL, revision="v1") == expected
+    assert loader.call("answer", name=MODEL, revision=published["commit"]) == expected
+
+
+def test_the_pipeline_brings_model_and_retriever(loader, published):
+    assert loader.call("answer_by_pipeline", name=MODEL) == published["answers"]
+
+
+def test_offline_it_answers_from_the_cache(loader, hub, published, tmp_path):
+    loader.call("answer", name=MODEL, revision="v1")
+    asked = len(hub.requests)
+    home = loader._said.parent
+
+    with HubClient(hub.url, home, "client_of_publishing", HERE, HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1") as client:
+        assert client.call("answer", name=MODEL) == published["answers"]
+        assert client.call("answer", name=MODEL, revision="v1") == published["answers"]
+
+    assert len(hub.requests) == asked
+
+
+def test_auto_classes_and_load_dataset_take_the_names(loader, published):
+    assert loader.call("load_by_auto_classes", name=MODEL, passages=DATA) == {
+        "config": "RealmConfig",
+        "model": "RealmEmbedder",
+        "tokenizer": "RealmTokenizer",
+        "columns": ["title", "text", "embeddings"],
+        "rows": 48,
+    }
+
+
+def test_both_repositories_name_the_others_commit(hub, published):
+    import json
+
+    model, data = hub.repository(MODEL), hub.repository(DATA, "dataset")
+    pin = json.loads(model.object(model.resolve("main").files["realm_publication.json"].digest).read_bytes())
+    back = json.loads(data.object(data.resolve("main").files["realm_model.json"].digest).read_bytes())
+
+    assert pin["retriever"]["repo_id"] == DATA
+    assert pin["retriever"]["revision"] == published["dataset_commit"] in data.commits
+    assert back == {"repo_id": MODEL, "revision": published["commit"]}
+    assert model.tags["v1"] == published["commit"]
+    assert data.tags["v1"] == data.branches["main"]
+
+
+def test_publishing_the_same_again_changes_nothing(publisher, hub, folder, published):
+    uploads = len(hub.uploads)
+    commits = {name: len(repository.commits) for name, repository in hub.repositories.items()}
+
+    again = publisher.call("publish_it", folder=folder, repo_id=MODEL, dataset_repo_id=DATA)
+
+    assert again["commit"] == published["commit"]
+    assert again["dataset_commit"] == published["dataset_commit"]
+    assert len(hub.uploads) == uploads
+    assert {name: len(repository.commits) for name, repository in hub.repositories.items()} == commits
+
+
+def test_an_old_revision_keeps_its_own_passages(publisher, loader, hub, folder, published):
+    repo_id, data = "alice/moving", "alice/moving-passages"
+    old = publisher.call("publish_it", folder=folder, repo_id=repo_id, dataset_repo_id=data, tag="old")
+    new = publisher.call("publish_it", folder=folder, repo_id=repo_id, dataset_repo_id=data, seed=1)
+
+    assert old["answers"] != new["answers"]
+    assert loader.call("answer", name=repo_id) == new["answers"]
+    assert loader.call("answer", name=repo_id, revision="old") == old["answers"]
+
+
+def test_one_repository_can_hold_all(publisher, loader, folder, hub):
+    published = publisher.call("publish_it", folder=folder, repo_id="alice/one")
+
+    assert loader.call("answer", name="alice/one") == published["answers"]
+    assert ("dataset", "alice/one") not in hub.repositories
+    assert len(hub.repository("alice/one").commits) == 2
+
+
+def test_a_branch_leaves_main_alone(publisher, loader, folder, hub):
+    repo_id, data = "alice/branches", "alice/branches-passages"
+    first = publisher.call("publish_it", folder=folder, repo_id=repo_id, dataset_repo_id=data)
+    second = publisher.call("publish_it", folder=folder, repo_id=repo_id, dataset_repo_id=data, seed=1, revision="try")
+
+    assert hub.repository(repo_id).branches["main"] == first["commit"]
+    assert loader.call("answer", name=repo_id, revision="try") == second["answers"]
+    assert loader.call("answer", name=repo_id) == first["answers"]
+
+
+def test_private_repositories_open_for_their_owner_only(publisher, hub, folder, tmp_path):
+    repo_id, data = "alice/secret", "alice/secret-passages"
+    published = publisher.call("publish_it", folder=folder, repo_id=repo_id, dataset_repo_id=data, private=True)
+    assert publisher.call("answer", name=repo_id) == published["answers"]
+
+    with (
+        HubClient(hub.url, tmp_path / "bob", "client_of_publishing", HERE, token="hf_bob") as bob,
+        pytest.raises(ClientFailedError, match="alice/secret"),
+    ):
+        bob.call("answer", name=repo_id)
+
+
+def test_a_moved_branch_is_refused(publisher, hub, folder, published):
+    first = next(iter(hub.repository(MODEL).commits))
+
+    with pytest.raises(ClientFailedError, match="not at parent_commit"):
+        publisher.call("publish_it", folder=folder, repo_id=MODEL, dataset_repo_id=DATA, seed=2, parent_commit=first)
+
+
+def test_a_taken_tag_is_refused_before_anything_is_uploaded(publisher, hub, folder, published):
+    uploads = len(hub.uploads)
+
+    with pytest.raises(ClientFailedError, match="has a tag 'v1' already"):
+        publisher.call("publish_it", folder=folder, repo_id=MODEL, dataset_repo_id=DATA, seed=2, tag="v1")
+
+    assert len(hub.uploads) == uploads
+
+
+def test_pre_trained_models_come_back_too(publisher, loader, folder):
+    publisher.call(
+        "publish_it", folder=folder, repo_id="alice/pre", dataset_repo_id="alice/pre-passages", answers=False
+    )
+
+    expected = publisher.call("pretraining_scores", name=None, folder=folder)
+    assert loader.call("pretraining_scores", name="alice/pre", folder=folder) == expected
+
+
+def test_weights_that_were_pushed_without_their_index_are_refused_unless_forced(publisher, folder):
+    repo_id = "alice/pushed-on"
+    publisher.call("publish_it", folder=folder, repo_id=repo_id, dataset_repo_id="alice/pushed-on-passages")
+    publisher.call("replace_weights", name=repo_id, seed=3)
+
+    with pytest.raises(ClientFailedError, match="query tower has fingerprint"):
+        publisher.call("answer", name=repo_id)
+    assert len(publisher.call("answer_all_the_same", name=repo_id)) == 4
+
+
+def test_an_index_of_other_weights_is_not_published_unless_forced(publisher, hub, folder):
+    with pytest.raises(ClientFailedError, match="does not make the stored embeddings"):
+        publisher.call("publish_a_strangers_index", folder=folder, repo_id="alice/strange", force=False)
+    assert ("model", "alice/strange") not in hub.repositories
+
+    publisher.call("publish_a_strangers_index", folder=folder, repo_id="alice/strange", force=True)
+
+
+def test_cards_pass_the_clients_validation(loader, published):
+    cards = loader.call("cards", repo_id=MODEL, dataset_repo_id=DATA)
+
+    assert cards["model"]["library_name"] == "realm_hf"
+    assert cards["model"]["pipeline_tag"] == "question-answering"
+    assert cards["model"]["license"] == "apache-2.0"
+    assert cards["data"]["configs"] == [
+        {"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}
+    ]
+    assert f'pipeline("open-domain-qa", model="{MODEL}")' in cards["text"]
+    assert "48 places that do not exist." in cards["text"]
