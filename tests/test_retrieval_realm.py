@@ -461,7 +461,7 @@ def test_an_interrupted_save_is_refused(retriever, tmp_path, monkeypatch):
 
 def test_a_directory_of_the_old_port_is_told_apart(tmp_path):
     (tmp_path / "block_records.npy").write_bytes(b"")
-    with pytest.raises(FileNotFoundError, match=r"block_records.npy of transformers 4 is there"):
+    with pytest.raises(ValueError, match=r"no block_records.npy as `np.save` writes it"):
         RealmRetriever.from_pretrained(tmp_path)
 
 

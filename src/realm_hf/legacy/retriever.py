@@ -17,6 +17,7 @@ from ..hub_files import check_room
 from ..index.faiss_index import build_index
 from ..index.hub_manifest import DESCRIPTION
 from ..index.published import PUBLICATION, PublishedRetriever, load_published
+from ..index.retriever_files import MANIFEST
 from ..storage.errors import explained
 from ..storage.files import replacement
 from ..tokenization_realm import RealmTokenizer
@@ -46,6 +47,12 @@ def load_published_or_old(
         is_published = any((folder / name).is_file() for name in (PUBLICATION, DESCRIPTION))
         if not is_published and (folder / BLOCK_RECORDS_FILE).exists():
             return load_old_retriever(folder, index=index, cache_dir=hub.get("cache_dir"))
+        if not is_published:
+            raise FileNotFoundError(
+                f"{folder} holds no retriever: {MANIFEST} is missing (an interrupted `save_pretrained` leaves none), "
+                f"and so are a publication's {DESCRIPTION} and the old {BLOCK_RECORDS_FILE}. Save one with "
+                "`RealmRetriever.save_pretrained`."
+            )
     try:
         return load_published(name_or_path, revision=revision, index=index, **arguments)
     except FileNotFoundError:
