@@ -13,7 +13,7 @@ was interrupted has no manifest and is refused.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -22,9 +22,9 @@ import numpy as np
 from datasets import Dataset
 
 from ..data.passages import PassageStore
-from ..storage.directories import StagedDirectory, retire_directory
+from ..storage.directories import StagedDirectory
 from ..storage.errors import explained
-from ..storage.files import HashingFile, describe_files, file_sha256, fsync_path, read_json, replacement, write_json
+from ..storage.files import HashingFile, describe_files, file_sha256, read_json, replacement, write_json
 from .compaction import CompactedFiles, EditedStore
 from .corpus import Corpus
 from .generation_files import check_hash, write_array
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from ..modeling_embedder import RealmEmbedder
 
-__all__ = ["RetrieverFiles", "load_retriever_files", "save_retriever_files"]
+__all__ = ["RetrieverFiles", "load_retriever_files", "save_retriever_files", "write_manifest"]
 
 MANIFEST = "retriever.json"
 FORMAT_VERSION = 1
@@ -89,14 +89,22 @@ def save_retriever_files(
             write_index(content.index, file.write)
         files[INDEX_FILE] = FileRecord(file.bytes, file.sha256)
         files |= _save_embedder(folder, embedder)
-        manifest = {
-            "format_version": FORMAT_VERSION,
-            "rows": content.index.ntotal,
-            "dimension": content.index.d,
-            "generation_name": content.generation_name,
-            "files": {name: asdict(record) for name, record in files.items()},
-        }
-        write_json(folder / MANIFEST, manifest)
+        rows, dimension = content.index.ntotal, content.index.d
+        write_manifest(folder, files, rows=rows, dimension=dimension, generation_name=content.generation_name)
+
+
+def write_manifest(
+    folder: Path, files: Mapping[str, FileRecord], *, rows: int, dimension: int, generation_name: str | None
+) -> None:
+    """Write the manifest, which makes a retriever of the files that lie in `folder` already."""
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "rows": rows,
+        "dimension": dimension,
+        "generation_name": generation_name,
+        "files": {name: asdict(record) for name, record in files.items()},
+    }
+    write_json(folder / MANIFEST, manifest)
 
 
 def load_retriever_files(
@@ -156,20 +164,9 @@ def _save_embedder(folder: Path, embedder: RealmEmbedder | None) -> dict[str, Fi
     if embedder is None:
         shutil.rmtree(target, ignore_errors=True)  # an earlier retriever's
         return {}
-    _replace_directory(target, lambda work: embedder.save_pretrained(work))
+    with StagedDirectory(target, replace=True) as staged:
+        embedder.save_pretrained(staged.path)
     return _records(target, folder)
-
-
-def _replace_directory(target: Path, write: Callable[[Path], None]) -> None:
-    """Write a directory beside its place, then put it there: it may be made from what it replaces."""
-    fresh = target.with_name(f"{target.name}.new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    with StagedDirectory(fresh) as staged:
-        write(staged.path)
-    if target.exists():
-        retire_directory(target)  # whoever mapped its files keeps them
-    fresh.rename(target)
-    fsync_path(target.parent)
 
 
 def _records(target: Path, folder: Path) -> dict[str, FileRecord]:
@@ -183,7 +180,8 @@ def _save_passages(folder: Path, passages: PassageStore | EditedStore | Dataset)
         return {_PARQUET: FileRecord((folder / _PARQUET).stat().st_size, file_sha256(folder / _PARQUET))}
     target = folder / _STORE
     if isinstance(passages, EditedStore):
-        _replace_directory(target, passages.write)
+        with StagedDirectory(target, replace=True) as staged:  # read until now, if it is this retriever's own
+            passages.write(staged.path)
         return _records(target, folder)
     if target.exists() and not target.samefile(passages.directory):
         shutil.rmtree(target)  # whoever mapped its files keeps them
