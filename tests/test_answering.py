@@ -203,6 +203,26 @@ def test_retrieved_rows_are_those_that_are_read(answerer):
         assert sorted(passage.row for passage in answer.evidence) == sorted(rows[rows >= 0])
 
 
+# Given passages
+
+
+def test_given_passages_are_read_as_retrieved_ones_are(answerer):
+    rows = answerer.retrieve(QUESTIONS).batch.rows
+    assert_same(answerer.read(QUESTIONS, rows, batch_size=2), answerer(QUESTIONS))
+    other = answerer.read(QUESTIONS, rows[::-1])
+    assert [{e.row for e in answer.evidence} for answer in other] == [set(each) - {-2} for each in rows[::-1].tolist()]
+
+
+def test_no_answer_stands_in_the_null_passage(answerer):
+    nothing = answerer.read(QUESTIONS, np.full((len(QUESTIONS), 1), -1))
+    assert [(answer.text, answer.evidence) for answer in nothing] == [("", ())] * len(QUESTIONS)
+
+
+def test_passages_for_other_questions_than_those_asked_are_refused(answerer):
+    with pytest.raises(ValueError, match=r"give \[5, K\]"):
+        answerer.read(QUESTIONS, np.zeros((1, 2), int))
+
+
 # Odd questions
 
 

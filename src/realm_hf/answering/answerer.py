@@ -11,17 +11,15 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from ..data.answer_matching import normalize_answer
 from ..data.collators import check_tokenizer, pad_rows
-from ..data.passages import PassageStore
-from ..data.reader_batch import ReaderBatch
+from ..data.passages import NULL_PASSAGE, PassageStore
 from ..data.vocabulary import SpecialTokens, encode_texts, require_fast_tokenizer
 from ..index.faiss_index import ABSENT
 from ..losses import relevance_scores
 from ..retrieval_realm import RealmRetriever, RetrievalBatch
-from .answers import Answer, Evidence
-from .best_spans import BestSpans, best_spans
-from .span_texts import SpanTexts
+from .answers import Answer
+from .best_spans import best_spans
+from .read_passages import ReadPassages
 
 if TYPE_CHECKING:
     from ..modeling_realm_qa import RealmForOpenQA
@@ -168,6 +166,41 @@ class QuestionAnswerer:
             ),
         )
 
+    def read(self, questions: str | Sequence[str], rows: np.ndarray, *, batch_size: int | None = None) -> list[Answer]:
+        """
+        Answer from given passages instead of those that would be retrieved: for ablations, and for a second opinion.
+
+        Args:
+            questions (`str` or sequence of `str`): Q questions.
+            rows (`np.ndarray`, int64 `[Q, K]`): The passages to read for each; -1 is the null passage, in which no
+                answer stands, -2 none. Their relevance scores come from the stored embeddings.
+            batch_size (`int`, *optional*): Questions read at once; that of the object by default.
+
+        Returns:
+            `list[Answer]`: One for each question.
+
+        Raises:
+            ValueError: If `rows` has another shape, or the retriever has no embeddings.
+            IndexError: If a row is no passage.
+        """
+        texts = [questions] if isinstance(questions, str) else list(questions)
+        rows = np.where(np.asarray(rows) == NULL_PASSAGE, ABSENT, rows)
+        if rows.ndim != 2 or len(rows) != len(texts):
+            raise ValueError(
+                f"`rows` has shape {list(rows.shape)} for {len(texts)} questions: give [{len(texts)}, K]."
+            )
+        answers: list[Answer] = []
+        with self._evaluating():
+            for batch in self._batches(texts, batch_size):
+                question_ids, embeddings = self._embed(batch)
+                given = rows[len(answers) : len(answers) + len(batch)]
+                stored = torch.from_numpy(self.retriever.beam_embeddings(given)).to(embeddings.device)
+                scores = relevance_scores(embeddings, stored, 1.0).cpu().numpy()
+                nothing = np.zeros(len(batch), np.int64)
+                found = RetrievalBatch(given, np.where(given == ABSENT, -np.inf, scores), nothing, nothing, None)
+                answers += self._answer(batch, RetrievedQuestions(question_ids, embeddings, found))
+        return answers
+
     def _batches(self, questions: str | Sequence[str], batch_size: int | None) -> Iterator[list[str]]:
         texts = [questions] if isinstance(questions, str) else list(questions)
         for text in texts:
@@ -179,17 +212,18 @@ class QuestionAnswerer:
 
     def _retrieve(self, texts: list[str], top_k: int) -> RetrievedQuestions:
         _at_least_one("top_k", top_k)
-        question_ids = self._question_ids(texts)
-        input_ids, attention_mask = pad_rows(question_ids, self._special_tokens.pad)
-        device = self.model.device
-        with torch.no_grad():
-            embeddings = self.model.embed_questions(
-                torch.from_numpy(input_ids).to(device), torch.from_numpy(attention_mask).to(device)
-            )
+        question_ids, embeddings = self._embed(texts)
         batch = self.retriever.retrieve(embeddings, min(top_k, len(self.retriever)), null_passage=False)
-        nothing_asked = attention_mask.sum(1) <= 2
+        nothing_asked = [len(ids) <= 2 for ids in question_ids]
         batch.rows[nothing_asked], batch.scores[nothing_asked] = ABSENT, -np.inf
         return RetrievedQuestions(question_ids, embeddings, batch)
+
+    @torch.no_grad()
+    def _embed(self, texts: list[str]) -> tuple[list[np.ndarray], torch.Tensor]:
+        """`[CLS] question [SEP]` of each, and the embeddings `[B, D]`."""
+        question_ids = self._question_ids(texts)
+        inputs = (torch.from_numpy(array) for array in pad_rows(question_ids, self._special_tokens.pad))
+        return question_ids, self.model.embed_questions(*(array.to(self.model.device) for array in inputs))
 
     def _question_ids(self, texts: list[str]) -> list[np.ndarray]:
         # Half of a surrogate pair, as in text that was cut by UTF-16 units, is no character: tokenizers refuse it.
@@ -214,7 +248,7 @@ class QuestionAnswerer:
             inputs["input_ids"], inputs["attention_mask"], inputs["token_type_ids"], inputs["block_mask"]
         )
         found = best_spans(spans, relevance[question, rank], question, len(texts), inputs["input_ids"])
-        passages = _Passages(self.retriever, read, found, probabilities[read.question, read.rank], self.tokenizer)
+        passages = ReadPassages(self.retriever, read, found, probabilities[read.question, read.rank], self.tokenizer)
         return [
             passages.answer(number, text, None if null is None else float(null[number]))
             for number, text in enumerate(texts)
@@ -247,86 +281,6 @@ class QuestionAnswerer:
             yield
         finally:
             self.model.train(was_training)
-
-
-class _Passages:
-    """The passages of one batch as evidence, and the answers that stand in them."""
-
-    def __init__(
-        self,
-        retriever: RealmRetriever,
-        read: ReaderBatch,
-        found: BestSpans,
-        probabilities: np.ndarray,
-        tokenizer: PreTrainedTokenizerBase,
-    ):
-        distinct, place = np.unique(read.row, return_inverse=True)
-        texts, titles = retriever.texts(distinct), retriever.titles(distinct)
-        self._texts = [texts[number] for number in place]
-        self._titles = [titles[number] for number in place]
-        self._spans = SpanTexts(read, texts, tokenizer)
-        self._read, self._found, self._probabilities = read, found, probabilities
-
-    def answer(self, question: int, text: str, null_probability: float | None) -> Answer:
-        """The answer to one question of the batch."""
-        found = self._found
-        first, last = np.searchsorted(self._read.question, [question, question + 1])
-        pairs = first + np.argsort(-found.share[first:last], kind="stable")
-        evidence = tuple(self._evidence(pair) for pair in pairs.tolist())
-        best, pair = found.of_question, int(found.of_question.pair[question])
-        if pair < 0:  # nothing was found, or nothing in it
-            return Answer.none(text, evidence, null_probability)
-        start, end = self._spans.characters(pair, best.start[question], best.end[question])
-        span = self._texts[pair][start:end]
-        sums, strings = self._strings(question)
-        # An article or a full stop alone is no string that could be right.
-        likeliest = max(sums, key=lambda normalised: (normalised != "", sums[normalised]))
-        return Answer(
-            question=text,
-            text=span,
-            row=int(self._read.row[pair]),
-            title=self._titles[pair],
-            start_char=start,
-            end_char=end,
-            probability=float(best.probability[question]),
-            string_probability=sums[normalize_answer(span)],
-            score=float(best.score[question]),
-            best_string=strings[likeliest],
-            evidence=evidence,
-            null_probability=null_probability,
-        )
-
-    def _evidence(self, pair: int) -> Evidence:
-        best = self._found.of_pair
-        start, end = 0, 0
-        if best.pair[pair] >= 0:
-            start, end = self._spans.characters(pair, best.start[pair], best.end[pair])
-        return Evidence(
-            row=int(self._read.row[pair]),
-            title=self._titles[pair],
-            text=self._texts[pair],
-            retrieval_probability=float(self._probabilities[pair]),
-            share=float(self._found.share[pair]),
-            best_span=self._texts[pair][start:end],
-            start_char=start,
-            end_char=end,
-            span_probability=float(best.probability[pair]),
-        )
-
-    def _strings(self, question: int) -> tuple[dict[str, float], dict[str, str]]:
-        """Summed probability of each normalised string of a question, and its likeliest form."""
-        table = self._found.strings
-        sums: dict[str, float] = {}
-        forms: dict[str, tuple[float, str]] = {}
-        for entry in np.flatnonzero(self._found.string_question == question).tolist():
-            pair, probability = int(table.pair[entry]), float(table.probability[entry])
-            start, end = self._spans.characters(pair, table.start[entry], table.end[entry])
-            form = self._texts[pair][start:end]
-            normalised = normalize_answer(form)
-            sums[normalised] = sums.get(normalised, 0.0) + probability
-            if normalised not in forms or probability > forms[normalised][0]:
-                forms[normalised] = probability, form
-        return sums, {normalised: form for normalised, (_, form) in forms.items()}
 
 
 def _at_least_one(name: str, value: int) -> int:
