@@ -87,6 +87,7 @@ def test_a_conversation_answers_each_question_before_the_next(saved, monkeypatch
     monkeypatch.setattr("builtins.input", typing)
     assert run("--model", saved) == 0
     assert heard[0] == "" and ", passage " in heard[1] and ", passage " in heard[2]
+    assert "river" not in heard[1].splitlines()[0], "what was typed is not repeated"
 
 
 @pytest.mark.parametrize("end", [EOFError, KeyboardInterrupt])
@@ -101,6 +102,8 @@ def test_a_conversation_ends_in_peace(saved, monkeypatch, capsys, end):
 
 
 def test_what_cannot_answer_is_refused_with_a_reason(saved, tmp_path):
+    with pytest.raises(FileNotFoundError, match="There is no directory"):
+        run("a", "--model", tmp_path / "nowhere")
     with pytest.raises(ValueError, match="holds no model, which cannot answer"):
         run("a", "--model", tmp_path)
     with pytest.raises(FileNotFoundError, match=tmp_path.name):

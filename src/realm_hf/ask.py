@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
@@ -64,10 +65,12 @@ def ask(options: argparse.Namespace) -> int:
         _say(f"{len(answerer.retriever):,} passages. An empty line or Ctrl-D ends.", sys.stderr)
     questions = iter(options.questions) if options.questions else _typed() if talking else _lines(sys.stdin)
     size = 1 if talking else options.batch_size
+    named = not talking and len(options.questions) != 1
     try:
         while batch := list(islice(questions, size)):
             for answer in answerer(batch, top_k=options.top_k, batch_size=size):
-                _say(json.dumps(answer.to_dict(), ensure_ascii=False) if options.json else _words(answer, options))
+                as_json = json.dumps(answer.to_dict(), ensure_ascii=False) if options.json else ""
+                _say(as_json or _words(answer, options.evidence, named))
     except KeyboardInterrupt:
         _say("", sys.stderr)
     return 0
@@ -77,6 +80,8 @@ def load_answerer(options: argparse.Namespace) -> QuestionAnswerer:
     """The answerer that `--model`, `--retriever`, `--batch_size` and `--device` name."""
     if options.batch_size < 1 or (options.top_k is not None and options.top_k < 1):
         raise ValueError(f"--batch_size is {options.batch_size}, --top_k {options.top_k}: at least 1 is needed.")
+    if options.model.count("/") != 1 and not Path(options.model).is_dir():  # cannot be `owner/name` on the Hub
+        raise FileNotFoundError(f"There is no directory {options.model}: name that of a saved RealmForOpenQA.")
     from transformers import AutoTokenizer
     from transformers.utils import logging
 
@@ -118,13 +123,13 @@ def _lines(stream: Iterable[str]) -> Iterator[str]:
     return (line.rstrip("\r\n") for line in stream)
 
 
-def _words(answer: Answer, options: argparse.Namespace) -> str:
+def _words(answer: Answer, passages: int, named: bool) -> str:
     """An answer for a reader: probability, passages by their share, the span of each in brackets."""
-    lines = [] if len(options.questions) == 1 else [answer.question]
+    lines = [answer.question] if named else []
     if answer.row is None:
         return "\n".join([*lines, "no answer", ""])
     lines.append(f"{answer.text}  ({answer.probability:.1%}; {answer.string_probability:.1%} with equal strings)")
-    for passage in answer.evidence[: options.evidence]:
+    for passage in answer.evidence[:passages]:
         lines.append(f"  {passage.share:6.1%}  {passage.title or '(no title)'}, passage {passage.row}")
         lines.append(f"          {_excerpt(passage)}")
     if answer.null_probability is not None:
