@@ -187,6 +187,6 @@ def test_another_index_can_be_chosen(publisher, hub, made, original, tmp_path):
         for index in (True, "graph", "lists", "exact")
     }
 
-    assert kinds == {True: "IndexFlatIP", "graph": "IndexHNSWFlat", "lists": "IndexIVFFlat", "exact": "IndexFlatIP"}
+    assert kinds == {True: "IndexFlatIP", "graph": "IndexHNSWFlat", "lists": "IndexIVFFlat", "exact": "IndexFlat"}
     with pytest.raises(ClientFailedError, match=r"choose among.*default.*graph.*lists"):
         publisher.call("load", name="alice/variants", index="other")

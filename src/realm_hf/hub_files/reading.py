@@ -247,7 +247,7 @@ def open_source(
     if folder.is_dir():
         for name in descriptions:
             if (folder / name).is_file():
-                return Source(folder, folder.resolve()), name
+                return Source(folder, folder.resolve(), cache_dir=cache_dir), name
         raise FileNotFoundError(f"{folder} holds none of {', '.join(descriptions)}: nothing was published there.")
     if not _REPO_ID.fullmatch(str(name_or_path)):
         raise FileNotFoundError(f"{name_or_path} is no directory here, and no repository's name ('owner/name').")

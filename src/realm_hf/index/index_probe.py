@@ -39,6 +39,17 @@ faiss.set_deserialization_vector_byte_limit(max(1 << 20, 2 * size))
 index = faiss.read_index(path, faiss.IO_FLAG_MMAP_IFC | faiss.IO_FLAG_READ_ONLY)
 if index.d != dimension or index.ntotal != rows:
     raise SystemExit(f"it holds {index.ntotal} rows of dimension {index.d}, not {rows} of {dimension}")
+ivf = faiss.try_extract_index_ivf(index)
+if ivf is not None:
+    listed = 0
+    for number in range(ivf.nlist):
+        size = ivf.invlists.list_size(number)
+        ids = faiss.rev_swig_ptr(ivf.invlists.get_ids(number), size) if size else numpy.zeros(0)
+        listed += size
+        if size and (ids.min() < 0 or ids.max() >= rows):
+            raise SystemExit(f"its lists name row {ids.max()} of {rows}")
+    if listed != rows:
+        raise SystemExit(f"its lists hold {listed} rows, not {rows}")
 queries = numpy.random.default_rng(0).standard_normal((64, dimension)).astype("float32")
 _, found = index.search(queries, min(rows, 100))
 if found.max(initial=-1) >= rows or found.min(initial=0) < -1:

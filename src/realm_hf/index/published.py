@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from datasets import Dataset
-from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging
 
@@ -20,6 +19,7 @@ from ..modeling_embedder import RealmEmbedder
 from .fingerprints import state_fingerprint
 from .hub_import import open_published_index, open_published_passages, published_files
 from .hub_manifest import DESCRIPTION, HubManifest
+from .published_tower import load_tower
 
 if TYPE_CHECKING:
     import faiss
@@ -124,7 +124,7 @@ def load_published(
         known = manifest.fingerprints.get(name)
         check_fingerprint(f"{name} of {source.words}", fingerprints.get(name), known, force=force)
     tokenizer = _load_tokenizer(source, manifest, force)
-    tower = _load_embedder(source, manifest, force) if embedder else None
+    tower = _open_tower(source, manifest, force) if embedder else None
     passages, embeddings = open_published_passages(source, manifest)
     return PublishedRetriever(
         passages=passages,
@@ -172,24 +172,18 @@ def _load_tokenizer(source: Source, manifest: HubManifest, force: bool) -> PreTr
     return tokenizer
 
 
-def _load_embedder(source: Source, manifest: HubManifest, force: bool) -> RealmEmbedder | None:
+def _open_tower(source: Source, manifest: HubManifest, force: bool) -> RealmEmbedder | None:
     names = manifest.below("embedder")
     if not names:
         return None
-    if "embedder/config.json" not in names or any(name.endswith((".bin", ".pt", ".pkl")) for name in names):
-        raise HubArtefactError(f"The passage tower of {source.words} must be config.json and safetensors: {names}.")
-    folder = published_files(source, manifest, names)["embedder/config.json"].parent
-    try:
-        tower = RealmEmbedder.from_pretrained(folder, use_safetensors=True).eval()
-    except (ValueError, OSError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
-        raise HubArtefactError(f"The passage tower of {source.words} cannot be loaded: {error}") from error
+    paths = published_files(source, manifest, names)
+    tower = load_tower(paths, source.words)
     if tower.config.retriever_proj_size != manifest.dimension:
         raise HubArtefactError(
             f"The passage tower of {source.words} makes embeddings of {tower.config.retriever_proj_size} numbers, the "
             f"published ones have {manifest.dimension}."
         )
+    found = state_fingerprint(tower.state_dict())
     expected = manifest.fingerprints.get("passage_tower")
-    check_fingerprint(
-        f"The passage tower of {source.words}", expected, state_fingerprint(tower.state_dict()), force=force
-    )
+    check_fingerprint(f"The passage tower of {source.words}", expected, found, force=force)
     return tower
