@@ -1,9 +1,11 @@
 """Documents -> passages, salient spans, masked sentences and batches."""
 
+from .answers import AnswerFinder, AnswerSpans
 from .collators import InverseClozeCollator, PreTrainingCollator
 from .documents import load_documents
 from .inverse_cloze import InverseClozeDataset, InverseClozeExample, split_rows
 from .masking import MaskedQuery, Skip, example_rng, mask_example
+from .open_qa import OpenQAExample, load_questions
 from .passages import NULL_PASSAGE, PassageStore, build_passages, passages_from_rows
 from .salient_spans import (
     CombinedTagger,
@@ -22,6 +24,8 @@ from .vocabulary import SpecialTokens, tokenizer_fingerprint
 
 __all__ = [
     "NULL_PASSAGE",
+    "AnswerFinder",
+    "AnswerSpans",
     "CombinedTagger",
     "DateTagger",
     "HubTagger",
@@ -29,6 +33,7 @@ __all__ = [
     "InverseClozeDataset",
     "InverseClozeExample",
     "MaskedQuery",
+    "OpenQAExample",
     "PassageStore",
     "PreTrainingCollator",
     "RuleTagger",
@@ -43,6 +48,7 @@ __all__ = [
     "build_sentences",
     "example_rng",
     "load_documents",
+    "load_questions",
     "mask_example",
     "merge_spans",
     "passages_from_rows",
