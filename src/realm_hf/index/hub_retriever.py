@@ -78,6 +78,7 @@ class HubRetriever:
         Raises:
             ValueError: If there is no index, or no embeddings; or somebody else pushed meanwhile.
         """
+        self.files()  # refuses a retriever without an index, or with edits, before anything is made
         push = Push(repo_id, "dataset", private=private, branch=revision, token=token, create_pr=create_pr)
         shard_bytes = parse_size(max_shard_size or "500MB")
         manifest = add_retriever(push, self, ExportSettings(shard_bytes=shard_bytes))

@@ -125,6 +125,7 @@ def publish(
     """
     facts = facts or CardFacts()
     recorded = run if isinstance(run, RecordedRun) else RecordedRun() if run is None else read_run(run)
+    retriever.files()  # refuses a retriever without an index, or with edits, before anything is made
     tower = check_belonging(model, retriever, force=force)
     settings = ExportSettings(
         shard_bytes=parse_size(max_shard_size),
