@@ -1,4 +1,4 @@
-"""`realm-hf`: ask questions; build, inspect, verify and report a training run.
+"""`realm-hf`: ask questions; convert old checkpoints; build, inspect, verify and report a training run.
 
 Exit codes: 0 all is well; 1 something is wrong, and was said; 2 the command was not understood; 3 `build-index`: there
 was nothing to build; 4 the folder is not a run directory, or cannot be used.
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from realm_hf import ask
+from realm_hf import ask, convert
 from realm_hf.refresh import builder
 
 EXIT_WRONG = 1
@@ -70,7 +70,7 @@ def _report(options: argparse.Namespace) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="realm-hf",
-        description="Ask questions; build, inspect, verify and report REALM training runs.",
+        description="Ask questions; convert old checkpoints; build, inspect, verify and report REALM training runs.",
         epilog="Each command takes --help. RUN is the output_dir of a training run.",
     )
     parser.add_argument("--version", action="version", version=f"realm-hf {version('realm-hf')}")
@@ -120,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--output", metavar="FILE", help="where to write it (default: RUN/report.html)")
     report.set_defaults(command=_report)
     ask.add_parser(commands)
+    convert.add_parser(commands)
     return parser
 
 
