@@ -15,7 +15,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -30,10 +29,13 @@ CONVERT = """
 import resource, sys, json, time
 from realm_hf.convert import convert
 started = time.perf_counter()
+before = resource.getrusage(resource.RUSAGE_SELF)
 parts = convert(sys.argv[1], sys.argv[2], factory=sys.argv[3])
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-print(json.dumps({"parts": [[p.what, p.rows, p.bytes, p.seconds] for p in parts], "peak": peak,
-                  "seconds": time.perf_counter() - started, "words": [p.words for p in parts]}))
+usage = resource.getrusage(resource.RUSAGE_SELF)
+cpu = usage.ru_utime + usage.ru_stime - before.ru_utime - before.ru_stime
+print(json.dumps({"parts": [[p.what, p.rows, p.bytes, p.seconds] for p in parts], "cpu": cpu,
+                  "peak": usage.ru_maxrss * 1024, "seconds": time.perf_counter() - started,
+                  "words": [p.words for p in parts]}))
 """
 
 
@@ -77,6 +79,20 @@ def write_weights(folder: Path, count: int, dimension: int) -> None:
     scratch.unlink()
 
 
+def measure(old: Path, new: Path, records: int, factory: str) -> None:
+    """Convert in a process of its own, and print rates, CPU time and peak memory."""
+    arguments = [sys.executable, "-c", CONVERT, str(old), str(new), factory]
+    report = json.loads(subprocess.run(arguments, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    written = sum(file.stat().st_size for file in new.rglob("*") if file.is_file())
+    print("\n".join(report["words"]))
+    print(f"all: {report['seconds']:.1f} s, {report['cpu']:.1f} s of CPU, {written / 1e9:.2f} GB written")
+    print(f"peak memory: {report['peak'] / 1e9:.2f} GB")
+    for name in ("seconds", "cpu"):
+        minutes = report[name] * PUBLISHED / records / 60
+        print(f"extrapolated for {PUBLISHED:,} records, by {name}: {minutes:.1f} min")
+    print(f"load: {os.getloadavg()[0]:.1f}")
+
+
 def main() -> None:
     """Make the checkpoint, convert it, print the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -96,15 +112,7 @@ def main() -> None:
             f"old checkpoint: {options.records:,} records, {made / 1e9:.2f} GB; load {os.getloadavg()[0]:.1f}",
             flush=True,
         )
-        started = time.perf_counter()
-        arguments = [sys.executable, "-c", CONVERT, str(old), str(root / "new"), options.factory]
-        report = json.loads(subprocess.run(arguments, check=True, stdout=subprocess.PIPE, text=True).stdout)
-        written = sum(file.stat().st_size for file in (root / "new").rglob("*") if file.is_file())
-        print("\n".join(report["words"]))
-        print(f"all: {time.perf_counter() - started:.1f} s with imports, {written / 1e9:.2f} GB written")
-        print(f"peak memory: {report['peak'] / 1e9:.2f} GB")
-        seconds = sum(part[3] for part in report["parts"]) * PUBLISHED / options.records
-        print(f"extrapolated for {PUBLISHED:,} records: {seconds / 60:.1f} min; load now {os.getloadavg()[0]:.1f}")
+        measure(old, root / "new", options.records, options.factory)
     finally:
         shutil.rmtree(root)
 
