@@ -7,7 +7,7 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from realm_hf.data.answer_matching import (
@@ -182,6 +182,7 @@ def test_places_do_not_overlap_and_the_longer_one_stays():
     assert answer_places(text, ["York City", "New York", "New"]) == [(0, 8)]
 
 
+@settings(deadline=None)
 @given(TEXTS, TEXTS)
 def test_there_is_a_place_exactly_where_a_passage_holds_the_answer(text, answer):
     places = answer_places(text, [answer])
@@ -192,17 +193,20 @@ def test_there_is_a_place_exactly_where_a_passage_holds_the_answer(text, answer)
 # What holds always
 
 
+@settings(deadline=None)
 @given(TEXTS.filter(lambda text: "≠" not in text))  # its stroke is left when its "=" goes
 def test_normalization_of_a_normalized_text_changes_nothing(text):
     assert normalize_answer(normalize_answer(text)) == normalize_answer(text)
 
 
+@settings(deadline=None)
 @given(TEXTS, st.lists(TEXTS, min_size=1, max_size=3))
 def test_f1_is_one_wherever_the_match_is_exact(prediction, answers):
     f1 = token_f1(prediction, answers)
     assert 0 <= f1 <= 1 and (f1 == 1 or not exact_match(prediction, answers))
 
 
+@settings(deadline=None)
 @given(TEXTS, st.lists(TEXTS, min_size=1, max_size=3))
 def test_plain_patterns_find_what_is_there(text, parts):
     assert contains_regex(text + parts[0], [re.escape(parts[0])])
