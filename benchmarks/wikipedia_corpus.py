@@ -14,14 +14,12 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import sys
 from collections import Counter
 from pathlib import Path
 
 import pandas as pd
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
-from answer_strings import normalise
+from realm_hf.data.answer_matching import answer_tokens
 
 _LONGEST_TITLE = 6  # words
 _SHORTEST_ANSWER = 5  # characters, the spaces around it counted
@@ -48,18 +46,18 @@ def main() -> None:
 
     frame = pd.read_parquet(args.articles)
     articles = frame.groupby("title", sort=False)["text"].agg(" ".join)
-    bodies = {title: normalise(text) for title, text in articles.items()}
+    bodies = {title: answer_tokens(text) for title, text in articles.items()}
     by_name: dict[str, list[str]] = {}
     for title in bodies:
-        by_name.setdefault(normalise(re.sub(r"\(.*\)", "", title)), []).append(title)
+        by_name.setdefault(answer_tokens(re.sub(r"\(.*\)", "", title)), []).append(title)
 
     questions = []
     for path in args.questions:
         for line in path.read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
-            answers = [answer for answer in row["answer"] if len(normalise(answer)) > _SHORTEST_ANSWER]
-            named = [t for run in windows(normalise(row["question"]).split()) for t in by_name.get(run, [])]
-            titles = [t for t in named if any(normalise(answer) in bodies[t] for answer in answers)]
+            answers = [answer for answer in row["answer"] if len(answer_tokens(answer)) > _SHORTEST_ANSWER]
+            named = [t for run in windows(answer_tokens(row["question"]).split()) for t in by_name.get(run, [])]
+            titles = [t for t in named if any(answer_tokens(answer) in bodies[t] for answer in answers)]
             if titles:
                 questions.append({"question": row["question"], "answer": answers, "title": titles[0]})
     candidates = {question["title"] for question in questions}

@@ -4,8 +4,8 @@
         --models initial=google-bert/bert-base-uncased realm=RUN/model
 
 Questions are JSON lines with `question` and `answer` (a string or a list of strings). Recall@k is by answer string:
-one of the first k passages holds one of the answers, both in lower case and without punctuation. Every checkpoint
-embeds all passages anew, and the search is exact.
+one of the first k passages holds one of the answers as a run of whole tokens, in lower case. Every checkpoint embeds
+all passages anew, and the search is exact.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ import numpy as np
 from tqdm import tqdm
 from transformers import AutoConfig
 
-from answer_strings import normalise
 from bm25 import bm25_rows
 from realm_hf import RealmEmbedder, RealmForPreTraining, RealmRetriever, RealmTokenizer
+from realm_hf.data.answer_matching import answer_tokens
+from realm_hf.data.open_qa import load_questions
 from realm_hf.data.passages import PassageStore
 from realm_hf.index.embedding import embed_passages
 from realm_hf.index.faiss_index import build_index
@@ -65,18 +66,17 @@ def main() -> None:
     args = parser.parse_args()
 
     passages = PassageStore.load(args.passages)
-    rows = [json.loads(line) for line in args.questions.read_text(encoding="utf-8").splitlines()]
-    questions = [row["question"] for row in rows]
-    answers = [[row["answer"]] if isinstance(row["answer"], str) else row["answer"] for row in rows]
-    wanted = [[normalise(answer) for answer in each] for each in answers]
-    normalised = [normalise(passages.text(row)) for row in range(len(passages))]
+    examples = load_questions(args.questions)
+    questions = [example.question for example in examples]
+    wanted = [[answer_tokens(answer) for answer in example.answers] for example in examples]
+    tokens = [answer_tokens(passages.text(row)) for row in range(len(passages))]
     k = max(args.ks)
 
     def recall(found: np.ndarray) -> dict[str, float]:
         first = np.full(len(questions), k)
         for number, each in enumerate(found):
             for rank, row in enumerate(each):
-                if row >= 0 and any(answer in normalised[row] for answer in wanted[number]):
+                if row >= 0 and any(answer in tokens[row] for answer in wanted[number]):
                     first[number] = rank
                     break
         return {str(depth): round(100 * float((first < depth).mean()), 1) for depth in args.ks}
