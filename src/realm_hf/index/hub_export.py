@@ -7,7 +7,8 @@
     realm_retriever.json                     the description, see [`HubManifest`]
 
 Wordpieces are published, although they could be made again from the texts: a custom splitter or a title that was cut
-is not found again, tokenizing costs about an hour for ten million passages, and the arrays are a third of the texts.
+is not found again, tokenizing ten million passages of 250 wordpieces takes three hours of a core (measured: 224,000 a
+second), and the arrays are about half as large as the texts.
 Equal content gives equal bytes, so that a second push of it has nothing to upload.
 """
 

@@ -11,7 +11,7 @@ from typing import Any
 import faiss
 
 from ..storage.files import replacement
-from .index_probe import foreign_lists
+from .foreign_lists import foreign_lists
 
 __all__ = [
     "IndexFileError",

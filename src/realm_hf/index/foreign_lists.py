@@ -1,0 +1,69 @@
+"""Does an index file name another file, which FAISS would map, writable, while it reads?
+
+An IVF index may keep its lists elsewhere ("OnDiskInvertedLists"). This module imports nothing of the package: a child
+process that looks at a stranger's index loads it by its path.
+"""
+
+from __future__ import annotations
+
+import mmap
+import re
+import struct
+from pathlib import Path
+
+import faiss
+
+__all__ = ["foreign_lists"]
+
+_ON_DISK = b"ilod"
+_LEAF_QUANTIZERS = (b"IxFI", b"IxF2", b"IxFl")
+_IVF_AT_ROOT = re.compile(rb"Iw(Fl|Sq|SQ|PQ|Pf|QR|LS)")
+_METRIC_AT = 33  # after the mark, dimension, rows, two dummies and is_trained
+_QUANTIZER_AT = 53  # after the metric, the number of lists and nprobe
+
+
+def foreign_lists(path: Path) -> bool:
+    """
+    Whether an index file may name another file to map.
+
+    FAISS is asked first in the way that maps nothing. Array lists end that reading with an error, so where lists may
+    be nested (an IVF or a graph as the quantizer, a refinement) the bytes are searched for the mark of lists on disk.
+
+    Args:
+        path (`Path`): The file.
+    """
+    try:
+        index = faiss.read_index(str(path), faiss.IO_FLAG_SKIP_IVF_DATA | faiss.IO_FLAG_READ_ONLY)
+    except RuntimeError as error:
+        if "could not load ArrayInvertedLists" not in str(error):
+            return False  # damaged in another way, which the true reading says better
+        return _mentions_lists_on_disk(path)
+    return _has_lists_on_disk(index)
+
+
+def _has_lists_on_disk(index: faiss.Index) -> bool:
+    if isinstance(index, faiss.IndexIVF):
+        lists = faiss.downcast_InvertedLists(index.invlists)  # type: ignore[arg-type]  # None when just made
+        return isinstance(lists, faiss.OnDiskInvertedLists) or _has_lists_on_disk(_downcast(index.quantizer))
+    parts = [getattr(index, name, None) for name in ("index", "base_index", "refine_index", "storage")]
+    return any(_has_lists_on_disk(_downcast(part)) for part in parts if isinstance(part, faiss.Index))
+
+
+def _downcast(index: faiss.Index) -> faiss.Index:
+    return faiss.downcast_index(index)
+
+
+def _mentions_lists_on_disk(path: Path) -> bool:
+    size = path.stat().st_size
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        inner_product = content[_METRIC_AT : _METRIC_AT + 4] == bytes(4)  # another metric would move what follows
+        quantizer = content[_QUANTIZER_AT : _QUANTIZER_AT + 4]
+        if _IVF_AT_ROOT.match(content) and inner_product and quantizer in _LEAF_QUANTIZERS:
+            return False  # the only lists are the root's own, and those are in the file
+        position = content.find(_ON_DISK)
+        while position >= 0:
+            # The mark is followed by the number of lists, the size of a code, and one entry of 24 bytes for each list.
+            if position + 28 <= size and 24 * struct.unpack_from("<Q", content, position + 20)[0] <= size - position:
+                return True
+            position = content.find(_ON_DISK, position + 1)
+    return False
