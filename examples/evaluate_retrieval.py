@@ -2,10 +2,12 @@
 
     python examples/evaluate_retrieval.py --passages RUN/passages --questions questions.jsonl \
         --models initial=google-bert/bert-base-uncased realm=RUN/model
+    python examples/evaluate_retrieval.py --run RUN --questions questions.jsonl
 
 Questions are JSON lines with `question` and `answer` (a string or a list of strings). Recall@k is by answer string:
 one of the first k passages holds one of the answers as a run of whole tokens, in lower case. Every checkpoint embeds
-all passages anew, and the search is exact.
+all passages anew, and the search is exact. `--run` takes the generations that a run of pre-training has kept, each
+with the weights it was built from, and embeds nothing but the questions.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +29,9 @@ from realm_hf.data.open_qa import load_questions
 from realm_hf.data.passages import PassageStore
 from realm_hf.index.embedding import embed_passages
 from realm_hf.index.faiss_index import build_index
+from realm_hf.index.generations import GenerationStore
+from realm_hf.refresh.run_directory import RunDirectory
+from realm_hf.refresh.snapshots import list_snapshots, load_snapshot, snapshot_name
 from realm_hf.training.retrieval_ahead import encode_queries
 
 
@@ -46,15 +52,47 @@ def dense_rows(
     with tqdm(total=len(passages), desc=f"embedding for {name}", unit="passage") as bar:
         embeddings = embed_passages(embedder, passages, progress=lambda done, _: bar.update(done - bar.n))
     retriever = RealmRetriever(passages, tokenizer, index=build_index(embeddings), embeddings=embeddings)
+    return retrieved_rows(embedder, tokenizer, retriever, args, questions, k)
+
+
+def retrieved_rows(
+    embedder: RealmEmbedder,
+    tokenizer: RealmTokenizer,
+    retriever: RealmRetriever,
+    args: argparse.Namespace,
+    questions: list[str],
+    k: int,
+) -> np.ndarray:
+    """Rows int64 `[Q, k]` for questions that `embedder` embeds."""
     ids = tokenizer(questions, truncation=True, max_length=args.max_query_length)["input_ids"]
     queries = encode_queries(embedder, [np.asarray(i, np.int64) for i in ids])
     return np.asarray(retriever.retrieve(queries, k, null_passage=False).rows)
 
 
+def generations_rows(
+    folder: Path, args: argparse.Namespace, passages: PassageStore, questions: list[str], k: int
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Name and rows of each generation that the run still has with its snapshot, oldest first."""
+    run = RunDirectory.open(folder)
+    tokenizer = RealmTokenizer.from_pretrained(run.tokenizer)
+    store = GenerationStore(run.index)
+    kept = {snapshot.name for snapshot in list_snapshots(run)}
+    for info in sorted(store.list(), key=lambda each: each.snapshot_step):
+        snapshot = snapshot_name(info.snapshot_step, info.epoch)
+        if snapshot not in kept:
+            continue
+        embedder = load_snapshot(run, snapshot)
+        with store.open(info.name) as generation:
+            retriever = RealmRetriever.from_generation(passages, generation, tokenizer)
+            found = retrieved_rows(embedder, tokenizer, retriever, args, questions, k)
+        yield f"step {info.snapshot_step}", found
+
+
 def main() -> None:
     """Evaluate all checkpoints and print one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--passages", type=Path, required=True, help="a passage store, e.g. RUN/passages")
+    parser.add_argument("--run", type=Path, help="evaluate the kept generations of this run")
+    parser.add_argument("--passages", type=Path, help="a passage store (default: that of --run)")
     parser.add_argument("--questions", type=Path, required=True, help="JSON lines: question, answer")
     parser.add_argument("--models", nargs="*", default=[], metavar="NAME=CHECKPOINT", help="folders or Hub ids")
     parser.add_argument("--tokenizer", help="by default each checkpoint's own")
@@ -65,7 +103,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="write the table as JSON too")
     args = parser.parse_args()
 
-    passages = PassageStore.load(args.passages)
+    if args.passages is None and args.run is None:
+        parser.error("--passages or --run is needed: what is searched")
+    passages = PassageStore.load(args.passages or args.run / "passages")
     examples = load_questions(args.questions)
     questions = [example.question for example in examples]
     wanted = [[answer_tokens(answer) for answer in example.answers] for example in examples]
@@ -82,6 +122,9 @@ def main() -> None:
         return {str(depth): round(100 * float((first < depth).mean()), 1) for depth in args.ks}
 
     table: dict[str, dict[str, float]] = {}
+    if args.run is not None:
+        for name, found in generations_rows(args.run, args, passages, questions, k):
+            table[name] = recall(found)
     for pair in args.models:
         name, _, checkpoint = pair.partition("=")
         if not checkpoint:
