@@ -10,7 +10,7 @@ from published_folder import ROWS, SHARD, describe, put, put_rows, rows
 
 from realm_hf import RealmRetriever
 from realm_hf.hub_files import HubArtefactError, check_name
-from realm_hf.index.hub_manifest import DESCRIPTION, HubManifest
+from realm_hf.index.hub_manifest import DESCRIPTION
 from realm_hf.index.published import PUBLICATION
 
 
@@ -233,9 +233,3 @@ def test_a_pinned_retriever_that_is_not_the_one_that_was_published(folder, tmp_p
 
     with pytest.raises(HubArtefactError, match="was published with"):
         RealmRetriever.from_pretrained(model, cache_dir=tmp_path / "cache")
-
-
-def test_the_description_reads_back_as_it_was(honest):
-    content = json.loads((honest / DESCRIPTION).read_text())
-
-    assert json.loads(HubManifest.from_dict(content, "here").to_json()) == content

@@ -28,6 +28,7 @@ from tqdm.auto import tqdm
 
 from ..data.passages import PassageStore
 from ..storage.files import HashingFile, file_sha256, json_sha256
+from .corpus import Corpus
 from .faiss_index import check_finite
 from .hub_manifest import ARRAYS, COLUMNS, HubManifest, IndexRecord, ShardRecord
 from .index_file import index_file_bytes, write_index
@@ -135,7 +136,7 @@ def export_retriever(content: RetrieverFiles, staging: Path, settings: ExportSet
 def _export_rows(content: RetrieverFiles, staging: Path, shard_bytes: int, done: Add) -> list[ShardRecord]:
     passages, embeddings = content.passages, content.embeddings
     assert embeddings is not None
-    dataset = passages.rows if isinstance(passages, PassageStore) else passages
+    dataset = passages.rows if isinstance(passages, PassageStore) else Corpus(passages).dataset
     columns = [name for name in ("title", "text") if name in dataset.column_names]
     dataset = dataset.select_columns(columns)
     rows, dimension = embeddings.shape

@@ -38,9 +38,8 @@ class HubRetriever:
         raise NotImplementedError
 
     def files(self) -> RetrieverFiles:
-        """What is saved or published of the retriever; a `ValueError` without an index."""
-        served = self._served_index()
-        return RetrieverFiles(self.passages, served.index, served.embeddings, served.name)
+        """What is published of the retriever; a `ValueError` without an index, or with edits."""
+        raise NotImplementedError
 
     def push_to_hub(
         self,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -148,6 +148,7 @@ def publish(
         committed = data.commit(commit_message, owns=owned_by_retriever)
         pinned = _pinned_already(push, manifest, data.repo_id) or committed
         pin = {"folder": None, "repo_id": data.repo_id, "revision": pinned}
+        facts = replace(facts, datasets=[*facts.datasets, data.repo_id])
         place = f"[{data.repo_id}](https://huggingface.co/datasets/{data.repo_id}) at commit `{pinned[:12]}`"
     card = model_card(
         push.repo_id,

@@ -1,0 +1,116 @@
+"""Cards are made from records: what was not recorded is not said, and the metadata is what the Hub takes."""
+
+import json
+
+import pytest
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from published_folder import SHARD
+
+from realm_hf.index.hub_manifest import DESCRIPTION, HubManifest
+from realm_hf.publishing.cards import CardFacts, dataset_card, model_card
+from realm_hf.publishing.recorded import RecordedRun, read_run
+
+
+@pytest.fixture
+def manifest(honest) -> HubManifest:
+    return HubManifest.from_dict(json.loads((honest / DESCRIPTION).read_text()), "here")
+
+
+@pytest.fixture
+def card(manifest):
+    from tiny_worlds import tiny_model
+
+    def card(facts=None, run=None, **arguments) -> ModelCard:
+        arguments = {"retriever_place": "there", "recall_against_exact": None, "is_one_repository": False, **arguments}
+        return model_card("me/realm", tiny_model(), manifest, facts or CardFacts(), run or RecordedRun(), **arguments)
+
+    return card
+
+
+def test_nothing_is_said_that_was_not_recorded(card):
+    text = card().text
+
+    assert "No run was recorded." in text
+    assert "None were recorded." in text
+    assert "staleness" not in text
+    assert "recall" not in text
+
+
+def test_what_the_run_recorded_is_said(card, manifest, tmp_path):
+    summary = {
+        "steps": 170,
+        "final_generation": "step-150-00000000",
+        "generations": [{"name": manifest.generation_name, "snapshot_step": 150, "staleness_steps": 12}],
+        "evaluation": {"eval_loss": 3.25, "eval_note": "words"},
+        "recall": {"ict": {"1": 75.5, "20": 100.0}, "realm": {"1": 86.9, "5": 93.5}},
+        "seconds": {"total": 387.7},
+    }
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    (tmp_path / "run.json").write_text(json.dumps({"packages": {"torch": "2.13.0"}}))
+    (tmp_path / "log.jsonl").write_text(
+        '{"step": 1, "loss": 3.0, "lr": 0.0005}\n{"step": 2, "loss": 2.0, "lr": 0.0001}\n{"st'
+    )
+
+    text = card(run=read_run(tmp_path), recall_against_exact=0.984).text
+
+    assert "| optimizer steps | 170 |" in text
+    assert "| largest learning rate | 0.0005 |" in text
+    assert "| torch | 2.13.0 |" in text
+    assert "| loss | 3.25 |" in text
+    assert "words" not in text.split("## Results")[1].split("## Limits")[0]
+    assert "|  | recall@1 | recall@5 | recall@20 |" in text
+    assert "| ict | 75.5 |  | 100.0 |" in text
+    assert "98.4 %" in text
+
+
+def test_staleness_is_counted_from_the_generation_that_is_published(card, manifest):
+    from dataclasses import replace
+
+    from tiny_worlds import tiny_model
+
+    served = [{"name": "step-150-0123abcd", "snapshot_step": 150}]
+    text = model_card(
+        "me/realm",
+        tiny_model(),
+        replace(manifest, generation_name="step-150-0123abcd"),
+        CardFacts(),
+        RecordedRun(steps=170, generations=served),
+        retriever_place="there",
+        recall_against_exact=None,
+        is_one_repository=False,
+    ).text
+
+    assert "built from the weights of step 150, 20 steps behind" in text
+
+
+def test_results_become_a_model_index(card):
+    result = EvalResult(
+        "question-answering", "nq_open", "Natural Questions", "exact_match", 40.4, dataset_split="test"
+    )
+
+    found = card(CardFacts(results=[result], license="mit", base_model="bert-base-uncased", datasets=["nq_open"]))
+
+    assert found.data.eval_results == [result]
+    assert ModelCardData(**found.data.to_dict()).to_dict()["model-index"][0]["name"] == "realm"
+    assert found.data.metrics == ["exact_match"]
+    assert "| Natural Questions | test | exact_match | 40.4 |" in found.text
+
+
+def test_a_cell_cannot_break_the_table(card):
+    text = card(CardFacts(training={"note": "a | b\nc"})).text
+
+    assert "| note | a \\| b c |" in text
+
+
+def test_the_viewer_is_told_where_the_rows_are(manifest):
+    card = dataset_card("me/passages", "me/realm", manifest, CardFacts(dataset_license="cc0-1.0"))
+
+    assert card.data.to_dict()["configs"][0]["data_files"] == [{"split": "train", "path": "data/train-*.parquet"}]
+    assert card.data.to_dict()["size_categories"] == "n<1K"
+    assert SHARD.startswith("data/train-")
+    assert 'load_dataset("me/passages")' in card.text
+
+
+def test_a_folder_that_is_no_run(tmp_path):
+    with pytest.raises(FileNotFoundError, match="output_dir"):
+        read_run(tmp_path)
