@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from realm_hf import RealmConfig, RealmReader
 from realm_hf.losses import span_log_softmax
+from realm_hf.modeling_outputs import SpanScores
 
 LENGTH = 24
 
@@ -199,6 +200,15 @@ def test_of_equal_spans_the_first_is_the_answer(reader):
         int(reader(**inputs, relevance_score=torch.tensor(scores)).block_idx) for scores in ([1.0, 1, 1], [0, 1, 1])
     ]
     assert best == [0, 1]
+
+
+def test_of_equal_spans_in_one_passage_the_shortest_is_the_answer_as_in_the_port(reader):
+    logits, of = torch.tensor([0.0, 2.0, 2.0, 2.0]), torch.tensor
+    spans = SpanScores(logits, pair=of([0, 0, 0, 1]), start=of([5, 5, 7, 4]), end=of([5, 7, 7, 4]))
+    best = reader._best_spans(spans, logits, torch.zeros(4, dtype=torch.long), 2, read=2, length=LENGTH)
+    # The second question has no span.
+    found = {name: value.tolist() for name, value in best.items()}
+    assert found == {"block_idx": [0, 0], "candidate": [7, 0], "start_pos": [7, 0], "end_pos": [7, 0]}
 
 
 def test_recorded_hidden_states_positions_and_embeddings_take_the_padded_way_to_the_same_answer(reader):

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from realm_hf import RealmForOpenQA, RealmForPreTraining, RealmRetriever
-from realm_hf.modeling_realm_qa import load_block_embeddings
 
 PLACES = ("river", "mountain", "city")
 TEXTS = [f"The {PLACES[n % 3]} number {n} lies in the north. It has {7 * n + 3} people." for n in range(9)]
@@ -147,12 +146,6 @@ def test_files_hold_neither_retriever_nor_index(model, tmp_path):
     assert loaded.retriever is model.retriever
     before, after = (ask(one, answers=ANSWERS) for one in (model, loaded))
     assert torch.equal(before.reader_output.loss, after.reader_output.loss)
-
-
-def test_an_old_index_is_read_from_safetensors_too(tmp_path):
-    stored = torch.randn(4, 3)
-    save_file({"block_emb": stored, "reader.x": torch.zeros(1)}, tmp_path / "model.safetensors")
-    assert np.array_equal(load_block_embeddings(tmp_path), stored.numpy())
 
 
 @pytest.fixture

@@ -290,7 +290,7 @@ class RealmReader(RealmPreTrainedModel):
         width = ends - starts + 1
         widest = min(self.config.max_span_width, length)
         possible = (starts >= 0) & (ends < length) & (width >= 1) & (width <= widest)
-        candidates = int(self._candidate(torch.tensor(length - widest), torch.tensor(length - 1), length)) + 1
+        candidates = sum(length - wider for wider in range(widest))
         gold = torch.zeros(*starts.shape[:2], candidates, dtype=torch.bool, device=starts.device)
         batch, passage, answer = possible.nonzero(as_tuple=True)
         first, last = starts[batch, passage, answer], ends[batch, passage, answer]
@@ -306,20 +306,26 @@ class RealmReader(RealmPreTrainedModel):
         read: int,
         length: int,
     ) -> dict[str, torch.Tensor]:
-        """The best span of each question, `(B,)` each; of equal ones the first; zeros where there is no span."""
-        scores = logits.detach()
+        """
+        The best span of each question, `(B,)` each; zeros where there is no span.
+
+        Of equal ones the best passage's, then the first candidate, as in the port.
+        """
+        scores, candidate = logits.detach(), self._candidate(spans.start, spans.end, length)
         best = scores.new_full((num_questions,), -torch.inf).scatter_reduce(0, question, scores, "amax")
-        first = torch.full((num_questions,), len(scores), dtype=torch.long, device=scores.device)
         ties = (scores == best[question]).nonzero().flatten()
-        chosen = first.scatter_reduce(0, question[ties], ties, "amin")
-        none = chosen == len(scores)
+        # Spans come by passage and start; candidates are counted by width first.
+        ties = ties[(spans.pair[ties] * length**2 + candidate[ties]).argsort()]
+        places = torch.arange(len(ties), device=scores.device)
+        none = torch.full((num_questions,), len(ties), dtype=torch.long, device=scores.device)
+        chosen = F.pad(ties, (0, 1), value=len(scores))[none.scatter_reduce(0, question[ties], places, "amin")]
 
         def of_best(values: torch.Tensor) -> torch.Tensor:
-            return F.pad(values, (0, 1))[chosen].masked_fill(none, 0)
+            return F.pad(values, (0, 1))[chosen]
 
         return {
             "block_idx": of_best(spans.pair % read),
-            "candidate": of_best(self._candidate(spans.start, spans.end, length)),
+            "candidate": of_best(candidate),
             "start_pos": of_best(spans.start),
             "end_pos": of_best(spans.end),
         }

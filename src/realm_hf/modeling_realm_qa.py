@@ -4,17 +4,13 @@ The retriever is injected and holds passages and index. That port kept the index
 (6.8 GB for Wikipedia) and took one question at a time.
 """
 
-import zipfile
 from os import PathLike
-from pathlib import Path
 from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
-from safetensors import safe_open
 from torch import nn
 from transformers.utils.generic import can_return_tuple
-from transformers.utils.hub import cached_file
 
 from .configuration_realm import RealmConfig
 from .losses import relevance_scores
@@ -51,7 +47,7 @@ class RealmForOpenQA(RealmPreTrainedModel):
             Needed by `forward`; may be assigned later. Also an argument of `from_pretrained`.
     """
 
-    # The old buffer: see `load_block_embeddings`.
+    # The old index. `RealmRetriever.from_pretrained` of the same checkpoint maps it.
     _keys_to_ignore_on_load_unexpected = [r"^block_emb$"]  # noqa: RUF012
 
     def __init__(self, config: RealmConfig, retriever: BeamRetriever | None = None) -> None:
@@ -243,41 +239,4 @@ def _predicted_ids(input_ids: torch.Tensor, output: RealmReaderOutput) -> torch.
     return [ids[b, s : e + 1] for ids, b, s, e in zip(input_ids, block, start, end, strict=True)]
 
 
-def load_block_embeddings(path: str | PathLike[str], **where: Any) -> np.ndarray:
-    """
-    The passage embeddings inside a `RealmForOpenQA` checkpoint of transformers 4.57.6, mapped from its file.
-
-    Args:
-        path (`str` or `PathLike`): Hub id, directory, or the weights' file.
-        where (*optional*): `revision`, `cache_dir`, `token` for the Hub.
-
-    Returns:
-        `np.ndarray` of shape `(num_block_records, D)`, float32: Row i belongs to passage i of `block_records.npy`.
-
-    Raises:
-        `ValueError`: there are no weights, or they hold no `block_emb`.
-
-    Example:
-    ```python
-    >>> retriever = RealmRetriever(passages, tokenizer, embeddings=load_block_embeddings("old/checkpoint"))
-    ```
-    """
-    files: list[Any] = [path] if Path(path).is_file() else []
-    if not files:
-        quiet = {"_raise_exceptions_for_missing_entries": False} | where
-        files = [cached_file(path, name, **quiet) for name in ("pytorch_model.bin", "model.safetensors")]
-    for file in map(Path, filter(None, files)):
-        if file.suffix == ".safetensors":
-            with safe_open(file, "np") as tensors:
-                if "block_emb" in tensors.keys():  # noqa: SIM118
-                    return tensors.get_tensor("block_emb")
-        else:
-            state = torch.load(file, map_location="cpu", mmap=zipfile.is_zipfile(file), weights_only=True)
-            if "block_emb" in state:
-                return state["block_emb"].numpy()
-    raise ValueError(
-        f"{str(path)!r} has no `block_emb`: give the retriever an index of its own, by `index=` or `embeddings=`."
-    )
-
-
-__all__ = ["BeamRetriever", "RealmForOpenQA", "load_block_embeddings"]
+__all__ = ["BeamRetriever", "RealmForOpenQA"]

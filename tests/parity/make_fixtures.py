@@ -68,7 +68,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 # Fields of readers, and of both QA classes' training mode without dropout.
 QA_SHAPES: dict[str, dict[str, Any]] = {
     "published": {"max_span_width": 4, "reader_beam_size": 3, "searcher_beam_size": 7},
-    "bert": {"reader_beam_size": 2, "searcher_beam_size": 9, "reader_layer_norm_eps": 1e-6},
+    "bert": {"reader_beam_size": 4, "searcher_beam_size": 9, "reader_layer_norm_eps": 1e-6},
     "untied": {"max_span_width": 1, "reader_beam_size": 5, "searcher_beam_size": 5, "span_hidden_size": 8},
 }
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -94,6 +94,8 @@ QUESTIONS = [
     ("What does the land export?", ["the country", "sugar", "the main exports of it all"]),
     ("Who?", ["nobody at all"]),
     ("When is the rain?", ["from May to October, and the land is dry", "the"]),
+    # That of the docstring in that release.
+    ("Who is the pioneer in modern computer science?", ["alan mathison turing"]),
 ]
 TEXTS = [["Paris is the capital of France.", "An unbelievably long second candidate, cut off at the end."], ["", "x"]]
 PAIRS = [["France", "The body of it, also rather long, and with Ünïcode."], ["A body without a title.", ""]]
@@ -195,7 +197,7 @@ def run_qa_model(model: Any, kind: str, inputs: dict[str, torch.Tensor]) -> dict
         model.zero_grad()
         scores = inputs["relevance_score"].clone().requires_grad_() if kind == "RealmReader" else None
         losses = []
-        for number in range(READER_QUESTIONS):
+        for number in range(READER_QUESTIONS if kind == "RealmReader" else len(QUESTIONS)):
             prefix = f"output.{mode}.{number}"
             if scores is not None:
                 own = {name: value[number] for name, value in inputs.items()} | {"relevance_score": scores[number]}
@@ -264,6 +266,7 @@ def make(library: ModuleType, out: Path) -> None:
     for number, (shape, fields) in enumerate(SHAPES.items()):
         for kind in CLASSES:
             config = library.RealmConfig(**(SMALL | fields | qa_fields(kind, shape)))
+            torch.manual_seed(number)
             model = getattr(library, kind)(config)
             randomize(model, number)
             folder = out / shape / kind

@@ -16,7 +16,6 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
 
 import realm_hf
-from realm_hf.modeling_realm_qa import load_block_embeddings
 
 HERE = Path(__file__).parent
 FIXTURES = HERE / "fixtures"
@@ -35,7 +34,7 @@ def port_script():
 
 
 def knowledge(folder: Path, block_emb) -> realm_hf.RealmRetriever:
-    """The passages of `make_fixtures.py` with an old checkpoint's tokenizer and embeddings."""
+    """The passages of `make_fixtures.py` with an old checkpoint's tokenizer and other embeddings."""
     passages = Dataset.from_dict({"text": port_script().PASSAGES})
     return realm_hf.RealmRetriever(
         passages, realm_hf.RealmTokenizer.from_pretrained(folder), embeddings=np.asarray(block_emb)
@@ -53,7 +52,7 @@ def load(case: Path):
     kind = case.parts[1]
     model, info = getattr(realm_hf, kind).from_pretrained(FIXTURES / case, output_loading_info=True)
     if kind == "RealmForOpenQA":
-        model.retriever = knowledge(FIXTURES / case, load_block_embeddings(FIXTURES / case))
+        model.retriever = realm_hf.RealmRetriever.from_pretrained(FIXTURES / case)
     expected = load_file(FIXTURES / case.parent / "expected.safetensors")
     inputs = {name.removeprefix("input."): value for name, value in expected.items() if name.startswith("input.")}
     return (
@@ -181,15 +180,44 @@ def test_an_old_qa_model_gives_the_same_for_a_batch_of_questions(shape, mode):
             torch.testing.assert_close(parameter.grad, gradient, atol=1e-4, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
 
 
-def test_the_index_of_an_old_checkpoint_is_mapped_from_its_file():
-    folder = FIXTURES / "published" / "RealmForOpenQA" / "bin"
-    stored = torch.load(folder / "pytorch_model.bin", weights_only=True)["block_emb"].numpy()
-    for path in (folder, folder / "pytorch_model.bin"):
-        found = load_block_embeddings(path)
-        assert found.dtype == np.float32
-        assert np.array_equal(found, stored)
-    with pytest.raises(ValueError, match="has no `block_emb`"):
-        load_block_embeddings(FIXTURES / "published" / "RealmReader" / "bin")
+EXAMPLE = """
+import torch
+from transformers import RealmForOpenQA, RealmRetriever, AutoTokenizer
+
+retriever = RealmRetriever.from_pretrained("google/realm-orqa-nq-openqa")
+tokenizer = AutoTokenizer.from_pretrained("google/realm-orqa-nq-openqa")
+model = RealmForOpenQA.from_pretrained("google/realm-orqa-nq-openqa", retriever=retriever)
+
+question = "Who is the pioneer in modern computer science?"
+question_ids = tokenizer([question], return_tensors="pt")
+answer_ids = tokenizer(
+    ["alan mathison turing"],
+    add_special_tokens=False,
+    return_token_type_ids=False,
+    return_attention_mask=False,
+).input_ids
+
+reader_output, predicted_answer_ids = model(**question_ids, answer_ids=answer_ids, return_dict=False)
+predicted_answer = tokenizer.decode(predicted_answer_ids)
+loss = reader_output.loss
+"""
+
+
+@pytest.mark.parametrize("shape", sorted(port_script().SHAPES))
+def test_the_old_docstring_example_runs_with_its_import_line_changed(shape, tmp_path, monkeypatch):
+    script = port_script()
+    checkpoint = tmp_path / "google" / "realm-orqa-nq-openqa"
+    shutil.copytree(FIXTURES / shape / "RealmForOpenQA" / "bin", checkpoint)
+    monkeypatch.chdir(tmp_path)
+    old_line = "from transformers import RealmForOpenQA, RealmRetriever, AutoTokenizer"
+    new_line = "from realm_hf import RealmForOpenQA, RealmRetriever; from transformers import AutoTokenizer"
+    names: dict = {}
+    exec(EXAMPLE.replace(old_line, new_line), names)
+    expected = load_file(FIXTURES / shape / "RealmForOpenQA" / "expected.safetensors")
+    [number] = [i for i, (question, _) in enumerate(script.QUESTIONS) if question == names["question"]]
+    torch.testing.assert_close(names["loss"], expected[f"output.eval.{number}.loss"], atol=1e-5, rtol=0)
+    assert torch.equal(names["predicted_answer_ids"], expected[f"output.eval.{number}.predicted_answer_ids"])
+    assert names["predicted_answer"]
 
 
 def test_old_configurations_keep_the_special_ids_they_name():
