@@ -136,10 +136,9 @@ def _question(prediction: Mapping[str, Any], is_open: bool) -> str:
     probability = prediction.get("probability")
     sure = f", p = {probability:.2f}" if said and probability is not None else ""
     wanted = ", ".join(map(str, prediction.get("answers", [])))
-    kind = "pattern" if prediction.get("regex") else "right"
-    where = (
-        "no retrieved passage holds an answer" if rank is None else f"passage {rank} is the first to hold an answer"
-    )
+    kind = "expected, as a pattern" if prediction.get("regex") else "expected"
+    found = f"Of the passages retrieved, number {rank} is the first to hold an answer."
+    where = found if rank is not None else "No passage retrieved holds an answer."
     classes = f"question card {'right' if right else 'wrong'} {'missed' if rank is None else 'held'}"
     evidence = prediction.get("evidence", [])
     rows = [_passage(passage, prediction) for passage in evidence]
