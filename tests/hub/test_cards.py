@@ -58,7 +58,7 @@ def test_what_the_run_recorded_is_said(card, manifest, tmp_path):
     assert "| torch | 2.13.0 |" in text
     assert "| loss | 3.25 |" in text
     assert "words" not in text.split("## Results")[1].split("## Limits")[0]
-    assert "|  | recall@1 | recall@5 | recall@20 |" in text
+    assert "| stage | recall@1 | recall@5 | recall@20 |" in text
     assert "| ict | 75.5 |  | 100.0 |" in text
     assert "98.4 %" in text
 

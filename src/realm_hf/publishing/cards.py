@@ -182,7 +182,7 @@ The rows alone, without this package: `load_dataset("{repo_id}")`.
 | column | type | |
 |---|---|---|
 | `title` | string | of the document |
-| `text` | string | the passage, an exact slice of its document |
+| `text` | string | the passage |
 | `embeddings` | {manifest.dimension} x float32 | by the passage tower; scores are inner products |
 
 ## Indexes
@@ -225,7 +225,7 @@ def _training(facts: CardFacts, run: RecordedRun) -> str:
     rows += [(f"seconds: {phase}", f"{seconds:,.0f}") for phase, seconds in run.seconds.items()]
     rows += [(name, str(value)) for name, value in facts.training.items()]
     rows += [(name, version) for name, version in run.packages.items()]
-    return _table([("", ""), *rows]) if rows else "No run was recorded."
+    return _table([("setting", "value"), *rows]) if rows else "No run was recorded."
 
 
 def _index(manifest: HubManifest, run: RecordedRun, recall: float | None) -> str:
@@ -240,7 +240,7 @@ def _index(manifest: HubManifest, run: RecordedRun, recall: float | None) -> str
         rows.append(("staleness", f"built from the weights of step {found['snapshot_step']}, {behind} steps behind"))
     if recall is not None:
         rows.append(("recall@10 against exact search", f"{100 * recall:.1f} % (256 passages as queries)"))
-    return _table([("", ""), *rows])
+    return _table([("index", "value"), *rows])
 
 
 def _results(facts: CardFacts, run: RecordedRun) -> str:
@@ -253,12 +253,12 @@ def _results(facts: CardFacts, run: RecordedRun) -> str:
         parts.append(_table(measured))
     if run.recall:
         ks = sorted({k for figures in run.recall.values() for k in figures}, key=int)
-        recall: list[tuple[str, ...]] = [("", *(f"recall@{k}" for k in ks))]
+        recall: list[tuple[str, ...]] = [("stage", *(f"recall@{k}" for k in ks))]
         for stage, figures in run.recall.items():
             recall.append((stage, *(f"{figures[k]:.1f}" if k in figures else "" for k in ks)))
         parts.append("Recall of the gold passage, in percent:\n\n" + _table(recall))
     if run.evaluation:
-        last: list[tuple[str, ...]] = [("", "")]
+        last: list[tuple[str, ...]] = [("figure", "value")]
         for name, value in run.evaluation.items():
             last.append((name.removeprefix("eval_").replace("_", " "), f"{value:.4g}"))
         parts.append("Held out, after the last step:\n\n" + _table(last))
