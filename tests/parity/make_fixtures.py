@@ -65,11 +65,17 @@ SHAPES: dict[str, dict[str, Any]] = {
         "pad_token_id": 0,
     },
 }
-# Fields of readers, and of both QA classes' training mode without dropout.
+# Fields of the QA classes. Span heads are not too small: where one unit alone is active, its layer normalization gives
+# the same for all spans, and rounding would choose among them.
 QA_SHAPES: dict[str, dict[str, Any]] = {
     "published": {"max_span_width": 4, "reader_beam_size": 3, "searcher_beam_size": 7},
-    "bert": {"reader_beam_size": 4, "searcher_beam_size": 9, "reader_layer_norm_eps": 1e-6},
-    "untied": {"max_span_width": 1, "reader_beam_size": 5, "searcher_beam_size": 5, "span_hidden_size": 8},
+    "bert": {
+        "reader_beam_size": 4,
+        "searcher_beam_size": 9,
+        "reader_layer_norm_eps": 1e-6,
+        "span_hidden_size": 24,
+    },
+    "untied": {"max_span_width": 1, "reader_beam_size": 5, "searcher_beam_size": 5, "span_hidden_size": 20},
 }
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 TEXT_SIZES = {"vocab_size": 600, "max_position_embeddings": 48, "reader_seq_len": 40, "num_block_records": 12}
