@@ -1,5 +1,8 @@
 """A model and its retriever, published together, answer in another process as they did at home."""
 
+import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -73,8 +76,6 @@ def test_auto_classes_and_load_dataset_take_the_names(loader, published):
 
 
 def test_both_repositories_name_the_others_commit(hub, published):
-    import json
-
     model, data = hub.repository(MODEL), hub.repository(DATA, "dataset")
     pin = json.loads(model.object(model.resolve("main").files["realm_publication.json"].digest).read_bytes())
     back = json.loads(data.object(data.resolve("main").files["realm_model.json"].digest).read_bytes())
@@ -106,6 +107,31 @@ def test_an_old_revision_keeps_its_own_passages(publisher, loader, hub, folder, 
     assert old["answers"] != new["answers"]
     assert loader.call("answer", name=repo_id) == new["answers"]
     assert loader.call("answer", name=repo_id, revision="old") == old["answers"]
+
+
+def test_a_publication_that_is_killed_between_its_commits_leaves_the_old_one(publisher, hub, folder):
+    names = {"repo_id": "alice/killed", "dataset_repo_id": "alice/killed-passages"}
+    old = publisher.call("publish_it", folder=folder, **names)
+    data = hub.repository(names["dataset_repo_id"], "dataset")
+    head, pid = data.branches["main"], None
+
+    def kill_before_the_model(_):
+        if data.branches["main"] != head:
+            os.kill(pid, signal.SIGKILL)
+
+    hub.before_upload = kill_before_the_model
+    pid = publisher.start("publish_it", folder=folder, seed=1, **names)
+    with pytest.raises(ClientFailedError) as raised:
+        publisher.finish()
+    hub.before_upload = lambda _: None
+    assert raised.value.status == -signal.SIGKILL
+    assert publisher.call("answer", name=names["repo_id"]) == old["answers"]
+    uploads = len(hub.uploads)
+
+    new = publisher.call("publish_it", folder=folder, seed=1, **names)
+
+    assert len(hub.uploads) - uploads <= 1  # the model's weights; the passages' files were there
+    assert publisher.call("answer", name=names["repo_id"]) == new["answers"] != old["answers"]
 
 
 def test_one_repository_can_hold_all(publisher, loader, folder, hub):
