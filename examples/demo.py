@@ -1,13 +1,14 @@
 """REALM in a few minutes on two cores: `make demo`, or `python examples/demo.py --help`.
 
 Raw text in, a jointly trained retriever and reader out. The knowledge corpus is the CIA World Factbook; the text
-states some of its facts in other words; countries are split, and the recall printed at the end is of questions
+states some of its facts in other words; countries are split, and what is printed at the end, recall and answers, is
 about countries that no statement spoke of. The initial weights are all-MiniLM-L6-v2, a trained retriever (it has seen
 question and answer pairs, SQuAD, NQ and TriviaQA among them), so that the first row of the table is a strong one.
 
     1. warm start: the inverse cloze task on the passages
     2. pre-training: the reader learns to read first, then both learn; a builder process renews the index meanwhile
-    3. report: runs/demo/report.html, runs/demo/summary.json, five masked sentences with what was retrieved for them
+    3. fine-tuning: question answering, trained on questions about the countries that the statements spoke of
+    4. report: runs/demo/report.html and summary.json, five masked sentences and five answers with their passages
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 import datasets
 import transformers
 
+from demo_questions import evaluate, fine_tune, print_answers
 from factbook_task import (
     MAX_PASSAGE_LENGTH,
     MAX_QUERY_LENGTH,
@@ -78,6 +80,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--num_candidates", type=int, default=4, help="K, the null passage counted")
     parser.add_argument("--learning_rate", type=float, default=3e-4)
+    parser.add_argument("--question_steps", type=int, default=150, help="steps of fine-tuning on questions")
     parser.add_argument("--refresh", default="async", choices=["async", "sync", "off"])
     parser.add_argument("--refresh_steps", type=int, default=15)
     return parser.parse_args()
@@ -164,10 +167,17 @@ def main() -> None:
     recall |= {"ict": measured.before, "realm": measured.after, "bm25": recall_at(bm25_ranks(task, questions))}
     lap("pre-training")
 
+    qa_model, retriever = fine_tune(
+        model, task, args.output_dir, steps=args.question_steps, batch_size=args.batch_size, seed=args.seed
+    )
+    lap("fine-tuning")
+    matched, answer_recall, answers = evaluate(qa_model, retriever, task, questions)
+    lap("answering")
+
     summary_path = args.output_dir / "summary.json"
     summary = json.loads(summary_path.read_text(encoding="utf-8"))
     seconds["total"] = round(time.perf_counter() - started, 1)
-    summary |= {"recall": recall, "seconds": seconds}
+    summary |= {"recall": recall, "exact_match": matched, "answer_recall": answer_recall, "seconds": seconds}
     summary_path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     report = write_report(args.output_dir)
     print_examples(args.output_dir / "examples.json")
@@ -180,6 +190,18 @@ def main() -> None:
             f"  {generation['name']}: weights of step {generation['snapshot_step']}, built by process "
             f"{generation['builder_pid']}, served from step {generation['swapped_at_step']}"
         )
+    print(f"\nExact match of the answers to the same {len(questions)} questions, in percent")
+    baselines = {
+        "realm": "REALM, fine-tuned",
+        "shuffled_retrieval": "with another question's passages",
+        "null_passage": "with the null passage alone",
+        "majority": "each field's most common answer",
+    }
+    for key, text in baselines.items():
+        print(f"  {text:34s}{matched[key]:6.1f}")
+    print(f"  a passage that is read holds the answer: {answer_recall['5']:.1f}")
+    print_answers(answers[:5], questions[:5])
+    print(f"\nAsk it yourself: realm-hf ask --model {args.output_dir / 'open_qa' / 'model'}")
     print("\n" + "; ".join(f"{phase} {spent:.0f} s" for phase, spent in seconds.items()))
     print(f"Report: {report}")
 

@@ -482,6 +482,15 @@ def test_equal_strings_of_all_passages_are_summed_whatever_their_case_and_articl
     assert answer.string_probability == pytest.approx(first[normalize_answer(answer.text)])
 
 
+def test_strings_of_equal_wordpieces_are_one_whatever_their_accents(tmp_path):
+    answerer = tiny_answerer(store_of(["é", "e"], tmp_path))
+    for rows in ([0, 1], [1, 0]):  # the best span comes once before and once behind the other
+        (answer,) = answerer.read("What?", np.array([rows]))
+        assert {passage.best_span for passage in answer.evidence} == {"é", "e"}
+        assert answer.probability < 1
+        assert answer.string_probability == pytest.approx(1)
+
+
 # The model's state, and what does not fit
 
 

@@ -54,6 +54,8 @@ class BestSpans:
         strings ([`SpanTable`], G entries): Of each run of wordpieces that matters the first span of its kind; its
             `probability` is the sum over equal runs.
         string_question (`np.ndarray`, int64 `[G]`): The question of each.
+        string_of_best (`np.ndarray`, int64 `[B]`): Entry of `strings` with the wordpieces of each question's most
+            probable span; -1 without one. Its characters may differ: an uncased vocabulary drops accents as well.
     """
 
     of_question: SpanTable
@@ -61,6 +63,7 @@ class BestSpans:
     share: np.ndarray
     strings: SpanTable
     string_question: np.ndarray
+    string_of_best: np.ndarray
 
 
 def best_spans(
@@ -113,13 +116,17 @@ def best_spans(
     kind, first = _equal_runs(spans, question, input_ids)
     sums = probabilities.new_zeros(len(first)).index_add(0, kind, probabilities)
     kept = sums >= _SMALLEST_SUM
-    kept[kind[best[best < len(scores)]]] = True
+    answered = best < len(scores)
+    kept[kind[best[answered]]] = True
+    string_of_best = torch.full_like(best, -1)
+    string_of_best[answered] = (kept.cumsum(0) - 1)[kind[best[answered]]]
     return BestSpans(
         of_question=table(best),
         of_pair=table(_first_largest(scores, spans.pair, len(pair_question))),
         share=share.cpu().numpy(),
         strings=table(first[kept], sums[kept]),
         string_question=question[first[kept]].cpu().numpy(),
+        string_of_best=string_of_best.cpu().numpy(),
     )
 
 

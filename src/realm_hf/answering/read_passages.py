@@ -54,6 +54,7 @@ class ReadPassages:
         start, end = self._spans.characters(pair, best.start[question], best.end[question])
         span = self._texts[pair][start:end]
         sums, strings = self._strings(question)
+        own = self._characters_of_string(int(found.string_of_best[question]))
         # An article or a full stop alone is no string that could be right.
         likeliest = max(sums, key=lambda normalised: (normalised != "", sums[normalised]))
         return Answer(
@@ -64,7 +65,7 @@ class ReadPassages:
             start_char=start,
             end_char=end,
             probability=float(best.probability[question]),
-            string_probability=sums[normalize_answer(span)],
+            string_probability=sums[normalize_answer(own)],
             score=float(best.score[question]),
             best_string=strings[likeliest],
             evidence=evidence,
@@ -94,11 +95,16 @@ class ReadPassages:
         sums: dict[str, float] = {}
         forms: dict[str, tuple[float, str]] = {}
         for entry in np.flatnonzero(self._found.string_question == question).tolist():
-            pair, probability = int(table.pair[entry]), float(table.probability[entry])
-            start, end = self._spans.characters(pair, table.start[entry], table.end[entry])
-            form = self._texts[pair][start:end]
+            probability = float(table.probability[entry])
+            form = self._characters_of_string(entry)
             normalised = normalize_answer(form)
             sums[normalised] = sums.get(normalised, 0.0) + probability
             if normalised not in forms or probability > forms[normalised][0]:
                 forms[normalised] = probability, form
         return sums, {normalised: form for normalised, (_, form) in forms.items()}
+
+    def _characters_of_string(self, entry: int) -> str:
+        table = self._found.strings
+        pair = int(table.pair[entry])
+        start, end = self._spans.characters(pair, table.start[entry], table.end[entry])
+        return self._texts[pair][start:end]
