@@ -32,9 +32,12 @@ started = time.perf_counter()
 before = resource.getrusage(resource.RUSAGE_SELF)
 parts = convert(sys.argv[1], sys.argv[2], factory=sys.argv[3])
 usage = resource.getrusage(resource.RUSAGE_SELF)
+# `ru_maxrss` would begin at what the parent had, which made the checkpoint.
+status = open("/proc/self/status").read()
+peak = int(status.split("VmHWM:")[1].split()[0]) * 1024
 cpu = usage.ru_utime + usage.ru_stime - before.ru_utime - before.ru_stime
 print(json.dumps({"parts": [[p.what, p.rows, p.bytes, p.seconds] for p in parts], "cpu": cpu,
-                  "peak": usage.ru_maxrss * 1024, "seconds": time.perf_counter() - started,
+                  "peak": peak, "seconds": time.perf_counter() - started,
                   "words": [p.words for p in parts]}))
 """
 
