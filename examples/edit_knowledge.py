@@ -81,8 +81,8 @@ def print_edit(edit: Edit) -> None:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     same = sum(a.text == b.text for a, b in zip(edit.before, edit.restored, strict=True))
     print(
-        f"\nThe edit took {edit.seconds * 1000:.0f} ms. {len(edit.changed)} of {len(edit.before)} answers changed; with "
-        f"the passage put back, {same} are what they were."
+        f"\nThe edit took {edit.seconds * 1000:.0f} ms. {len(edit.changed)} of {len(edit.before)} answers changed; "
+        f"with the passage put back, {same} are what they were."
     )
 
 
