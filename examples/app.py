@@ -35,7 +35,7 @@ TITLE = "REALM: ask, look behind the answer, change the knowledge"
 CSS = """
 .gradio-container { max-width: 60rem !important; margin: 0 auto !important; }
 .answer { font-size: 1.6rem; font-weight: 600; }
-.small { color: var(--body-text-color-subdued); font-size: 0.85rem; }
+.small { opacity: 0.7; font-size: 0.85rem; }
 .passage { border: 1px solid var(--border-color-primary); border-radius: 8px; padding: 0.7rem 0.9rem;
            margin: 0.6rem 0; }
 .passage.best { border-color: var(--primary-500); border-width: 2px; }
@@ -117,7 +117,7 @@ def passage_html(passage: Evidence, best: bool) -> str:
 
 def weight_html(name: str, weight: float) -> str:
     """A bar for one probability."""
-    words = {"retriever": "retriever, p(z|x)", "answer": "share of the answers"}[name]
+    words = {"retriever": "retriever, p(z|x)", "answer": "share of the answer"}[name]
     return (
         f'<span>{words}</span><span class="bar"><i style="width:{100 * weight:.2f}%"></i></span>'
         f'<span class="number">{weight:.1%}</span>'
@@ -209,15 +209,15 @@ def build_page(model: RealmForOpenQA, retriever: RealmRetriever, examples: Seque
             gr.Examples([[example] for example in examples], [question], cache_examples=False)
         answered = gr.HTML(elem_id="answer")
         evidence = gr.HTML(elem_id="evidence")
-        gr.Markdown("## Change the knowledge")
+        gr.Markdown("## Change the knowledge, and ask again")
         with gr.Row():
             row = gr.Number(label="Passage", elem_id="row", precision=0, minimum=0, scale=1)
             title = gr.Textbox(label="Title", elem_id="title", scale=3)
         text = gr.Textbox(label="Text", elem_id="text", lines=3)
         with gr.Row():
-            replace = gr.Button("Replace and ask again", elem_id="replace")
-            add = gr.Button("Add and ask again", elem_id="add")
-            remove = gr.Button("Remove and ask again", elem_id="remove")
+            replace = gr.Button("Replace", elem_id="replace")
+            add = gr.Button("Add", elem_id="add")
+            remove = gr.Button("Remove", elem_id="remove")
             reset = gr.Button("Undo all", elem_id="reset")
         status = gr.Markdown(f"{len(retriever):,} passages.", elem_id="status")
 

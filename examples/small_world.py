@@ -35,8 +35,15 @@ def _words(text: str) -> list[str]:
     return text.split()
 
 
-FIRST = _words("Alt Brun Dell Elm Fern Glen Hart Iver Kell Lind Mar Nor Oster Pell Quill Ros Stern Tarn Ulver Wend")
-SECOND = _words("bach berg bury dale feld ford ham mere mouth stead")
+# One name, one town: names that share a part are found for each other.
+FIRST = _words(
+    "Amber Anchor Arrow Autumn Badger Barley Beaver Birch Blossom Canyon Cedar Cherry Clover Cobalt Copper Coral "
+    "Crane Crystal Dolphin Dragon Eagle Elm Ember Falcon Fern Fox Garnet Ginger Granite Harvest Hawk Hazel Heron "
+    "Honey Indigo Iron Ivory Ivy Jasmine Juniper Lantern Laurel Lavender Lemon Lily Linen Magnolia Maple Marble "
+    "Meadow Mint Misty Moss Myrtle Oak Olive Opal Orchard Otter Owl Pearl Pepper Pine Plum Poppy Quartz Raven "
+    "Robin Rose Ruby Sable Saffron"
+)
+SECOND = _words("Bay Bridge Creek Falls Field Harbor Hill Point Springs Valley")
 GIVEN = _words("Anna Bela Clara David Erna Felix Greta Hugo Ida Jonas Karin Leo Marta Nils Olga Paul Rosa Stefan Vera")
 FAMILY = _words("Adler Brandt Conrad Dreyer Ebert Falk Grimm Haas Jansen Keller Lorenz Maurer Petri Roth Sommer Vogt")
 TRADES = _words("apples barrels bells bricks candles carpets cheese clocks glass honey knives lace paper ropes salt")
@@ -76,7 +83,7 @@ class Town:
 def make_towns(seed: int = 0) -> list[Town]:
     """The towns, in the order of their passages; the last `ASKED_TOWNS` are never trained on."""
     rng = random.Random(seed)  # noqa: S311 - a made-up world
-    names = rng.sample([first + second for first in FIRST for second in SECOND], TRAINED_TOWNS + ASKED_TOWNS)
+    names = [f"{first} {rng.choice(SECOND)}" for first in rng.sample(FIRST, TRAINED_TOWNS + ASKED_TOWNS)]
     return [
         Town(
             name,
@@ -126,7 +133,7 @@ def make_world(folder: Path, weights: str, steps: int, seed: int = 0) -> Path:
     return folder / "model"
 
 
-def small_world(folder: Path = DEFAULT_WORLD, weights: str = str(DEFAULT_FOLDER), steps: int = 160) -> Path:
+def small_world(folder: Path = DEFAULT_WORLD, weights: str = str(DEFAULT_FOLDER), steps: int = 120) -> Path:
     """The directory of the world's model, which is trained if it is not there."""
     if not (folder / "model" / "config.json").is_file():
         print(f"Training on a small world first, into {folder} (a few minutes).")
@@ -138,7 +145,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, default=DEFAULT_WORLD)
     parser.add_argument("--weights", default=str(DEFAULT_FOLDER), help="any BERT checkpoint: folder or Hub id")
-    parser.add_argument("--steps", type=int, default=160)
+    parser.add_argument("--steps", type=int, default=120)
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
     datasets.disable_progress_bars()

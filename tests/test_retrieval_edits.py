@@ -271,6 +271,8 @@ def test_a_saved_copy_can_be_edited_again_with_its_own_tower(retriever, tower, t
     retriever.add_passages(FACT, "Altona")
     retriever.save_pretrained(tmp_path)
     saved = RealmRetriever.from_pretrained(tmp_path)
+    copied = saved.snapshot()
+    assert copied.embedder is saved.embedder  # loaded once for all
     assert saved.add_passages("The lake is deep.").tolist() == [49]
     assert saved.retrieve(embedded(tower, tokenizer, "The lake is deep."), 1, null_passage=False).rows[0, 0] == 49
     np.testing.assert_allclose(saved.null_embedding(), retriever.null_embedding(), rtol=1e-4, atol=1e-5)
@@ -422,6 +424,27 @@ def test_a_snapshot_is_not_reached_by_later_edits(retriever):
     retriever.remove_passages(3)
     assert snapshot.texts([48]) == [FACT] and len(snapshot) == 49 and len(retriever) == 48
     assert 3 in snapshot.retrieve(queries(1), 49, null_passage=False).rows
+
+
+def test_an_answer_rests_on_the_knowledge_of_one_moment(retriever, tower, tokenizer, monkeypatch):
+    from realm_hf import RealmForOpenQA
+    from realm_hf.answering import QuestionAnswerer
+
+    torch.manual_seed(0)
+    answerer = QuestionAnswerer(RealmForOpenQA(tower.config).eval(), retriever)
+    answerer.model.embedder = tower
+    before = answerer("Which island lies in the north?", top_k=48)[0]
+    relevance = QuestionAnswerer._relevance
+
+    def edited_meanwhile(*args):
+        retriever.replace_passages(range(40), [f"Nothing is left of {row}." for row in range(40)])
+        return relevance(*args)
+
+    monkeypatch.setattr(QuestionAnswerer, "_relevance", edited_meanwhile)
+    answer = answerer("Which island lies in the north?", top_k=48)[0]
+    assert answer == before
+    monkeypatch.undo()
+    assert answerer("Which island lies in the north?", top_k=48)[0] != before
 
 
 # What is refused, in words

@@ -34,6 +34,7 @@ __all__ = ["EditCounts", "KnowledgeEdits"]
 
 # One for all retrievers, held while a few dictionaries are copied: a lock in each would keep them from being pickled.
 _EDITING = threading.Lock()
+_LOADING = threading.Lock()
 _PROBES = 4
 # float16 storage and bfloat16 builds move an embedding by a few hundredths of its length.
 _TOWER_TOLERANCE = 0.1
@@ -60,7 +61,7 @@ class KnowledgeEdits:
 
     tokenizer: PreTrainedTokenizerBase | None
     _corpus: Corpus
-    _embedder: RealmEmbedder | Path | None = None
+    _tower: _Tower
 
     def _served_index(self) -> Served:
         raise NotImplementedError
@@ -71,14 +72,11 @@ class KnowledgeEdits:
     @property
     def embedder(self) -> RealmEmbedder | None:
         """The passage tower; one that was saved with the retriever is loaded when it is first asked for."""
-        embedder = self._embedder
-        if isinstance(embedder, Path):
-            self._embedder = embedder = RealmEmbedder.from_pretrained(embedder, use_safetensors=True).eval()
-        return embedder
+        return self._tower.get()
 
     @embedder.setter
     def embedder(self, embedder: RealmEmbedder | Path | None) -> None:
-        self._embedder = embedder
+        self._tower = _Tower(embedder)
 
     @property
     def edits(self) -> EditCounts:
@@ -216,7 +214,7 @@ class KnowledgeEdits:
         return _Prepared(passages, vectors, embedder)
 
     def _apply(self, prepared: _Prepared, overlay: Overlay, rows: np.ndarray) -> None:
-        if prepared.embedder is not self._embedder:
+        if prepared.embedder is not self.embedder:
             raise ValueError("The passage tower was replaced while passages were embedded: edit them again.")
         if len(rows):
             self._overlaid(overlay.with_passages(rows.tolist(), prepared.passages.records, prepared.vectors))
@@ -258,6 +256,19 @@ class KnowledgeEdits:
         if len(np.unique(asked)) != len(asked):
             raise ValueError(f"A row comes twice in {asked.tolist()}: give each once.")
         return asked
+
+
+class _Tower:
+    """A passage tower, or where it lies; snapshots of a retriever share one, so that it is loaded once."""
+
+    def __init__(self, source: RealmEmbedder | Path | None):
+        self._source = source
+
+    def get(self) -> RealmEmbedder | None:
+        with _LOADING:
+            if isinstance(self._source, Path):
+                self._source = RealmEmbedder.from_pretrained(self._source, use_safetensors=True).eval()
+            return self._source
 
 
 @dataclass(frozen=True)

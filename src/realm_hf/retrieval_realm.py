@@ -87,7 +87,7 @@ class RealmRetriever(KnowledgeEdits, ReaderInputs, BeamEmbeddings, HubRetriever)
         self.passages = passages
         self.tokenizer = tokenizer
         self.threads = threads
-        self._embedder = embedder
+        self.embedder = embedder
         self.fingerprints: dict[str, str] = {}
         self._null_embedding = NullEmbedding()
         self.search_stats = SearchStats()

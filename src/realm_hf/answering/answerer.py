@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -126,9 +127,12 @@ class QuestionAnswerer:
         """
         top_k = self.model.config.reader_beam_size if top_k is None else top_k
         answers: list[Answer] = []
+        # Another thread may change the knowledge meanwhile: rows, wordpieces and texts must be of one moment.
+        now = copy.copy(self)
+        now.retriever = self.retriever.snapshot()
         with self._evaluating():
             for texts in self._batches(questions, batch_size):
-                answers += self._answer(texts, self._retrieve(texts, top_k))
+                answers += now._answer(texts, now._retrieve(texts, top_k))
         return answers
 
     def retrieve(
