@@ -267,7 +267,8 @@ class _Tower:
     def get(self) -> RealmEmbedder | None:
         with _LOADING:
             if isinstance(self._source, Path):
-                self._source = RealmEmbedder.from_pretrained(self._source, use_safetensors=True).eval()
+                loaded: RealmEmbedder = RealmEmbedder.from_pretrained(self._source, use_safetensors=True).eval()
+                self._source = loaded
             return self._source
 
 
