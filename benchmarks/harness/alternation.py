@@ -1,0 +1,85 @@
+"""Two sides timed in turn, so that what else the machine does meets both.
+
+Timing one side after the other was rejected: the clock rate and the neighbours of a virtual machine drift within
+minutes, and the drift then stands in the ratio.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+# Does the work once and says how many seconds it took, measured where the work is done.
+Side = Callable[[], float]
+
+
+@dataclass(frozen=True)
+class Alternation:
+    """Seconds of both sides: medians, half the interquartile range, and every round."""
+
+    ours: float
+    peer: float
+    ours_spread: float
+    peer_spread: float
+    ours_rounds: tuple[float, ...]
+    peer_rounds: tuple[float, ...]
+
+
+def timed(work: Callable[[], Any]) -> Side:
+    """A side that runs in this process, measured by the wall clock."""
+
+    def side() -> float:
+        start = time.perf_counter()
+        work()
+        return time.perf_counter() - start
+
+    return side
+
+
+def alternate(ours: Side, peer: Side, rounds: int, *, warm_up: int = 1) -> Alternation:
+    """Time both sides `rounds` times: ours then peer, next peer then ours, and so on.
+
+    Args:
+        ours: Our side; returns its seconds.
+        peer: The other side. It must not compute while ours runs.
+        rounds: How many figures each side gives.
+        warm_up: Runs of each side before that are thrown away.
+
+    Returns:
+        Alternation: The medians and the spread, in seconds.
+
+    Raises:
+        ValueError: `rounds` is less than 1.
+    """
+    if rounds < 1:
+        raise ValueError(f"rounds is {rounds}, and at least one is needed for a median")
+    for _ in range(warm_up):
+        ours()
+        peer()
+    ours_rounds: list[float] = []
+    peer_rounds: list[float] = []
+    turns = [(ours, ours_rounds), (peer, peer_rounds)]
+    for number in range(rounds):
+        for side, seconds in turns if number % 2 == 0 else reversed(turns):
+            seconds.append(side())
+    return Alternation(
+        ours=statistics.median(ours_rounds),
+        peer=statistics.median(peer_rounds),
+        ours_spread=half_interquartile_range(ours_rounds),
+        peer_spread=half_interquartile_range(peer_rounds),
+        ours_rounds=tuple(ours_rounds),
+        peer_rounds=tuple(peer_rounds),
+    )
+
+
+def half_interquartile_range(values: list[float]) -> float:
+    """Half the distance between the quartiles; 0.0 for a single value.
+
+    >>> half_interquartile_range([1.0, 2.0, 3.0, 4.0, 5.0])
+    1.0
+    """
+    if len(values) < 2:
+        return 0.0
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    return (high - low) / 2

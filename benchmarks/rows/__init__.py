@@ -1,0 +1,1 @@
+"""The rows of the table, a module a group; each has `measure(settings) -> Iterator[Row]`."""
