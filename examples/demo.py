@@ -80,7 +80,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--num_candidates", type=int, default=4, help="K, the null passage counted")
     parser.add_argument("--learning_rate", type=float, default=3e-4)
-    parser.add_argument("--question_steps", type=int, default=150, help="steps of fine-tuning on questions")
+    parser.add_argument("--question_steps", type=int, default=120, help="steps of fine-tuning on questions")
     parser.add_argument("--refresh", default="async", choices=["async", "sync", "off"])
     parser.add_argument("--refresh_steps", type=int, default=15)
     return parser.parse_args()

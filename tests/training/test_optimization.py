@@ -32,6 +32,17 @@ def test_weight_decay_spares_biases_and_layer_norms_and_nothing_frozen_is_steppe
     assert "embedder.cls.predictions.bias" not in decay
 
 
+def test_the_towers_may_have_a_rate_of_their_own():
+    model = tiny_model()
+    args = PreTrainingArguments(output_dir="x", learning_rate=3e-4)
+    optimizer = adamw(model, args, {model.embedder: 3e-5, model.query_embedder: 3e-5})
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    scales = {names[p]: group["scale"] for group in optimizer.param_groups for p in group["params"]}
+    assert scales.keys() == {name for name, p in model.named_parameters() if p.requires_grad}
+    for name, scale in scales.items():
+        assert scale == pytest.approx(0.1 if "embedder." in name else 1.0), name
+
+
 def test_bfloat16_is_native_only_where_the_device_says_so(monkeypatch):
     for amx, avx in ((False, False), (True, False), (False, True)):
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx)

@@ -198,6 +198,10 @@ class PreTrainingArguments(RefreshArguments):
         default=None,
         metadata={"help": "K while the towers are frozen; default: num_candidates. Fewer means faster steps."},
     )
+    retriever_learning_rate: float | None = field(
+        default=None,
+        metadata={"help": "Peak rate of the towers, on the same schedule; default: learning_rate, as published."},
+    )
     detach_retrieval: bool = field(
         default=False, metadata={"help": "Ablation: p(z|x) is a constant, so that the retriever learns nothing."}
     )
@@ -224,6 +228,11 @@ class PreTrainingArguments(RefreshArguments):
                     f"reading_candidates is {self.reading_candidates}, but freeze_retriever_steps is 0: no step would "
                     "use it. Set the second, or drop the first."
                 )
+        if self.retriever_learning_rate is not None and not self.retriever_learning_rate > 0:
+            raise ValueError(
+                f"retriever_learning_rate is {self.retriever_learning_rate}. Give a positive one, or say "
+                "detach_retrieval: then the towers learn nothing."
+            )
         if self.marginalization is not None:
             self._one_of("marginalization", get_args(Marginalization))
         self._at_least(1, "max_masked_tokens", "num_candidates", "per_device_eval_batch_size", "max_eval_sentences")

@@ -78,7 +78,7 @@ class TrainingLoop(ABC):
             enable_activation_checkpointing(model)
         model.to(self.device)
         self.module = accelerator.prepare_model(module)
-        self.optimizer = accelerator.prepare_optimizer(adamw(module, args))
+        self.optimizer = accelerator.prepare_optimizer(adamw(module, args, self.own_rates()))
         # Small sums go over gloo on CPU tensors: they neither wait for the GPU's queue nor disturb it.
         self._group = dist.new_group(backend="gloo") if self.world_size > 1 else None
         self.step = 0
@@ -102,6 +102,10 @@ class TrainingLoop(ABC):
     @abstractmethod
     def accumulate(self, step: int) -> dict[str, Any]:
         """Forward and backward of one optimizer step; returns its record, the same on all ranks, with a "loss"."""
+
+    def own_rates(self) -> dict[nn.Module, float]:
+        """Peak learning rates of submodules that have one of their own."""
+        return {}
 
     def after_step(self, step: int) -> dict[str, Any]:  # noqa: ARG002 - subclasses read it
         """Between two optimizer steps; what it returns is added to the record."""
@@ -192,7 +196,7 @@ class TrainingLoop(ABC):
         self.module.train()
         rate = learning_rate(self.args, step)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["scale"]
         record: dict[str, Any] = {"step": step, **self.accumulate(step), "lr": rate}
         limit = self.args.max_grad_norm or float("inf")
         record["grad_norm"] = float(self.accelerator.clip_grad_norm_(self.module.parameters(), limit))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import DistributedType, ProjectConfiguration
@@ -62,13 +64,27 @@ def learning_rate(args: LoopArguments, step: int) -> float:
     return args.learning_rate * max(0.0, remaining / max(1, args.max_steps - args.warmup_steps))
 
 
-def adamw(module: nn.Module, args: LoopArguments) -> torch.optim.AdamW:
-    """AdamW without decay on biases and normalisation weights: those with one dimension."""
-    trained = [p for p in module.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": args.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+def adamw(
+    module: nn.Module, args: LoopArguments, own_rates: Mapping[nn.Module, float] | None = None
+) -> torch.optim.AdamW:
+    """AdamW without decay on biases and normalisation weights: those with one dimension.
+
+    Args:
+        module: What is trained.
+        args: Its `learning_rate` is the peak rate of whatever has none of its own.
+        own_rates: Peak rates of submodules. A group's `scale` is its peak over `args.learning_rate`: one schedule
+            serves all.
+    """
+    scales = {id(p): rate / args.learning_rate for part, rate in (own_rates or {}).items() for p in part.parameters()}
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            groups.setdefault((scales.get(id(parameter), 1.0), parameter.ndim > 1), []).append(parameter)
+    described = [
+        {"params": parameters, "weight_decay": args.weight_decay if decays else 0.0, "scale": scale}
+        # Weights before biases, whatever the module begins with: checkpoints number the groups.
+        for (scale, decays), parameters in sorted(groups.items(), key=lambda item: item[0], reverse=True)
     ]
     return torch.optim.AdamW(
-        groups, lr=args.learning_rate, betas=(args.adam_beta1, args.adam_beta2), eps=args.adam_epsilon, fused=True
+        described, lr=args.learning_rate, betas=(args.adam_beta1, args.adam_beta2), eps=args.adam_epsilon, fused=True
     )

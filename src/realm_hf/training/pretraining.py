@@ -10,11 +10,12 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from torch import nn
 
 from realm_hf.data.collators import PreTrainingCollator
 from realm_hf.data.masking import MaskedQuery
@@ -113,6 +114,12 @@ class PreTrainer(TrainingLoop):
         self.ahead: RetrievalAhead | None = None
         #: What this rank trained on last; for callbacks.
         self.retrieved: RetrievedStep | None = None
+
+    def own_rates(self) -> dict[nn.Module, float]:
+        """The towers', if they have one."""
+        rate = self.args.retriever_learning_rate
+        model = cast(RealmForPreTraining, self.model)
+        return {} if rate is None else {model.embedder: rate, model.query_embedder: rate}
 
     # Before the first step
 
