@@ -42,7 +42,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("old", metavar="OLD", help="directory, or Hub name such as google/realm-orqa-nq-openqa")
     parser.add_argument("new", metavar="NEW", help="directory to make")
     parser.add_argument("--revision", help="branch, tag or commit of OLD")
-    parser.add_argument("--factory", default="Flat", help="FAISS factory of the index (default: %(default)s, exact)")
+    parser.add_argument(
+        "--factory", default="Flat", help="FAISS factory of the index, or auto (default: %(default)s, exact)"
+    )
     parser.add_argument("--train_size", type=int, metavar="N", help="rows that train another index than Flat")
     parser.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="of stored embeddings")
     parser.add_argument("--errors", choices=("strict", "replace"), default="strict", help="for records not in UTF-8")

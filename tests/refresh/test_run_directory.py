@@ -68,6 +68,17 @@ def test_open_or_create_names_the_setting_that_differs(run, tiny_passages, token
         RunDirectory.open_or_create(run.root, **create, index_factory="IVF4,Flat")
 
 
+def test_auto_is_written_as_what_it_stands_for(tmp_path, tiny_passages, tokenizer, monkeypatch):
+    create = {"passages": tiny_passages, "tokenizer": tokenizer, "index_factory": "auto"}
+    small = RunDirectory.create(tmp_path / "small", **create).config
+    assert (small.index_factory, small.index_train_size, small.index_recall) == ("Flat", None, None)
+    monkeypatch.setattr("realm_hf.index.default_index.FLAT_ROWS", 40)
+    large = RunDirectory.create(tmp_path / "large", **create).config
+    assert (large.index_factory, large.index_train_size, large.index_recall) == ("IVF32,SQfp16", 2048, 0.97)
+    again = RunDirectory.open_or_create(tmp_path / "small", **create).config
+    assert again == small, "a run goes on with the index that it began with"
+
+
 def test_a_folder_that_is_no_run_is_told_so(tmp_path):
     with pytest.raises(RunDirectoryError, match=r"no run\.json"):
         RunDirectory.open(tmp_path)

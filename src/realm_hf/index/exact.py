@@ -5,9 +5,9 @@ from __future__ import annotations
 import faiss
 import numpy as np
 
-from .faiss_index import ABSENT, search
+from .faiss_search import ABSENT, search
 
-__all__ = ["exact_search", "recall_at_k"]
+__all__ = ["exact_search", "recall_at_k", "share_found"]
 
 _ROWS_A_CHUNK = 65_536
 
@@ -58,8 +58,20 @@ def recall_at_k(
     stored = embeddings if rows is None else embeddings[rows]
     k = min(k, len(stored))
     queries = np.ascontiguousarray(queries, dtype=np.float32)
-    best, _ = exact_search(stored, queries, k)
-    _, rows = search(index, queries, k)
+    return share_found(embeddings, index, queries, exact_search(stored, queries, k)[0])
+
+
+def share_found(embeddings: np.ndarray, index: faiss.Index, queries: np.ndarray, best: np.ndarray) -> float:
+    """
+    [`recall_at_k`], where the exact search was made before.
+
+    Args:
+        embeddings (`np.ndarray` of shape `[N, D]`): The stored embeddings.
+        index (`faiss.Index`): The index to judge.
+        queries (`np.ndarray` of shape `[Q, D]`, float32): The queries.
+        best (`np.ndarray`, float32 `[Q, k]`): The scores that [`exact_search`] found, best first.
+    """
+    _, rows = search(index, queries, best.shape[1])
     found = rows != ABSENT
     vectors = np.asarray(embeddings[np.where(found, rows, 0)], dtype=np.float32)
     scores = np.einsum("qd,qkd->qk", queries, vectors)

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
 from ..hub_files import check_room
+from ..index.default_index import plan_index
 from ..index.faiss_index import build_index, check_finite
 from ..index.index_file import write_index
 from ..index.manifest import EMBEDDINGS_FILE, INDEX_FILE, FileRecord
@@ -96,6 +97,8 @@ def write_new_layout(
     """
     check_counts(records, embeddings.shape)
     rows, dimension = embeddings.shape
+    plan = plan_index(factory, rows, train_size)
+    factory, train_size = plan.factory, plan.train_size
     vectors = rows * dimension * (np.dtype(dtype).itemsize + (4 if factory == "Flat" else 0))
     check_room(folder, records.path.stat().st_size + vectors, "the conversion")
     parts, files = [], {}
@@ -111,7 +114,7 @@ def write_new_layout(
     files |= _write_vectors(folder, embeddings, np.dtype(dtype), exact=factory == "Flat")
     if factory != "Flat":
         stored = np.load(folder / EMBEDDINGS_FILE, mmap_mode="r", allow_pickle=False)
-        index = build_index(stored, factory, train_size=train_size)
+        index = build_index(stored, factory, train_size=train_size, recall=plan.recall)
         with HashingFile(folder / INDEX_FILE) as file:
             write_index(index, file.write)
         files[INDEX_FILE] = FileRecord(file.bytes, file.sha256)

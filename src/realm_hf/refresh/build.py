@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -201,7 +202,14 @@ def _index(run: RunDirectory, snapshot: SnapshotInfo, embeddings: np.ndarray, st
     config = run.config
     reuse = _earlier_index(run, store)
     log = run.logs / "index-recall.jsonl"
-    index = build_index(embeddings, config.index_factory, train_size=config.index_train_size, reuse=reuse)
+    build = partial(
+        build_index,
+        embeddings,
+        config.index_factory,
+        train_size=config.index_train_size,
+        recall=config.index_recall,
+    )
+    index = build(reuse=reuse)
     if config.index_factory == "Flat":
         return index  # exact, nothing trained
     probes = np.random.default_rng(0).choice(len(embeddings), min(_RECALL_PROBES, len(embeddings)), replace=False)
@@ -213,7 +221,7 @@ def _index(run: RunDirectory, snapshot: SnapshotInfo, embeddings: np.ndarray, st
             "recall@%d fell from %.3f to %.3f with reused centroids: training anew", _RECALL_DEPTH, trained, recall
         )
         reuse = None
-        index = build_index(embeddings, config.index_factory, train_size=config.index_train_size)
+        index = build()
         recall = recall_at_k(embeddings, index, queries, _RECALL_DEPTH)
     record = RecallRecord(snapshot.step, snapshot.epoch, config.index_factory, reuse is not None, round(recall, 4))
     with log.open("a", encoding="utf-8") as file:

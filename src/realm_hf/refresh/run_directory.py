@@ -23,6 +23,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from realm_hf.index.default_index import AUTO, plan_index
 from realm_hf.refresh.errors import RunDirectoryError
 from realm_hf.refresh.lock import TrainerLock
 from realm_hf.storage.directories import StagedDirectory
@@ -47,8 +48,9 @@ class RunConfig:
         passages_fingerprint: Fingerprint of RUN/passages.
         tokenizer_fingerprint: Fingerprint of the tokenizer that made the passages' token ids.
         rows: Number of passages.
-        index_factory: FAISS factory string; the metric is always the inner product.
+        index_factory: FAISS factory string, "auto" resolved; the metric is always the inner product.
         index_train_size: Embeddings to train the index's quantizers on, or `None` for FAISS's own choice.
+        index_recall: Share of the exact best 5 for which each build searches more lists, or `None`: "auto" sets it.
         embedding_dtype: Type of the stored embeddings: "float32", or "float16", which takes half the disk and rounds
             coordinates above 2 by up to 0.001 and above 4 by up to 0.002.
         max_tokens_per_batch: Wordpieces that a builder forwards at once, or `None` for what suits its device.
@@ -64,6 +66,7 @@ class RunConfig:
     rows: int
     index_factory: str = "Flat"
     index_train_size: int | None = None
+    index_recall: float | None = None
     embedding_dtype: str = "float32"
     max_tokens_per_batch: int | None = None
     epoch: int = 0
@@ -97,14 +100,15 @@ class RunDirectory:
         *,
         passages: PassageStore,
         tokenizer: PreTrainedTokenizerBase,
-        index_factory: str = "Flat",
+        index_factory: str = "auto",
         index_train_size: int | None = None,
         embedding_dtype: str = "float32",
         max_tokens_per_batch: int | None = None,
     ) -> RunDirectory:
         """Make a run directory; the passages are hard-linked into it where the file system allows, else copied.
 
-        `run.json` is written last: without it the directory is not a run, and `create` may be called again.
+        `run.json` is written last: without it the directory is not a run, and `create` may be called again. It holds
+        the factory that "auto" stands for, so that a later version with another choice goes on with this one.
 
         Raises:
             RunDirectoryError: There is a run already.
@@ -122,12 +126,14 @@ class RunDirectory:
                 f"The tokenizer (fingerprint {made_by}) is not the one that made the passages "
                 f"({passages.tokenizer_fingerprint}): load that one, or build the passages again."
             )
+        plan = plan_index(index_factory, len(passages), index_train_size)
         config = RunConfig(
             passages_fingerprint=passages.fingerprint,
             tokenizer_fingerprint=made_by,
             rows=len(passages),
-            index_factory=index_factory,
-            index_train_size=index_train_size,
+            index_factory=plan.factory,
+            index_train_size=plan.train_size,
+            index_recall=plan.recall,
             embedding_dtype=embedding_dtype,
             max_tokens_per_batch=max_tokens_per_batch,
         )
@@ -168,6 +174,8 @@ class RunDirectory:
             return cls.create(root, **create)
         run = cls.open(root)
         asked = {name: value for name, value in create.items() if name not in ("passages", "tokenizer")}
+        if asked.get("index_factory") == AUTO:
+            del asked["index_factory"]  # the run's own is what "auto" stood for, or what was chosen instead of it
         asked["passages_fingerprint"] = create["passages"].fingerprint
         had = {name: getattr(run.config, name) for name in asked}
         if had != asked:

@@ -145,7 +145,10 @@ class RefreshArguments(LoopArguments):
     on_stale: OnStale = field(
         default="continue", metadata={"help": "Beyond max_staleness: continue (and warn), wait, or sync (build now)."}
     )
-    index_factory: str = field(default="Flat", metadata={"help": "A FAISS factory string; always inner product."})
+    index_factory: str = field(
+        default="auto",
+        metadata={"help": "A FAISS factory string; auto: Flat up to 100,000 passages, then lists at recall 0.97."},
+    )
     builder_threads: int = field(default=1, metadata={"help": "CPU threads of the builder process."})
     builder_device: str = field(default="cpu", metadata={"help": "Device of the builder process, e.g. cuda:1."})
     keep_generations: int = field(
