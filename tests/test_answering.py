@@ -451,9 +451,9 @@ def test_one_softmax_runs_over_all_passages_of_a_question():
     }
 
 
-def test_of_equal_spans_the_first_wins():
+def test_of_equal_spans_that_of_the_best_passage_wins_then_the_narrowest_then_the_first():
     ids = torch.tensor([[2, 3, 50, 51, 52], [2, 3, 50, 51, 52]])
-    spans = spans_of((1.0, 0, 2, 2), (3.0, 0, 3, 3), (3.0, 0, 3, 4), (3.0, 1, 2, 2))
+    spans = spans_of((3.0, 0, 2, 3), (3.0, 0, 3, 3), (3.0, 0, 3, 4), (3.0, 0, 4, 4), (3.0, 1, 2, 2))
     found = best_spans(spans, torch.zeros(2), torch.tensor([0, 0]), 1, ids)
     assert (found.of_question.pair[0], found.of_question.start[0], found.of_question.end[0]) == (0, 3, 3)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from ..losses import span_log_softmax
 from ..modeling_outputs import SpanScores
@@ -76,7 +77,8 @@ def best_spans(
     """
     One softmax over all spans of all passages of a question, and its best spans.
 
-    Of equally probable spans the first wins: by rank of the passage, then start, then width.
+    Of equal scores the first wins, in the order of transformers 4.57.6: by rank of the passage, width, start. (Where
+    passages tie, that release may take the span's place from another one than the passage that it names.)
 
     Args:
         spans ([`SpanScores`]): T spans of P joint inputs.
@@ -111,7 +113,10 @@ def best_spans(
             score=column(scores, -np.inf),
         )
 
-    best = _first_largest(scores, question, num_questions)
+    # [T]: number of each span by joint input, width, start; `spans` are by joint input, start, width
+    width, length = spans.end - spans.start, input_ids.size(1)
+    place = (spans.pair * length + width) * length + spans.start
+    best = _first_largest(scores, question, num_questions, place)
     share = probabilities.new_zeros(len(pair_question)).index_add(0, spans.pair, probabilities)
     kind, first = _equal_runs(spans, question, input_ids)
     sums = probabilities.new_zeros(len(first)).index_add(0, kind, probabilities)
@@ -122,7 +127,7 @@ def best_spans(
     string_of_best[answered] = (kept.cumsum(0) - 1)[kind[best[answered]]]
     return BestSpans(
         of_question=table(best),
-        of_pair=table(_first_largest(scores, spans.pair, len(pair_question))),
+        of_pair=table(_first_largest(scores, spans.pair, len(pair_question), place)),
         share=share.cpu().numpy(),
         strings=table(first[kept], sums[kept]),
         string_question=question[first[kept]].cpu().numpy(),
@@ -130,12 +135,16 @@ def best_spans(
     )
 
 
-def _first_largest(scores: torch.Tensor, segment: torch.Tensor, segments: int) -> torch.Tensor:
-    """Index of each segment's largest score, `(segments,)`; of equal ones the first; T in a segment without any."""
+def _first_largest(scores: torch.Tensor, segment: torch.Tensor, segments: int, place: torch.Tensor) -> torch.Tensor:
+    """Index of each segment's largest score, `(segments,)`; T in one without any. Of equal ones the lowest place."""
     largest = scores.new_full((segments,), -torch.inf).scatter_reduce(0, segment, scores, "amax")
     tied = (scores == largest[segment]).nonzero().flatten()
-    first = torch.full((segments,), len(scores), dtype=torch.long, device=scores.device)
-    return first.scatter_reduce(0, segment[tied], tied, "amin")
+    tied = tied[place[tied].argsort()]
+    # Places differ, so the first of a segment's is its first entry in `tied`.
+    order = torch.arange(len(tied), device=scores.device)
+    first = torch.full((segments,), len(tied), dtype=torch.long, device=scores.device)
+    first = first.scatter_reduce(0, segment[tied], order, "amin")
+    return F.pad(tied, (0, 1), value=len(scores))[first]
 
 
 def _equal_runs(
