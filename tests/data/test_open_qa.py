@@ -28,6 +28,46 @@ def test_json_lines_may_mix_a_string_a_list_and_a_mapping(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["unix", "windows"])
+def test_json_lines_end_at_line_feeds_and_nowhere_else(tmp_path, end):
+    separators = "\u2028\u2029\x85\u000b\u000c\x1c"
+    rows = [{"question": f"a{separators}b?", "answer": f"c{separators}d"}, {"question": "e?", "answer": "f"}]
+    path = tmp_path / "questions.jsonl"
+    # \v, \f and FS must be escaped in JSON, the others need not.
+    path.write_bytes("".join(json.dumps(row, ensure_ascii=False) + end for row in rows).encode())
+    assert "\u2028".encode() in path.read_bytes() and "\x85".encode() in path.read_bytes()
+    assert [(e.question, e.answers) for e in load_questions(path)] == [(r["question"], (r["answer"],)) for r in rows]
+    path.write_bytes(path.read_bytes() + b"{")
+    with pytest.raises(ValueError, match="line 3 is no JSON"):
+        load_questions(path)
+
+
+@pytest.fixture
+def told(caplog):
+    caplog.set_level("INFO", "realm_hf.data.open_qa")
+    return lambda: [(record.levelname, record.getMessage()) for record in caplog.records]
+
+
+def test_a_list_that_is_written_out_is_read_as_a_list_and_counted(told):
+    written = ["['a', 'b']", " [\"the 'c'\"] ", "d", ["['e']"]]
+    rows = [{"question": "?", "answer": answer} for answer in written]
+    assert [e.answers for e in load_questions(rows)] == [("a", "b"), ("the 'c'",), ("d",), ("['e']",)]
+    assert told() == [("INFO", "the given rows: 2 answers are written as lists and were read as such.")]
+
+
+def test_an_answer_in_brackets_that_is_no_list_of_strings_is_left_alone_and_told(told):
+    written = ["[Sandra Day O'Connor]", "['Ted Cruz', Beto O'Rourke]", "[1066]", "[" * 5000 + "]" * 5000]
+    rows = [{"question": "?", "answer": answer} for answer in written]
+    assert [e.answers for e in load_questions(rows)] == [(answer,) for answer in written]
+    ((level, message),) = told()
+    assert level == "WARNING" and "4 answers stand in brackets" in message and "Sandra" in message
+
+
+def test_a_pattern_is_no_list(told):
+    rows = [{"question": "?", "answer": "['a']", "regex": True}]
+    assert load_questions(rows)[0].answers == ("['a']",) and told() == []
+
+
 @pytest.mark.parametrize("kind", ["parquet", "csv", "dataset", "rows", "folder"])
 def test_other_sources_give_the_same_questions(tmp_path, kind):
     rows = [{"question": f"what is {n}?", "answer": f"number {n}"} for n in range(3)]
@@ -67,6 +107,7 @@ def test_own_column_names_are_given():
         ({"question": " ", "answer": "b"}, "row 1 has the question ' '"),
         ({"question": "a?", "answer": []}, r"row 1 \('a\?'\).*holds no text"),
         ({"question": "a?", "answer": None}, "holds no text"),
+        ({"question": "a?", "answer": "[]"}, "holds no text"),
         ({"question": "a?", "answer": "(x", "regex": True}, r"row 1: the answer '\(x' is no valid regular"),
     ],
 )

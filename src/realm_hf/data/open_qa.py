@@ -7,6 +7,7 @@ compared in evaluation.
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,11 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from transformers.utils import logging
 
 from .answer_matching import compile_pattern
 from .documents import load_documents
 
 __all__ = ["OpenQAExample", "load_questions"]
+
+logger = logging.get_logger(__name__)
 
 _ANSWER_COLUMNS = ("answers", "answer")
 
@@ -57,6 +61,10 @@ def load_questions(
     A row has a question and `answer` or `answers`: one string, a list of them, or a mapping with a list under `text`
     or `value` (SQuAD). A row's own `regex` wins over the argument. Repeated answers are taken once.
 
+    One string that is a whole Python list of strings, as in copies of NQ-open that went through CSV, is read as that
+    list; the log says how many were. What begins and ends like such a list but is none, since quotes were lost on the
+    way, is left as it stands, with a warning. Regular expressions are never read as lists.
+
     Args:
         source (`str`, `Path`, `Dataset` or rows): JSON lines, Parquet or CSV; anything else
             [`~realm_hf.data.load_documents`] reads; a `Dataset`; or mappings.
@@ -77,13 +85,51 @@ def load_questions(
     """
     told = "the given rows" if not isinstance(source, (str, Path)) else str(source)
     rows = _rows(source, split, name, revision)
+    lists = _WrittenLists()
     examples = [
-        _example(row, f"{told}, row {number}", number, question_column, answer_column, regex)
+        _example(row, f"{told}, row {number}", number, question_column, answer_column, regex, lists)
         for number, row in enumerate(rows)
     ]
     if not examples:
         raise ValueError(f"{told} holds no questions: check the source and the split.")
+    lists.tell(told)
     return examples
+
+
+class _WrittenLists:
+    """Reads answers that are lists written out as one string, and counts them."""
+
+    def __init__(self) -> None:
+        self.read: list[str] = []
+        self.damaged: list[str] = []
+
+    def __call__(self, value: Any) -> Any:
+        """The list, if `value` is one; otherwise `value`."""
+        text = value.strip() if isinstance(value, str) else ""
+        if not (text.startswith("[") and text.endswith("]")):
+            return value
+        try:
+            found = ast.literal_eval(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            found = None
+        if not isinstance(found, list) or not all(isinstance(answer, str) for answer in found):
+            self.damaged.append(text)
+            return value
+        self.read.append(text)
+        return found
+
+    def tell(self, source: str) -> None:
+        """One line in the log for each kind."""
+        if self.read:
+            logger.info("%s: %d answers are written as lists and were read as such.", source, len(self.read))
+        if self.damaged:
+            logger.warning(
+                "%s: %d answers stand in brackets, such as %.60s, but are no list of quoted strings. Each is one "
+                "answer as it stands, brackets and all: if they were lists, take a copy whose quotes are whole.",
+                source,
+                len(self.damaged),
+                self.damaged[0],
+            )
 
 
 def _rows(source: Any, split: str, name: str | None, revision: str | None) -> Iterable[Mapping[str, Any]]:
@@ -98,7 +144,8 @@ def _rows(source: Any, split: str, name: str | None, revision: str | None) -> It
 
 def _json_lines(path: Path) -> list[dict[str, Any]]:
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    # Not by `str.splitlines`, which would also cut at separators inside a text, such as U+2028.
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -112,7 +159,13 @@ def _json_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _example(
-    row: Mapping[str, Any], where: str, number: int, question_column: str, answer_column: str | None, regex: bool
+    row: Mapping[str, Any],
+    where: str,
+    number: int,
+    question_column: str,
+    answer_column: str | None,
+    regex: bool,
+    lists: _WrittenLists,
 ) -> OpenQAExample:
     columns = [answer_column] if answer_column is not None else [c for c in _ANSWER_COLUMNS if c in row]
     if question_column not in row or not columns or columns[0] not in row:
@@ -124,13 +177,13 @@ def _example(
     question = row[question_column]
     if not isinstance(question, str) or not question.strip():
         raise ValueError(f"{where} has the question {question!r}: a text is needed.")
-    answers = _strings(row[columns[0]])
+    is_regex = bool(row.get("regex", regex))
+    answers = _strings(row[columns[0]] if is_regex else lists(row[columns[0]]))
     if not answers:
         raise ValueError(
             f"{where} ({question!r}) has {columns[0]} {row[columns[0]]!r}, which holds no text: leave out questions "
             "without an answer."
         )
-    is_regex = bool(row.get("regex", regex))
     if is_regex:
         _check_patterns(answers, where)
     given = row.get("id")
