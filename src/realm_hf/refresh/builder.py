@@ -29,6 +29,7 @@ from realm_hf.index.generations import GenerationInfo, GenerationStore
 from realm_hf.refresh.build import Team, build_generation
 from realm_hf.refresh.errors import RunDirectoryError
 from realm_hf.refresh.heartbeat import Heartbeat
+from realm_hf.refresh.priority import lower_priority
 from realm_hf.refresh.run_directory import RunDirectory
 from realm_hf.refresh.snapshots import SnapshotInfo, latest_snapshot, load_snapshot, read_snapshot
 
@@ -135,7 +136,7 @@ def run(options: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     logging.getLogger("realm_hf").setLevel(logging.INFO)
     if options.nice:
-        os.nice(options.nice)
+        lower_priority(os.getpid(), options.nice)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
         faiss.omp_set_num_threads(options.threads)

@@ -21,6 +21,7 @@ from typing import BinaryIO, cast
 from transformers.utils import logging
 
 from realm_hf.refresh.heartbeat import HeartbeatMonitor
+from realm_hf.refresh.priority import lower_priority
 from realm_hf.refresh.run_directory import RunDirectory
 from realm_hf.storage.errors import explained
 
@@ -91,7 +92,8 @@ class BuilderProcess:
         run: The run directory.
         threads: Processor threads of a build.
         device: Where builds embed, such as "cpu" or "cuda:1".
-        nice: Added to the trainer's niceness, so that the trainer's threads go first on a shared processor.
+        nice: Added to the trainer's niceness, so that the trainer's threads go first on a shared processor; see
+            [`lower_priority`].
     """
 
     def __init__(self, run: RunDirectory, *, threads: int = 1, device: str = "cpu", nice: int = 10):
@@ -112,11 +114,9 @@ class BuilderProcess:
                 start_new_session=True,
             )
         os.set_blocking(self._stdout.fileno(), False)
-        with contextlib.suppress(ProcessLookupError):
-            # Set from here rather than by a preexec_fn, which may deadlock in a process with threads; the threads and
-            # builds that the server starts later inherit it.
-            niceness = min(19, os.getpriority(os.PRIO_PROCESS, 0) + nice)
-            os.setpriority(os.PRIO_PROCESS, self._process.pid, niceness)
+        # Set from here rather than by a preexec_fn, which may deadlock in a process with threads; the threads and
+        # builds that the server starts later inherit it.
+        lower_priority(self._process.pid, nice)
 
     @property
     def pid(self) -> int:
