@@ -129,6 +129,15 @@ def test_text_of_the_corpus_is_escaped(tmp_path):
     assert "<is>" not in page
 
 
+def test_answers_stand_beside_their_baselines(tmp_path):
+    run = write_run(tmp_path / "run")
+    assert "<h2>Answers</h2>" not in write_report(run).read_text()
+    (run / "summary.json").write_text(json.dumps({"exact_match": {"realm": 86.5, "majority": 16.8, "<b>": 1.0}}))
+    page = write_report(run).read_text()
+    assert '<td>fine-tuned</td><td class="bar" style="--share: 86.5%">86.5 %</td>' in page
+    assert "the commonest answer" in page and "16.8 %" in page and "<td>&lt;b&gt;</td>" in page
+
+
 def test_a_title_that_looks_like_a_cell_stays_text(tmp_path):
     run = write_run(tmp_path / "run")
     (run / "summary.json").write_text(json.dumps({"recall": {"<td onclick=x>": {"1": 0.5}}}))

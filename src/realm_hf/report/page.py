@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .charts import Chart, draw, short_number
 from .run_files import RunRecord, read_run
-from .tables import examples, recall, refreshes, step_times
+from .tables import answers, examples, recall, refreshes, step_times
 
 # (name in the log, heading, how to read it, the axis starts at zero)
 CURVES = (
@@ -66,6 +66,7 @@ def render(record: RunRecord) -> str:
     sections: tuple[Callable[[RunRecord], str], ...] = (
         _tiles,
         recall,
+        answers,
         _curves,
         step_times,
         refreshes,

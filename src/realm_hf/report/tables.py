@@ -8,6 +8,12 @@ from .charts import short_number
 from .run_files import RunRecord
 
 RECALL_NAMES = {"initial": "initial weights", "ict": "after ICT", "realm": "after REALM", "bm25": "BM25"}
+ANSWER_NAMES = {
+    "realm": "fine-tuned",
+    "shuffled_retrieval": "with another question's passages",
+    "null_passage": "with the null passage alone",
+    "majority": "the commonest answer",
+}
 EXAMPLE_FACTS = (("answer", "answer"), ("filling", "filled in"))
 PASSAGE_CHARACTERS = 320
 
@@ -51,6 +57,15 @@ def recall(record: RunRecord) -> str:
     head = ["", *(f"recall@{cutoff}" for cutoff in cutoffs)]
     about = "share of the held-out questions whose passage is among the first k"
     return f'<h2>Retrieval</h2><div class="card">{table(head, rows, about)}</div>'
+
+
+def answers(record: RunRecord) -> str:
+    """Exact match of the questions that the fine-tuned model answered, beside its baselines, from `summary.json`."""
+    matched: Mapping[str, float] = record.summary.get("exact_match") or {}
+    if not matched:
+        return ""
+    rows = [[ANSWER_NAMES.get(name, name), bar(value / 100, f"{value:.1f} %")] for name, value in matched.items()]
+    return f'<h2>Answers</h2><div class="card">{table(["", "exact match"], rows, "of the held-out questions")}</div>'
 
 
 def quantile(values: Sequence[float], share: float) -> float:
