@@ -1,8 +1,10 @@
 """Changes one fact on a live retriever, without training, and asks before and after.
 
     python examples/edit_knowledge.py                                    # on the small world of small_world.py
-    python examples/edit_knowledge.py --model runs/qa/model --question "What is the capital of Malta?" \
-        --new_answer Mdina --others "What is the capital of Chad?" "What is the currency of Malta?"
+    make demo
+    python examples/edit_knowledge.py --model runs/demo/open_qa/model --new_answer Codrington \
+        --question "what is the capital city of Antigua and Barbuda?" \
+        --others "what is the capital city of Jordan?" "what money is used in Antigua and Barbuda?"
 
 The passage that the answer stands in gets the new answer in its place; only this passage is embedded again. Then all
 questions are asked once more, the passage is put back, and they are asked a third time. `--save` keeps the edit: the
@@ -79,9 +81,13 @@ def print_edit(edit: Edit) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print()
+    for before, after in zip(edit.before, edit.after, strict=True):
+        if before.text != after.text:
+            print(f"Changed: {before.question} {before.text!r} is now {after.text!r}.")
     same = sum(a.text == b.text for a, b in zip(edit.before, edit.restored, strict=True))
     print(
-        f"\nThe edit took {edit.seconds * 1000:.0f} ms. {len(edit.changed)} of {len(edit.before)} answers changed; "
+        f"The edit took {edit.seconds * 1000:.0f} ms. {len(edit.changed)} of {len(edit.before)} answers changed; "
         f"with the passage put back, {same} are what they were."
     )
 
