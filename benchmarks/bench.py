@@ -21,7 +21,6 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from harness.inputs import describe_inputs
 from harness.machine import describe_machine
 from harness.peer import peer_versions
 from harness.rows import Row, Settings, notes, read_results, row_from_dict, table, write_results
@@ -48,7 +47,7 @@ def main() -> None:
     if args.measure:
         measure_here(args.measure, settings)
         return
-    machine = describe_machine(args.threads, peer_versions(), describe_inputs(settings))
+    machine = describe_machine(args.threads, peer_versions(), settings.inputs)
     if args.quick:
         machine["sizes"] = "quick: the figures mean nothing"
     args.output.mkdir(parents=True, exist_ok=True)

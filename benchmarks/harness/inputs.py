@@ -26,7 +26,7 @@ MAX_LENGTH = 288
 
 def describe_inputs(settings: Settings) -> str:
     """The corpus in a few words."""
-    return "CIA World Factbook" if settings.corpus is None else settings.corpus.name
+    return settings.inputs
 
 
 def load_tokenizer() -> RealmTokenizer:

@@ -29,6 +29,11 @@ class Settings:
     quick: bool = False
     threads: int = 2
 
+    @property
+    def inputs(self) -> str:
+        """The corpus in a few words."""
+        return "CIA World Factbook" if self.corpus is None else self.corpus.name
+
 
 @dataclass(frozen=True)
 class Row:
