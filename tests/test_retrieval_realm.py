@@ -280,6 +280,8 @@ def test_a_search_during_swaps_sees_one_generation(passages, falling, tmp_path):
     thread.start()
     try:
         batches = [retriever.retrieve(np.repeat(QUERY, 20, axis=0), 2) for _ in range(50)]
+        while {batch.generation for batch in batches} != set(best) and len(batches) < 5000:
+            batches.append(retriever.retrieve(np.repeat(QUERY, 20, axis=0), 2))  # the other thread has not had its turn
     finally:
         stop.set()
         thread.join()

@@ -195,7 +195,15 @@ def select_candidates(
         unfinished = []
         for start in range(0, len(pending), max(1, _CELLS_A_SEARCH // depth)):
             part = pending[start : start + max(1, _CELLS_A_SEARCH // depth)]
-            for query, scores, rows in zip(part, *search(index, queries[part], depth, threads=threads), strict=True):
+            found = search(index, queries[part], depth, threads=threads)
+            plain = _plain_rankings(corpus, part, found[1], wanted, exclude)
+            if plain.any():
+                done = np.array(part)[plain]
+                batch.scores[done, first:], batch.rows[done, first:] = (of[plain, :wanted] for of in found)
+                batch.excluded[done], batch.duplicates[done] = 0, 0
+            for query, scores, rows, is_plain in zip(part, *found, plain, strict=True):
+                if is_plain:
+                    continue
                 sentence = None if exclude is None else exclude[query]
                 containing = np.zeros(depth, dtype=bool) if sentence is None else corpus.containing(sentence, rows)
                 chosen = select_from_ranking(scores, rows, containing, corpus.groups_of(rows), wanted)
@@ -210,6 +218,26 @@ def select_candidates(
         deeper = deeper or len(unfinished)
         pending, depth = unfinished, min(_DEEPER * depth, len(corpus))
     return batch, deeper
+
+
+def _plain_rankings(
+    corpus: Corpus,
+    queries: Sequence[int],
+    rows: np.ndarray,
+    wanted: int,
+    exclude: Sequence[np.ndarray | str | None] | None,
+) -> np.ndarray:
+    """
+    Which rankings begin with what is wanted, so that nothing need be filtered: bool `[Q]`.
+
+    That is the usual case of a search without excluded sentences, found here for all queries at once: one by one, 256
+    of them took a tenth of the time of their search.
+    """
+    best = rows[:, :wanted]
+    groups = np.sort(corpus.groups_of(best.reshape(-1)).reshape(best.shape), axis=1)
+    distinct = (groups[:, 1:] != groups[:, :-1]).all(axis=1)
+    asked = np.ones(len(rows), dtype=bool) if exclude is None else np.array([exclude[q] is None for q in queries])
+    return asked & distinct & (best >= 0).all(axis=1) & (best.shape[1] == wanted)
 
 
 def select_from_ranking(
