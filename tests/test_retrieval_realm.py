@@ -281,7 +281,8 @@ def test_a_search_during_swaps_sees_one_generation(passages, falling, tmp_path):
     try:
         batches = [retriever.retrieve(np.repeat(QUERY, 20, axis=0), 2) for _ in range(50)]
         while {batch.generation for batch in batches} != set(best) and len(batches) < 5000:
-            batches.append(retriever.retrieve(np.repeat(QUERY, 20, axis=0), 2))  # the other thread has not had its turn
+            # The other thread has not had its turn yet.
+            batches.append(retriever.retrieve(np.repeat(QUERY, 20, axis=0), 2))
     finally:
         stop.set()
         thread.join()
