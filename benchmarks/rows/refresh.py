@@ -1,0 +1,245 @@
+"""What a refresh costs the training beside it, on the same cores: real trainers, a real builder process.
+
+A trainer takes some steps without a build, then submits a snapshot and goes on until the new generation is served;
+and so on, so that steps with and without a build beside them take turns. The sync twin takes as many steps and
+refreshes at the same steps, with all cores. The work is small, so that a build lasts seconds; the share of it that
+blocks the trainer only falls with the size of the corpus, for neither a snapshot nor a swap depends on it.
+"""
+
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import disable_progress_bars
+from harness.alternation import half_interquartile_range
+from harness.inputs import SCRATCH, load_passages, load_tokenizer
+from harness.million import repeat_passages
+from harness.rows import Row, Settings
+from transformers.utils import logging
+
+from realm_hf import RealmForPreTraining, RealmTokenizer
+from realm_hf.data.passages import PassageStore
+from realm_hf.data.rule_tagger import RuleTagger
+from realm_hf.data.sentences import SentenceStore, build_sentences
+from realm_hf.training.arguments import PreTrainingArguments
+from realm_hf.training.callbacks import LoopCallback
+from realm_hf.training.loop import TrainingLoop
+from realm_hf.training.pretraining import PreTrainer
+from rows.small_bert import make_config
+
+WORDPIECES, QUICK_WORDPIECES = 40_000, 2_000
+QUIET_STEPS, QUICK_QUIET_STEPS = 25, 3
+REFRESHES, QUICK_REFRESHES = 3, 1
+WARM_UP = 3
+_NEVER = 10**9
+_TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass
+class Refreshes(LoopCallback):
+    """Submits a snapshot after every `quiet` steps without a build, or at the steps given, and times what happens.
+
+    Args:
+        count: Refreshes until the training ends.
+        quiet: Steps without a build before each.
+        steps: Submit at these steps instead, and end at the last step of `until`.
+        until: See `steps`.
+    """
+
+    count: int
+    quiet: int
+    steps: tuple[int, ...] = ()
+    until: int = 0
+    submitted: list[int] = field(default_factory=list)
+    blocked: list[float] = field(default_factory=list)
+    snapshots: list[float] = field(default_factory=list)
+    with_build: list[float] = field(default_factory=list)
+    without: list[float] = field(default_factory=list)
+    staleness: list[tuple[int, float]] = field(default_factory=list)
+    builder_seconds: float = 0.0
+    total: float = 0.0
+    _between: float = 0.0
+
+    def on_train_begin(self, loop: TrainingLoop) -> None:
+        """Time what the loop waits for the refresh between its steps."""
+        assert isinstance(loop, PreTrainer)
+        after_step = loop.index.after_step
+
+        def timed(*args: Any, **kwargs: Any) -> dict[str, Any] | None:
+            started = time.perf_counter()
+            try:
+                return after_step(*args, **kwargs)
+            finally:
+                self._between += time.perf_counter() - started
+
+        loop.index.after_step = timed  # type: ignore[method-assign]
+
+    def on_step_end(self, loop: TrainingLoop, record: dict[str, Any]) -> None:
+        """Take the step's time to its pile, and submit or end where it is time to."""
+        assert isinstance(loop, PreTrainer)
+        now = time.perf_counter()
+        if loop.step == WARM_UP:
+            self._started = self._last = now
+            self._between, self._begun, self._server, self._building = 0.0, now, 0, False
+            return
+        if loop.step < WARM_UP:
+            return
+        (self.with_build if self._building else self.without).append(now - self._last)
+        self._watch_the_builder(loop)
+        if self._building and record.get("events"):
+            event = record["events"][0]
+            self.blocked.append(self._between + self.snapshots[-1])
+            self.staleness.append((event["staleness_steps"], now - self._begun))
+            self._building, self._quiet_since = False, loop.step
+        done = len(self.blocked) == self.count
+        due = loop.step in self.steps if self.steps else loop.step - self._idle_since() >= self.quiet and not done
+        if due and not self._building:
+            self._between, self._begun, self._building = 0.0, time.perf_counter(), True
+            loop.index.refresher.submit(loop.step, loop.model.embedder)
+            self.snapshots.append(time.perf_counter() - self._begun)
+            self.submitted.append(loop.step)
+        self._last = time.perf_counter()
+        if loop.step >= self.until if self.steps else done:
+            self.total = self._last - self._started
+            self.last_step = loop.step
+            loop.ends_early = True
+
+    def _idle_since(self) -> int:
+        return int(getattr(self, "_quiet_since", WARM_UP))
+
+    def _watch_the_builder(self, loop: PreTrainer) -> None:
+        """Processor time of the builder's server and of its builds, since the first was seen."""
+        pid = loop.index.refresher.check_health().builder_pid
+        if pid is None:
+            return
+        parent = int(_stat(pid)[1]) if _stat(pid) else 0
+        if parent and parent != os.getpid():
+            used = sum(map(int, _stat(parent)[11:15])) + sum(map(int, _stat(pid)[11:13]))
+            self._first_use = getattr(self, "_first_use", used)
+            self.builder_seconds = (used - self._first_use) / _TICKS_A_SECOND
+
+
+def _stat(pid: int) -> list[str]:
+    """Fields of /proc/PID/stat from the third on; empty where the process has ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    except FileNotFoundError:
+        return []
+
+
+def measure(settings: Settings) -> Iterator[Row]:
+    """Three rows: the time that is blocked, the speed beside a build, the time in all."""
+    logging.set_verbosity_error()
+    disable_progress_bars()
+    tokenizer = load_tokenizer()
+    count = QUICK_REFRESHES if settings.quick else REFRESHES
+    quiet = QUICK_QUIET_STEPS if settings.quick else QUIET_STEPS
+    with tempfile.TemporaryDirectory(dir=SCRATCH) as work:
+        folder = Path(work)
+        passages, sentences = _corpus(settings, tokenizer, folder)
+        beside = _train("async", Refreshes(count, quiet), tokenizer, passages, sentences, folder)
+        twin = Refreshes(count, quiet, tuple(beside.submitted), beside.last_step)
+        _train("sync", twin, tokenizer, passages, sentences, folder)
+    words = f"{len(passages):,} passages of {passages.statistics['wordpieces']:,} wordpieces"
+    yield _blocked(beside, twin, words)
+    yield _speed(beside, settings.threads, words)
+    steps = beside.last_step - WARM_UP
+    yield Row(
+        f"{steps} steps with {len(beside.blocked)} refreshes, async",
+        beside.total,
+        twin.total,
+        "s",
+        1.0,
+        "at_most",
+        "sync, same steps and refreshes",
+        0.0,
+        0.0,
+        f"One run of each; {words}.",
+    )
+
+
+def _blocked(beside: Refreshes, twin: Refreshes, words: str) -> Row:
+    return Row(
+        "trainer blocked by a refresh",
+        statistics.median(beside.blocked),
+        statistics.median(twin.snapshots),
+        "s",
+        0.02,
+        "at_most",
+        "the build between two steps, all cores",
+        half_interquartile_range(beside.blocked),
+        half_interquartile_range(twin.snapshots),
+        f"Snapshot {1e3 * statistics.median(beside.snapshots):.0f} ms, the rest is looking for the generation and "
+        f"swapping; {words}.",
+    )
+
+
+def _speed(beside: Refreshes, threads: int, words: str) -> Row:
+    alone = len(beside.without) / sum(beside.without)
+    busy = len(beside.with_build) / sum(beside.with_build)
+    left = 1.0 - beside.builder_seconds / (threads * sum(beside.with_build))
+    steps, seconds = (statistics.mean(values) for values in zip(*beside.staleness, strict=True))
+    return Row(
+        "steps a second while a build runs",
+        busy,
+        alone * left,
+        "steps/s",
+        0.95,
+        "at_least",
+        "steps a second without, times the share of the cores that the builder left",
+        _rate_spread(beside.with_build),
+        left * _rate_spread(beside.without),
+        f"Without a build {alone:.2f} steps/s; the builder used {beside.builder_seconds:.1f} s of processor time in "
+        f"{sum(beside.with_build):.0f} s and left {left:.3f} of {threads} cores. A generation is served {steps:.0f} "
+        f"steps ({seconds:.0f} s) after its snapshot; {words}.",
+    )
+
+
+def _rate_spread(seconds: list[float]) -> float:
+    return half_interquartile_range([1.0 / value for value in seconds])
+
+
+def _corpus(settings: Settings, tokenizer: RealmTokenizer, folder: Path) -> tuple[PassageStore, SentenceStore]:
+    """So many passages that a build takes seconds, and sentences of them."""
+    sample = load_passages(settings, tokenizer)
+    wanted = QUICK_WORDPIECES if settings.quick else WORDPIECES
+    count = max(64, round(wanted * len(sample) / sample.statistics["wordpieces"]))
+    repeat_passages(sample, count, folder / "passages")
+    texts = sample.rows[: min(400, len(sample))]["text"]
+    sentences = build_sentences(
+        texts, tokenizer, RuleTagger(), folder / "sentences", heldout_fraction=0.0, cache_dir=folder / "cache"
+    )
+    return PassageStore.load(folder / "passages"), sentences
+
+
+def _train(
+    mode: str,
+    refreshes: Refreshes,
+    tokenizer: RealmTokenizer,
+    passages: PassageStore,
+    sentences: SentenceStore,
+    folder: Path,
+) -> Refreshes:
+    torch.manual_seed(0)
+    args = PreTrainingArguments(
+        output_dir=str(folder / mode),
+        max_steps=100_000,
+        per_device_train_batch_size=4,
+        learning_rate=1e-6,
+        save_steps=0,
+        refresh=mode,  # type: ignore[arg-type]
+        refresh_steps=_NEVER,
+        probe_queries=0,
+        use_cpu=True,
+        bf16=False,
+        disable_tqdm=True,
+    )
+    model = RealmForPreTraining(make_config())
+    PreTrainer(model, tokenizer, passages, sentences, args, callbacks=[refreshes]).train()
+    return refreshes
