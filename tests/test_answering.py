@@ -172,6 +172,14 @@ def test_a_question_gets_the_same_answer_alone_and_in_any_batch(answerer, count)
         assert_same(answerer(questions[number]), [together[number]])
 
 
+def test_odd_questions_share_one_call_with_others(answerer):
+    odd = ["", "word " * 2000, "x" * 10_000, "🙂🙃 ꙮ", "ما هي عاصمة نيكاراغوا؟", "מה בירת ניקרגואה?", QUESTIONS[0]]
+    alone = [answerer(question)[0] for question in odd]
+    together = answerer((odd * 37)[:256], batch_size=256)
+    assert_same(together, (alone * 37)[:256])
+    assert sum(answer.row is None for answer in together) == 37
+
+
 def test_equal_questions_get_equal_answers(answerer):
     first, *others = answerer([QUESTIONS[0]] * 9)
     assert_same(others, [first] * 8)
@@ -311,6 +319,18 @@ def test_a_corpus_of_one_passage(tmp_path):
     assert [answer.row for answer in answers] == [0, None, 0]
     assert [passage.retrieval_probability for passage in answers[0].evidence] == [1.0]
     assert answers[0].evidence[0].share == pytest.approx(1)
+
+
+@pytest.mark.parametrize("top_k", [1, 5000])
+def test_a_corpus_of_one_passage_answers_a_whole_batch(tmp_path, top_k):
+    answerer = tiny_answerer(store_of(["The capital of Nicaragua is Managua."], tmp_path))
+    answerer.retriever.embedder = answerer.model.embedder.eval()
+    answers = answerer(QUESTIONS * 51 + ["x" * 10_000], top_k=top_k)
+    assert len(answers) == 256 and {answer.row for answer in answers} == {0}
+    for answer in answers:
+        (passage,) = answer.evidence
+        assert passage.share == pytest.approx(1)
+        assert passage.retrieval_probability + answer.null_probability == pytest.approx(1)
 
 
 def test_passages_of_one_text_are_read_once(tmp_path):
