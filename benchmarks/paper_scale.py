@@ -29,7 +29,7 @@ import numpy as np
 from harness.inputs import SCRATCH
 from harness.machine import commit
 from harness.vectors import DIMENSION, chunks, queries
-from paper_scale_plot import draw, table
+from paper_scale_plot import draw, table, write_page
 
 from realm_hf.index.default_index import AUTO_RECALL, RECALL_DEPTH, plan_index, reach_recall
 from realm_hf.index.exact import exact_search, share_found
@@ -59,6 +59,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--plot-file", type=Path, default=DOCS / "assets" / "paper-scale.svg")
+    parser.add_argument("--page", type=Path, default=DOCS / "results" / "indexes.md")
     parser.add_argument("--plot", action="store_true", help="measure nothing")
     parser.add_argument("--cell", nargs=2, metavar=("FILE", "FACTORY"), help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -72,6 +73,7 @@ def main() -> None:
     found = read(args.results)
     print(table(found))
     draw(found, args.plot_file)
+    write_page(found, args.page, args.plot_file)
 
 
 def measure_size(embeddings: Path, kind: str, args: argparse.Namespace) -> None:
