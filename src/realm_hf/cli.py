@@ -1,4 +1,4 @@
-"""`realm-hf`: ask questions; convert old checkpoints; build, inspect, verify and report a training run.
+"""`realm-hf`: ask questions; convert old checkpoints; estimate, build, inspect, verify and report a training run.
 
 Exit codes: 0 all is well; 1 something is wrong, and was said; 2 the command was not understood; 3 `build-index`: there
 was nothing to build; 4 the folder is not a run directory, or cannot be used.
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from realm_hf import ask, convert
+from realm_hf import ask, convert, estimate
 from realm_hf.refresh import builder
 
 EXIT_WRONG = 1
@@ -70,7 +70,7 @@ def _report(options: argparse.Namespace) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="realm-hf",
-        description="Ask questions; convert old checkpoints; build, inspect, verify and report REALM training runs.",
+        description="Ask questions; convert checkpoints; estimate, build, inspect, verify and report runs.",
         epilog="Each command takes --help. RUN is the output_dir of a training run.",
     )
     parser.add_argument("--version", action="version", version=f"realm-hf {version('realm-hf')}")
@@ -121,6 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     report.set_defaults(command=_report)
     ask.add_parser(commands)
     convert.add_parser(commands)
+    estimate.add_parser(commands)
     return parser
 
 

@@ -1,0 +1,10 @@
+"""`realm-hf estimate`: what a run will take, before it is begun: memory, refresh time, staleness, total time.
+
+Everything follows from counted floating-point operations and bytes, and from a few measured rates (`rates.json`, with
+the machine that they come from). Each estimate says what was assumed; every assumption is an option.
+"""
+
+from .command import add_parser
+from .costs import MODELS, Estimate, ModelShape, Plan, Rates, estimate_run, packaged_rates
+
+__all__ = ["MODELS", "Estimate", "ModelShape", "Plan", "Rates", "add_parser", "estimate_run", "packaged_rates"]

@@ -1,0 +1,284 @@
+"""What a run takes, from counted floating-point operations and bytes and a few measured rates."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from importlib.resources import files
+
+from ..index.default_index import plan_index
+
+__all__ = ["DTYPE_BYTES", "MODELS", "Estimate", "ModelShape", "Plan", "Rates", "estimate_run", "packaged_rates"]
+
+DTYPE_BYTES = {"float16": 2, "float32": 4}
+_KMEANS_ITERATIONS = 10  # FAISS's for inverted lists
+_ADAM_BYTES = 16  # a parameter's weight, gradient and two moments, fp32 each
+_TEXT_BYTES = 5.0  # of UTF-8 a wordpiece of English, with its space
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """
+    What of a BERT decides its cost.
+
+    Args:
+        hidden_size (`int`): H.
+        num_hidden_layers (`int`): L.
+        intermediate_size (`int`): Of the feed-forward layers.
+        vocab_size (`int`, *optional*, defaults to 30522): V.
+    """
+
+    hidden_size: int
+    num_hidden_layers: int
+    intermediate_size: int
+    vocab_size: int = 30_522
+
+    @property
+    def layer_parameters(self) -> int:
+        """Of all layers, without embeddings."""
+        return self.num_hidden_layers * (4 * self.hidden_size**2 + 2 * self.hidden_size * self.intermediate_size)
+
+    @property
+    def parameters(self) -> int:
+        """Of one tower with its word embeddings."""
+        return self.layer_parameters + (self.vocab_size + 512) * self.hidden_size
+
+    def forward_operations(self, length: float) -> float:
+        """Floating-point operations of a forward pass over one sequence; attention grows with its square."""
+        attention = 4 * self.num_hidden_layers * self.hidden_size * length**2
+        return 2 * self.layer_parameters * length + attention
+
+    def head_operations(self, positions: float) -> float:
+        """Of the vocabulary's logits at masked positions."""
+        return 2 * positions * self.hidden_size * (self.hidden_size + self.vocab_size)
+
+
+MODELS = {
+    "base": ModelShape(768, 12, 3072),
+    "small": ModelShape(512, 4, 2048),
+    "mini": ModelShape(256, 4, 1024),
+    "tiny": ModelShape(128, 2, 512),
+}
+
+
+@dataclass(frozen=True)
+class Rates:
+    """
+    What a device does in a second, as measured.
+
+    Args:
+        train_tflops (`float`): Of a training step, forward and backward, counted operations only.
+        encode_tflops (`float`): Of embedding passages.
+        index_tflops (`float`): Of the products that train and fill an index, on the processor.
+        disk_gigabytes (`float`): A second, written with a hash.
+        source (`str`): Where the figures come from.
+    """
+
+    train_tflops: float
+    encode_tflops: float
+    index_tflops: float
+    disk_gigabytes: float
+    source: str
+
+
+def packaged_rates() -> dict[str, Rates]:
+    """The measurements that ship with the package, by the name of the device."""
+    content = json.loads(files("realm_hf.estimate").joinpath("rates.json").read_text(encoding="utf-8"))
+    return {name: Rates(**rates) for name, rates in content.items()}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """
+    A run that is to be estimated.
+
+    Args:
+        passages (`int`): N.
+        steps (`int`): Optimizer steps.
+        shape ([`ModelShape`]): Of each tower.
+        rates ([`Rates`]): Of one training device, and of one builder.
+        devices (`int`): That train.
+        builders (`int`): That build beside them; 0: the training devices build ("sync").
+        batch_size (`int`): Queries of a step, over all devices.
+        candidates (`int`): K, the null passage counted.
+        query_tokens (`float`): Mean length of a query.
+        passage_tokens (`float`): Mean length of a passage.
+        masked_tokens (`float`): Masked wordpieces of a query.
+        refresh_steps (`int`): A snapshot every so many steps.
+        dimension (`int`): D.
+        dtype (`str`): Of stored embeddings.
+        factory (`str`): As `--index_factory`.
+        keep_generations (`int`): As `--keep_generations`.
+    """
+
+    passages: int
+    steps: int
+    shape: ModelShape
+    rates: Rates
+    devices: int = 1
+    builders: int = 1
+    batch_size: int = 8
+    candidates: int = 8
+    query_tokens: float = 40.0
+    passage_tokens: float = 200.0
+    masked_tokens: float = 3.0
+    refresh_steps: int = 500
+    dimension: int = 128
+    dtype: str = "float32"
+    factory: str = "auto"
+    keep_generations: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("passages", "steps", "devices", "batch_size", "candidates", "refresh_steps", "dimension"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 1.")
+        for name in ("train_tflops", "encode_tflops", "index_tflops", "disk_gigabytes"):
+            if not getattr(self.rates, name) > 0:
+                raise ValueError(f"{name} is {getattr(self.rates, name)}, but is a rate: give a positive number.")
+        if self.builders < 0:
+            raise ValueError(
+                f"builders is {self.builders}: give 0 for none beside the trainer, or how many there are."
+            )
+        if self.dtype not in DTYPE_BYTES:
+            raise ValueError(f"dtype is {self.dtype!r}. Choose float16 or float32.")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """
+    What a plan comes to.
+
+    Args:
+        factory (`str`): The index, "auto" resolved.
+        step_seconds (`float`): Of one optimizer step.
+        embed_seconds (`float`): Embedding all passages.
+        index_seconds (`float`): Training and filling the index.
+        write_seconds (`float`): Writing a generation.
+        staleness_steps (`float`): Mean age of the served generation, in steps.
+        longest_staleness_steps (`float`): Its age just before a swap.
+        refreshes (`int`): Generations after the first.
+        total_seconds (`float`): The first and the last index, all steps, and the builds that training waits for.
+        device_bytes (`float`): On each training device, without activations.
+        builder_bytes (`float`): Embeddings and index while they are built.
+        serving_bytes (`float`): Of a generation, mapped by each host that trains.
+        disk_bytes (`float`): Passages, kept generations and the one being written.
+        assumed (`list[str]`): In words.
+    """
+
+    factory: str
+    step_seconds: float
+    embed_seconds: float
+    index_seconds: float
+    write_seconds: float
+    staleness_steps: float
+    longest_staleness_steps: float
+    refreshes: int
+    total_seconds: float
+    device_bytes: float
+    builder_bytes: float
+    serving_bytes: float
+    disk_bytes: float
+    assumed: list[str] = field(default_factory=list)
+
+    @property
+    def refresh_seconds(self) -> float:
+        """From a snapshot to its generation."""
+        return self.embed_seconds + self.index_seconds + self.write_seconds
+
+
+def estimate_run(plan: Plan) -> Estimate:
+    """
+    Work out what a run takes.
+
+    Args:
+        plan ([`Plan`]): The run.
+
+    Returns:
+        [`Estimate`]
+    """
+    chosen = plan_index(plan.factory, plan.passages)
+    rates, team = plan.rates, plan.builders or plan.devices
+    step_seconds = _step_operations(plan) / (plan.devices * rates.train_tflops * 1e12)
+    per_passage = plan.shape.forward_operations(plan.passage_tokens)
+    embed_seconds = plan.passages * per_passage / (team * rates.encode_tflops * 1e12)
+    index_seconds = _index_operations(plan, chosen.factory, chosen.train_size) / (rates.index_tflops * 1e12)
+    embeddings = plan.passages * plan.dimension * DTYPE_BYTES[plan.dtype]
+    index = plan.passages * _bytes_a_row(chosen.factory, plan.dimension)
+    write_seconds = (embeddings + index) / (rates.disk_gigabytes * 1e9)
+    build = embed_seconds + index_seconds + write_seconds
+    if plan.builders:
+        # The newest snapshot waits for the build before it; then it is built, and serves until the next one is.
+        between = plan.refresh_steps * step_seconds
+        period = max(between, build)
+        fresh, oldest = build / step_seconds, (build + period) / step_seconds
+        left = plan.steps * step_seconds - between - build
+        refreshes = 0 if left < 0 else 1 + math.floor(left / period)
+        waiting = 0.0
+    else:
+        fresh, oldest = 0.0, float(plan.refresh_steps)
+        refreshes = (plan.steps - 1) // plan.refresh_steps
+        waiting = refreshes * build
+    tokens = plan.passages * plan.passage_tokens
+    return Estimate(
+        factory=chosen.factory,
+        step_seconds=step_seconds,
+        embed_seconds=embed_seconds,
+        index_seconds=index_seconds,
+        write_seconds=write_seconds,
+        staleness_steps=(fresh + oldest) / 2,
+        longest_staleness_steps=oldest,
+        refreshes=refreshes,
+        # The training devices build the first index and that of the final weights, whoever builds the others.
+        total_seconds=2 * (build + embed_seconds * (team / plan.devices - 1)) + plan.steps * step_seconds + waiting,
+        device_bytes=2 * plan.shape.parameters * _ADAM_BYTES,
+        builder_bytes=embeddings + index + 4 * plan.shape.parameters,
+        serving_bytes=embeddings + index,
+        disk_bytes=tokens * (2 + _TEXT_BYTES) + (plan.keep_generations + 1) * (embeddings + index),
+        assumed=_assumed(plan, chosen.factory),
+    )
+
+
+def _step_operations(plan: Plan) -> float:
+    """Forward and backward (twice the forward) of one step over all devices."""
+    shape = plan.shape
+    joint = plan.query_tokens + plan.passage_tokens
+    query = (
+        shape.forward_operations(plan.query_tokens)
+        + (plan.candidates - 1) * (shape.forward_operations(plan.passage_tokens) + shape.forward_operations(joint))
+        + shape.forward_operations(plan.query_tokens)  # beside the null passage
+        + plan.candidates * shape.head_operations(plan.masked_tokens)
+    )
+    return 3 * plan.batch_size * query
+
+
+def _index_operations(plan: Plan, factory: str, train_size: int | None) -> float:
+    """Of k-means and of finding each row's list; copying rows into a flat index counts nothing."""
+    if "IVF" not in factory:
+        return 0.0
+    lists = int(factory.split("IVF", 1)[1].split(",", 1)[0].split("_", 1)[0])
+    trained = min(train_size or 256 * lists, plan.passages, 256 * lists)
+    return 2.0 * lists * plan.dimension * (_KMEANS_ITERATIONS * trained + plan.passages)
+
+
+def _bytes_a_row(factory: str, dimension: int) -> float:
+    if "PQ" in factory:
+        return float(factory.rsplit("PQ", 1)[1].split("x", 1)[0]) + 8
+    code = 2 * dimension if "SQfp16" in factory else dimension if "SQ8" in factory else 4 * dimension
+    links = 8 * int("".join(filter(str.isdigit, factory[4:6]))) if factory.startswith("HNSW") else 0
+    return code + links + (8 if "IVF" in factory else 0)
+
+
+def _assumed(plan: Plan, factory: str) -> list[str]:
+    shape, rates = plan.shape, plan.rates
+    where = f"{plan.builders} builder(s) beside them" if plan.builders else "built by the training devices (sync)"
+    return [
+        f"model: {shape.num_hidden_layers} layers of {shape.hidden_size}, {shape.parameters / 1e6:.0f} million "
+        "parameters a tower, two towers, AdamW in fp32; activations are not counted",
+        f"a step: {plan.batch_size} queries of {plan.query_tokens:g} tokens, {plan.candidates} candidates of "
+        f"{plan.passage_tokens:g}, {plan.masked_tokens:g} masked; no padding is computed",
+        f"each of {plan.devices} device(s): {rates.train_tflops:g} TFLOP/s training, {rates.encode_tflops:g} "
+        f"embedding; index at {rates.index_tflops:g} TFLOP/s, disk at {rates.disk_gigabytes:g} GB/s ({rates.source})",
+        f"index {factory} over {plan.dtype} embeddings of dimension {plan.dimension}; {where}, on cores or cards of "
+        "their own",
+    ]

@@ -1,0 +1,143 @@
+"""`realm-hf estimate`: the arithmetic by hand, what it must follow, and the command."""
+
+import dataclasses
+import json
+
+import pytest
+
+from realm_hf.cli import main
+from realm_hf.estimate import MODELS, ModelShape, Plan, Rates, estimate_run, packaged_rates
+
+RATES = Rates(train_tflops=1.0, encode_tflops=2.0, index_tflops=0.5, disk_gigabytes=1.0, source="test")
+PLAN = Plan(passages=50_000, steps=10_000, shape=MODELS["base"], rates=RATES)
+
+
+def changed(**changes):
+    return estimate_run(dataclasses.replace(PLAN, **changes))
+
+
+def test_the_operations_of_a_layer_are_those_of_its_matrices():
+    shape = ModelShape(hidden_size=4, num_hidden_layers=3, intermediate_size=8)
+    weights = 3 * (4 * 4 * 4 + 2 * 4 * 8)
+    assert shape.layer_parameters == weights
+    # Two operations a weight and token; queries times keys and weights times values: each 2 L H T².
+    assert shape.forward_operations(5) == 2 * weights * 5 + 2 * (2 * 3 * 4 * 5 * 5)
+
+
+def test_bert_base_has_its_parameters():
+    assert MODELS["base"].parameters == pytest.approx(109e6, rel=0.02)
+
+
+def test_embedding_takes_the_operations_of_all_passages_at_the_rate():
+    found = changed(passages=1000, passage_tokens=100.0)
+    assert found.embed_seconds == pytest.approx(1000 * MODELS["base"].forward_operations(100) / 2e12)
+
+
+def test_builders_share_the_embedding_and_devices_share_the_step():
+    one, four = changed(), changed(builders=4, devices=2)
+    assert four.embed_seconds == pytest.approx(one.embed_seconds / 4)
+    assert four.step_seconds == pytest.approx(one.step_seconds / 2)
+
+
+@pytest.mark.parametrize(
+    ("passages", "factory", "dtype", "bytes_a_row"),
+    [
+        (50_000, "auto", "float32", 4 * 128 + 4 * 128),
+        (50_000, "auto", "float16", 2 * 128 + 4 * 128),
+        (1_000_000, "auto", "float16", 2 * 128 + 2 * 128 + 8),
+        (1_000_000, "IVF4096,PQ32", "float16", 2 * 128 + 32 + 8),
+        (1_000_000, "SQ8", "float16", 2 * 128 + 128),
+        (1_000_000, "HNSW32_SQfp16", "float16", 2 * 128 + 2 * 128 + 8 * 32),
+    ],
+)
+def test_serving_takes_embeddings_and_index(passages, factory, dtype, bytes_a_row):
+    found = changed(passages=passages, factory=factory, dtype=dtype)
+    assert found.serving_bytes == passages * bytes_a_row
+    assert found.disk_bytes > 3 * found.serving_bytes, "two generations are kept while a third is written"
+
+
+def test_a_flat_index_takes_no_training_and_lists_do():
+    assert changed(factory="Flat").index_seconds == 0.0
+    lists = changed(passages=1_000_000, factory="IVF4096,Flat")
+    assert lists.index_seconds == pytest.approx(2 * 4096 * 128 * (10 * 1_000_000 + 1_000_000) / 0.5e12)
+    assert changed(passages=1_000_000).index_seconds < lists.index_seconds, "auto trains on a part of the rows"
+
+
+def test_async_is_stale_by_a_build_and_sync_never_by_more_than_its_period():
+    sync = changed(builders=0)
+    assert (sync.staleness_steps, sync.longest_staleness_steps) == (250, 500)
+    asynchronous = changed()
+    build = asynchronous.refresh_seconds / asynchronous.step_seconds
+    assert asynchronous.longest_staleness_steps == pytest.approx(build + max(500, build))
+    assert asynchronous.staleness_steps == pytest.approx((build + asynchronous.longest_staleness_steps) / 2)
+
+
+def test_training_waits_for_builds_in_sync_mode_only():
+    sync, asynchronous = changed(builders=0), changed()
+    steps = PLAN.steps * sync.step_seconds
+    assert sync.refreshes == (PLAN.steps - 1) // PLAN.refresh_steps
+    assert sync.total_seconds == pytest.approx(steps + (sync.refreshes + 2) * sync.refresh_seconds)
+    assert asynchronous.total_seconds == pytest.approx(steps + 2 * asynchronous.refresh_seconds)
+
+
+def test_a_run_too_short_for_a_build_is_never_refreshed():
+    assert changed(steps=3, passages=10_000_000).refreshes == 0
+
+
+def test_a_step_grows_with_batch_candidates_and_lengths():
+    base = changed().step_seconds
+    assert changed(batch_size=16).step_seconds == pytest.approx(2 * base)
+    for change in ({"candidates": 9}, {"passage_tokens": 210.0}, {"query_tokens": 41.0}, {"masked_tokens": 4.0}):
+        assert changed(**change).step_seconds > base
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"passages": 0}, "passages is 0"),
+        ({"steps": 0}, "steps is 0"),
+        ({"builders": -1}, "builders is -1"),
+        ({"dtype": "int8"}, "dtype is 'int8'"),
+        ({"rates": dataclasses.replace(RATES, encode_tflops=0.0)}, "encode_tflops is 0.0"),
+    ],
+)
+def test_a_plan_that_no_run_can_have_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        changed(**change)
+
+
+def test_the_packaged_rates_say_where_they_come_from():
+    for name, rates in packaged_rates().items():
+        assert rates.source, name
+        Plan(passages=1, steps=1, shape=MODELS["tiny"], rates=rates)
+
+
+def test_the_command_prints_what_it_assumed(capsys):
+    assert main(["estimate", "--passages", "13353718", "--steps", "200000", "--train_tflops", "40"]) == 0
+    told = capsys.readouterr().out
+    assert "IVF16384,SQfp16" in told
+    assert "40 TFLOP/s training" in told
+    assert "train_tflops as given" in told
+    for word in ("refresh", "staleness", "total", "memory", "disk"):
+        assert f"\n{word} " in told
+
+
+def test_the_command_as_json_and_with_the_model_of_a_folder(tmp_path, capsys):
+    config = {"hidden_size": 256, "num_hidden_layers": 4, "intermediate_size": 1024, "vocab_size": 30_522}
+    (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "realm"}))
+    asked = ["estimate", "--passages", "20000", "--steps", "1000", "--json", "--model"]
+    assert main([*asked, str(tmp_path)]) == 0
+    of_folder = json.loads(capsys.readouterr().out)
+    assert main([*asked, "mini"]) == 0
+    assert json.loads(capsys.readouterr().out) == of_folder
+    assert of_folder["refresh_seconds"] == pytest.approx(
+        of_folder["embed_seconds"] + of_folder["index_seconds"] + of_folder["write_seconds"]
+    )
+
+
+@pytest.mark.parametrize("folder", ["", "{}"])
+def test_a_model_that_is_none_is_told(folder, tmp_path, capsys):
+    if folder:
+        (tmp_path / "config.json").write_text(folder)
+    assert main(["estimate", "--passages", "9", "--steps", "9", "--model", str(tmp_path)]) == 4
+    assert str(tmp_path) in capsys.readouterr().err
