@@ -59,6 +59,7 @@ def test_missing_or_shapeless_yaml_file_is_said(tmp_path):
         ({"num_candidates": 0}, "num_candidates is 0"),
         ({"reading_candidates": 2}, "reading_candidates is 2, but freeze_retriever_steps is 0"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0"),
+        ({"retriever_learning_rate": 0.0}, "retriever_learning_rate is 0.0"),
         ({"save_total_limit": 0}, "save_total_limit is 0"),
         ({"on_stale": "wait"}, "max_staleness is not set"),
         ({"max_staleness": 10, "refresh_steps": 20}, "max_staleness is 10.*refresh_steps = 20"),

@@ -136,6 +136,12 @@ class InverseClozeArguments(LoopArguments):
 class RefreshArguments(LoopArguments):
     """Parameters that the loops with an index share: pre-training and fine-tuning."""
 
+    # Parameters that control the optimizer
+    retriever_learning_rate: float | None = field(
+        default=None,
+        metadata={"help": "Peak rate of the towers, on the same schedule; default: learning_rate, as published."},
+    )
+
     # Parameters that control the refresh of the index (section 3.3)
     refresh: RefreshMode = field(default="async", metadata={"help": "sync, async, external or off."})
     refresh_steps: int = field(default=500, metadata={"help": "A snapshot for the builder every so many steps."})
@@ -158,6 +164,8 @@ class RefreshArguments(LoopArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.retriever_learning_rate is not None and not self.retriever_learning_rate > 0:
+            raise ValueError(f"retriever_learning_rate is {self.retriever_learning_rate}. Give a positive one.")
         self._one_of("refresh", get_args(RefreshMode))
         self._one_of("on_stale", get_args(OnStale))
         self._at_least(1, "refresh_steps", "builder_threads")
@@ -201,10 +209,6 @@ class PreTrainingArguments(RefreshArguments):
         default=None,
         metadata={"help": "K while the towers are frozen; default: num_candidates. Fewer means faster steps."},
     )
-    retriever_learning_rate: float | None = field(
-        default=None,
-        metadata={"help": "Peak rate of the towers, on the same schedule; default: learning_rate, as published."},
-    )
     detach_retrieval: bool = field(
         default=False, metadata={"help": "Ablation: p(z|x) is a constant, so that the retriever learns nothing."}
     )
@@ -231,11 +235,6 @@ class PreTrainingArguments(RefreshArguments):
                     f"reading_candidates is {self.reading_candidates}, but freeze_retriever_steps is 0: no step would "
                     "use it. Set the second, or drop the first."
                 )
-        if self.retriever_learning_rate is not None and not self.retriever_learning_rate > 0:
-            raise ValueError(
-                f"retriever_learning_rate is {self.retriever_learning_rate}. Give a positive one, or say "
-                "detach_retrieval: then the towers learn nothing."
-            )
         if self.marginalization is not None:
             self._one_of("marginalization", get_args(Marginalization))
         self._at_least(1, "max_masked_tokens", "num_candidates", "per_device_eval_batch_size", "max_eval_sentences")

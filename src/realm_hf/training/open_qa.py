@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from torch import nn
 
 from realm_hf.answering import Answer, QuestionAnswerer
 from realm_hf.data.answer_matching import exact_match, regex_match
@@ -138,6 +139,11 @@ class OpenQATrainer(TrainingLoop):
         self.best = BestModel(root, args.early_stopping_patience)
         #: What this rank searched last; for callbacks.
         self.beam: Beam | None = None
+
+    def own_rates(self) -> dict[nn.Module, float]:
+        """The query tower's, if it has one."""
+        rate = self.args.retriever_learning_rate
+        return {} if rate is None else {self.model.embedder: rate}
 
     # Before the first step
 
