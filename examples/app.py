@@ -118,9 +118,10 @@ def passage_html(passage: Evidence, best: bool) -> str:
 def weight_html(name: str, weight: float) -> str:
     """A bar for one probability."""
     words = {"retriever": "retriever, p(z|x)", "answer": "share of the answer"}[name]
+    number = "&lt; 0.1%" if 0 < weight < 0.0005 else f"{weight:.1%}"
     return (
         f'<span>{words}</span><span class="bar"><i style="width:{100 * weight:.2f}%"></i></span>'
-        f'<span class="number">{weight:.1%}</span>'
+        f'<span class="number">{number}</span>'
     )
 
 

@@ -34,7 +34,7 @@ NASTY = "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 2
 @pytest.fixture(scope="module")
 def answerer(tokenizer, tmp_path_factory) -> QuestionAnswerer:
     rows = Dataset.from_dict({"title": list(TOWNS), "text": list(TOWNS.values())})
-    store = passages_from_rows(rows, tokenizer, tmp_path_factory.mktemp("towns") / "store", max_length=64)
+    store = passages_from_rows(rows, tokenizer, tmp_path_factory.mktemp("towns") / "store", max_length=128)  # NASTY is long, twice
     towers = bag_of_words_start(tiny_model())
     retriever = RealmRetriever(
         store, tokenizer, embeddings=embed_passages(towers.embedder, store), embedder=towers.embedder
@@ -96,7 +96,8 @@ def test_an_answer_is_shown_with_its_span_and_all_weights(page, answerer):
     assert page.text(".passage.best mark") == expected.text
     numbers = page.texts("#evidence .number")
     weights = [w for e in expected.evidence for w in (e.retrieval_probability, e.share)]
-    assert numbers == [f"{weight:.1%}" for weight in [*weights, expected.null_probability]]
+    shown = [*weights, expected.null_probability]
+    assert numbers == ["< 0.1%" if weight < 0.0005 else f"{weight:.1%}" for weight in shown]
     assert "null passage" in page.text("#evidence .null").lower()
     widths = page.evaluate("[...document.querySelectorAll('#evidence .bar i')].map(e => parseFloat(e.style.width))")
     assert widths == pytest.approx([100 * w for w in [*weights, expected.null_probability]], abs=0.01)
@@ -168,6 +169,8 @@ def test_what_is_refused_is_said(page):
     page.type("#text textarea", " ")
     page.click("#add")
     page.wait("document.body.innerText.includes('holds nothing to read')")
+    # What was said lies over the button until it goes.
+    page.wait("!document.body.innerText.includes('holds nothing to read')")
     page.type("#question textarea", " ")
     page.click("#ask")
     page.wait("document.querySelector('#status').innerText.includes('Ask something first')")
