@@ -19,7 +19,7 @@ from realm_hf.index.embedding import embed_passages
 from realm_hf.index.generations import GenerationInfo
 from realm_hf.refresh.async_refresh import AsyncRefresher
 from realm_hf.refresh.builder_process import builder_environment
-from realm_hf.refresh.heartbeat import FleetMonitor, Heartbeat, HeartbeatMonitor
+from realm_hf.refresh.heartbeat import FleetMonitor, Heartbeat, HeartbeatMonitor, ProcessorMonitor
 from realm_hf.refresh.modes import RefreshError, make_refresher
 from realm_hf.refresh.run_directory import RunDirectory
 from realm_hf.refresh.snapshots import load_snapshot, snapshot_name, write_snapshot
@@ -95,6 +95,42 @@ def test_a_heartbeat_moves_with_work_and_stands_still_without(tmp_path):
     finally:
         heartbeat.stop()
     assert not heartbeat.path.exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="this system tells no process's processor time")
+@pytest.mark.multiprocess
+def test_what_loads_is_not_silent_and_what_only_waits_is():
+    working = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    waiting = subprocess.Popen([sys.executable, "-c", "import time\nwhile True: time.sleep(0.5)"])
+    try:
+        at_work, idle = ProcessorMonitor(working.pid), ProcessorMonitor(waiting.pid)
+        assert wait_until(lambda: idle.silent_seconds() > 1.0)
+        assert wait_until(lambda: at_work.silent_seconds() < 0.05)
+        assert idle.silent_seconds() > at_work.silent_seconds()
+        working.kill()
+        working.wait()
+        assert wait_until(lambda: at_work.silent_seconds() > 0.5), "one that has ended is silent"
+    finally:
+        for process in (working, waiting):
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.multiprocess
+def test_a_builder_that_loads_for_longer_than_the_timeout_is_not_killed(run, embedder, monkeypatch):
+    """Loading on a busy processor may take minutes; it is progress as long as it uses the processor."""
+    refresher = AsyncRefresher(run, ALONE, heartbeat_timeout=0.0)
+    refresher.start()
+    monkeypatch.setattr(ProcessorMonitor, "silent_seconds", lambda _: -1.0)
+    refresher.submit(1, embedder)
+    assert wait_until(lambda: refresher.poll() is None and refresher.check_health().building, 30)
+    assert refresher._builder.build.pid is None
+    assert refresher._builder.build.monitor.silent_seconds() > 0.0
+    assert refresher.poll() is None
+    assert refresher.check_health().failures == 0
+    monkeypatch.setattr(ProcessorMonitor, "silent_seconds", lambda _: 1.0)
+    assert wait_until(lambda: refresher.poll() is None and refresher.check_health().failures == 1, 30)
+    refresher.stop()
 
 
 def test_a_heartbeat_is_judged_by_its_counter_and_not_by_the_files_clock(tmp_path):

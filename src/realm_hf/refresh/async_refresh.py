@@ -135,7 +135,7 @@ class AsyncRefresher(SnapshotRefresher):
 
     def _watch(self, builder: BuilderProcess, build: Build) -> None:
         if build.status is None:
-            if build.monitor.silent_seconds() > self.heartbeat_timeout:
+            if builder.silent_seconds() > self.heartbeat_timeout:
                 self._replace(
                     builder, f"No progress for {self.heartbeat_timeout:.0f} s, so it is killed. {build.describe()}"
                 )

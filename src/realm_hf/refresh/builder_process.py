@@ -20,7 +20,7 @@ from typing import BinaryIO, cast
 
 from transformers.utils import logging
 
-from realm_hf.refresh.heartbeat import HeartbeatMonitor
+from realm_hf.refresh.heartbeat import HeartbeatMonitor, ProcessorMonitor
 from realm_hf.refresh.priority import lower_priority
 from realm_hf.refresh.run_directory import RunDirectory
 from realm_hf.storage.errors import explained
@@ -113,6 +113,7 @@ class BuilderProcess:
                 # builder.
                 start_new_session=True,
             )
+        self._loading = ProcessorMonitor(self._process.pid)
         os.set_blocking(self._stdout.fileno(), False)
         # Set from here rather than by a preexec_fn, which may deadlock in a process with threads; the threads and
         # builds that the server starts later inherit it.
@@ -136,6 +137,13 @@ class BuilderProcess:
             self._stdin.flush()
         return self.build
 
+    def silent_seconds(self) -> float:
+        """Seconds without progress of the build; before its first beat, of the server or fork that loads for it."""
+        if self.build is None:
+            return 0.0
+        silent = self.build.monitor.silent_seconds()
+        return silent if self.build.monitor.has_moved else min(silent, self._loading.silent_seconds())
+
     def look(self) -> None:
         """Take in what the server has said about its build; never waits."""
         with contextlib.suppress(BlockingIOError):
@@ -146,6 +154,7 @@ class BuilderProcess:
             if self.build is not None and name == self.build.name:
                 if word == "started":
                     self.build.pid = int(number)
+                    self._loading = ProcessorMonitor(self.build.pid)
                 else:
                     self.build.status = int(number)
 

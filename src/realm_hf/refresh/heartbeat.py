@@ -19,6 +19,8 @@ from realm_hf.storage.files import read_json, write_json
 
 # Processor seconds between two beats that count as work; the beating thread's own are not among them.
 _WORK_CPU_SECONDS = 0.01
+# Of a process that is watched from outside: more than one uses that only waits for a word.
+_WATCHED_CPU_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,36 @@ class HeartbeatMonitor:
         if beat is not None and beat != self.beat:
             self.beat, self.has_moved, self._moved_at = beat, True, time.monotonic()
         return time.monotonic() - self._moved_at
+
+
+class ProcessorMonitor:
+    """Tells for how long a process has used next to no processor time: one that has no heartbeat yet.
+
+    A builder loads its libraries before it can beat: seconds on a free processor, minutes on one that training keeps
+    busy and that the builder is the last to get.
+
+    Args:
+        pid: The process.
+    """
+
+    def __init__(self, pid: int):
+        self.pid = pid
+        self._used = self._now()
+        self._moved_at = time.monotonic()
+
+    def silent_seconds(self) -> float:
+        """Seconds since it was last seen to have used a tenth of a second; since the construction where none tells."""
+        used = self._now()
+        if used - self._used >= _WATCHED_CPU_SECONDS:
+            self._used, self._moved_at = used, time.monotonic()
+        return time.monotonic() - self._moved_at
+
+    def _now(self) -> float:
+        try:
+            fields = Path(f"/proc/{self.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            return 0.0  # it has ended, or this system keeps no such account
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 class FleetMonitor:
