@@ -143,9 +143,9 @@ def measure(settings: Settings) -> Iterator[Row]:
     with tempfile.TemporaryDirectory(dir=SCRATCH) as work:
         folder = Path(work)
         passages, sentences = _corpus(settings, tokenizer, folder)
-        beside = _train("async", Refreshes(count, quiet), tokenizer, passages, sentences, folder)
+        beside = _train("async", Refreshes(count, quiet), settings, tokenizer, passages, sentences, folder)
         twin = Refreshes(count, quiet, tuple(beside.submitted), beside.last_step)
-        _train("sync", twin, tokenizer, passages, sentences, folder)
+        _train("sync", twin, settings, tokenizer, passages, sentences, folder)
     words = f"{len(passages):,} passages of {passages.statistics['wordpieces']:,} wordpieces"
     yield _blocked(beside, twin, words)
     yield _speed(beside, settings.threads, words)
@@ -221,6 +221,7 @@ def _corpus(settings: Settings, tokenizer: RealmTokenizer, folder: Path) -> tupl
 def _train(
     mode: str,
     refreshes: Refreshes,
+    settings: Settings,
     tokenizer: RealmTokenizer,
     passages: PassageStore,
     sentences: SentenceStore,
@@ -240,6 +241,6 @@ def _train(
         bf16=False,
         disable_tqdm=True,
     )
-    model = RealmForPreTraining(make_config())
+    model = RealmForPreTraining(make_config(settings))
     PreTrainer(model, tokenizer, passages, sentences, args, callbacks=[refreshes]).train()
     return refreshes
