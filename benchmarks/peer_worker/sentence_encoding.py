@@ -11,7 +11,7 @@ from sentence_transformers.models import Normalize, Pooling, Transformer
 def prepare(folder: Path, options: dict[str, Any]) -> Callable[[], dict[str, Any]]:  # noqa: ARG001 - the common form
     """Encode all texts once; a title and its body are a pair, which makes the same wordpieces as ours."""
     tower = Transformer(options["model"], max_seq_length=options["max_length"])
-    model = SentenceTransformer(modules=[tower, Pooling(tower.get_word_embedding_dimension()), Normalize()])
+    model = SentenceTransformer(modules=[tower, Pooling(tower.get_embedding_dimension()), Normalize()])
     pairs = [tuple(pair) for pair in options["texts"]]
 
     def work() -> dict[str, Any]:

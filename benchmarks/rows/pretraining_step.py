@@ -40,7 +40,7 @@ def measure(settings: Settings) -> Iterator[Row]:
     with tempfile.TemporaryDirectory(dir=SCRATCH) as work:
         for width, name in ((MAX_LENGTH, "padded"), (0, "longest")):
             write_peer_inputs(model, batch, width, folder=Path(work) / name)
-        options = {"shape": shape(settings), "queries": queries}
+        options = {"shape": shape(settings, num_candidates=batch["candidate_ids"].size(1)), "queries": queries}
         with Peer("pretraining_step", Path(work) / "padded", settings.threads, options) as peer:
             agreement = check_agreement(model, batch, peer.step())
             found = alternate(timed(step(model, batch)), peer, settings.rounds)
