@@ -45,11 +45,13 @@ _TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 class Refreshes(LoopCallback):
     """Submits a snapshot after every `quiet` steps without a build, or at the steps given, and times what happens.
 
+    With a builder the first refresh is not measured: the builder loads its libraries beside the steps before it.
+
     Args:
-        count: Refreshes until the training ends.
+        count: Refreshes that are measured.
         quiet: Steps without a build before each.
-        steps: Submit at these steps instead, and end at the last step of `until`.
-        until: See `steps`.
+        steps: Submit at these steps instead, counted from the first measured one.
+        until: End at this step; see `steps`.
     """
 
     count: int
@@ -64,7 +66,15 @@ class Refreshes(LoopCallback):
     staleness: list[tuple[int, float]] = field(default_factory=list)
     builder_seconds: float = 0.0
     total: float = 0.0
+    first_step: int | None = None
+    last_step: int = 0
     _between: float = 0.0
+    _begun: float = 0.0
+    _last: float = 0.0
+    _started: float = 0.0
+    _building: bool = False
+    _quiet_since: int = 0
+    _used_before: float | None = None
 
     def on_train_begin(self, loop: TrainingLoop) -> None:
         """Time what the loop waits for the refresh between its steps."""
@@ -84,49 +94,48 @@ class Refreshes(LoopCallback):
         """Take the step's time to its pile, and submit or end where it is time to."""
         assert isinstance(loop, PreTrainer)
         now = time.perf_counter()
-        if loop.step == WARM_UP:
-            self._started = self._last = now
-            self._between, self._begun, self._server, self._building = 0.0, now, 0, False
-            return
-        if loop.step < WARM_UP:
+        if self.first_step is None:
+            if loop.step == WARM_UP and not self.steps:
+                loop.index.refresher.submit(loop.step, loop.model.embedder)
+            if loop.step >= WARM_UP if self.steps else record["events"]:
+                self.first_step = self._quiet_since = loop.step
+                self._started = self._last = now
             return
         (self.with_build if self._building else self.without).append(now - self._last)
         self._watch_the_builder(loop)
-        if self._building and record.get("events"):
-            event = record["events"][0]
+        step = loop.step - self.first_step
+        if self._building and record["events"]:
             self.blocked.append(self._between + self.snapshots[-1])
-            self.staleness.append((event["staleness_steps"], now - self._begun))
+            self.staleness.append((record["events"][0]["staleness_steps"], now - self._begun))
             self._building, self._quiet_since = False, loop.step
         done = len(self.blocked) == self.count
-        due = loop.step in self.steps if self.steps else loop.step - self._idle_since() >= self.quiet and not done
+        due = step in self.steps if self.steps else not done and loop.step - self._quiet_since >= self.quiet
         if due and not self._building:
-            self._between, self._begun, self._building = 0.0, time.perf_counter(), True
-            loop.index.refresher.submit(loop.step, loop.model.embedder)
-            self.snapshots.append(time.perf_counter() - self._begun)
-            self.submitted.append(loop.step)
+            self._submit(loop, step)
         self._last = time.perf_counter()
-        if loop.step >= self.until if self.steps else done:
-            self.total = self._last - self._started
-            self.last_step = loop.step
+        if step >= self.until if self.steps else done:
+            self.total, self.last_step = self._last - self._started, step
             loop.ends_early = True
 
-    def _idle_since(self) -> int:
-        return int(getattr(self, "_quiet_since", WARM_UP))
+    def _submit(self, loop: PreTrainer, step: int) -> None:
+        self._between, self._begun, self._building = 0.0, time.perf_counter(), True
+        loop.index.refresher.submit(loop.step, loop.model.embedder)
+        self.snapshots.append(time.perf_counter() - self._begun)
+        self.submitted.append(step)
 
     def _watch_the_builder(self, loop: PreTrainer) -> None:
-        """Processor time of the builder's server and of its builds, since the first was seen."""
-        pid = loop.index.refresher.check_health().builder_pid
-        if pid is None:
-            return
-        parent = int(_stat(pid)[1]) if _stat(pid) else 0
-        if parent and parent != os.getpid():
-            used = sum(map(int, _stat(parent)[11:15])) + sum(map(int, _stat(pid)[11:13]))
-            self._first_use = getattr(self, "_first_use", used)
-            self.builder_seconds = (used - self._first_use) / _TICKS_A_SECOND
+        """Processor time of the builder's server and its builds since the first that is measured."""
+        build = _stat(loop.index.refresher.check_health().builder_pid)
+        server = _stat(int(build[1])) if build else []
+        if build and server:
+            # The builds that have ended are in the server's account of its children.
+            used = sum(map(int, server[11:15])) + sum(map(int, build[11:13]))
+            self._used_before = used if self._used_before is None else self._used_before
+            self.builder_seconds = (used - self._used_before) / _TICKS_A_SECOND
 
 
-def _stat(pid: int) -> list[str]:
-    """Fields of /proc/PID/stat from the third on; empty where the process has ended."""
+def _stat(pid: int | None) -> list[str]:
+    """Fields of /proc/PID/stat from the third on; empty where there is no such process."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
     except FileNotFoundError:
@@ -149,7 +158,7 @@ def measure(settings: Settings) -> Iterator[Row]:
     words = f"{len(passages):,} passages of {passages.statistics['wordpieces']:,} wordpieces"
     yield _blocked(beside, twin, words)
     yield _speed(beside, settings.threads, words)
-    steps = beside.last_step - WARM_UP
+    steps = beside.last_step
     yield Row(
         f"{steps} steps with {len(beside.blocked)} refreshes, async",
         beside.total,
