@@ -4,6 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForPreTraining, AutoTokenizer
+from transformers.activations import NewGELUActivation
 
 from realm_hf import RealmConfig, RealmEmbedder, RealmForPreTraining, RealmKnowledgeAugEncoder, RealmScorer
 
@@ -110,6 +111,30 @@ def test_computing_only_cls_in_the_last_layer_is_exact(tiny_config, tokenizer, i
     inputs = texts(tokenizer)
     whole = model.cls(model.realm(**inputs).pooler_output)
     torch.testing.assert_close(model(**inputs).projected_score, whole, atol=1e-12, rtol=0)
+
+
+def test_chunks_of_a_batch_share_one_lookup_of_words_and_its_gradient_is_exact(embedder):
+    embedder.double()
+    words = embedder.realm.embeddings.word_embeddings
+    looked_up = []
+    words.register_forward_hook(lambda *_: looked_up.append(1))
+    ids = torch.randint(5, 50, (6, 9), generator=torch.Generator().manual_seed(0))
+    mask = (torch.arange(9) < torch.tensor([9, 2, 5, 7, 3, 4])[:, None]).long()
+    weights = torch.randn(6, embedder.config.retriever_proj_size, dtype=torch.double)
+    (embedder.encode(ids, mask, max_tokens_per_chunk=9) * weights).sum().backward()
+    assert len(looked_up) == 1
+    gradient, words.weight.grad = words.weight.grad, None
+    (embedder(ids, mask).projected_score * weights).sum().backward()
+    torch.testing.assert_close(gradient, words.weight.grad, atol=1e-12, rtol=1e-9)
+
+
+def test_the_published_activation_is_one_kernel_with_the_same_values(tiny_config):
+    tiny_config.hidden_act = "gelu_new"
+    values = torch.linspace(-8, 8, 1001, dtype=torch.double)
+    for layer in RealmEmbedder(tiny_config).realm.encoder.layer:
+        assert isinstance(layer.intermediate.intermediate_act_fn, torch.nn.GELU)
+        fused = layer.intermediate.intermediate_act_fn(values)
+        torch.testing.assert_close(fused, NewGELUActivation()(values), atol=1e-14, rtol=0)
 
 
 def test_hidden_states_and_attentions_are_returned_whole(tiny_config, tokenizer):

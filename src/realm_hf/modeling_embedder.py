@@ -18,7 +18,7 @@ from .bert_initialization import BertStart, FromBertModel, initialize_projection
 from .configuration_realm import RealmConfig
 from .encoding import ragged_apply
 from .losses import full_precision, relevance_scores
-from .modeling_bert_tower import RealmBertModel, UnreadPooler, UnreadPredictionHead
+from .modeling_bert_tower import RealmBertModel, UnreadPooler, UnreadPredictionHead, distinct_words
 from .modeling_outputs import RealmEmbedderOutput, RealmScorerOutput
 
 
@@ -202,9 +202,12 @@ class RealmEmbedder(RealmPreTrainedModel):
         Returns:
             `torch.Tensor` of shape `(N, retriever_proj_size)`: The embeddings.
         """
+        words, word_rows = distinct_words(self.realm, input_ids)
         return ragged_apply(
-            lambda ids, mask, segments: self(ids, mask, segments, return_dict=True).projected_score,
-            input_ids,
+            lambda rows, mask, segments: (
+                self(None, mask, segments, inputs_embeds=F.embedding(rows, words), return_dict=True).projected_score
+            ),
+            word_rows,
             attention_mask,
             token_type_ids,
             max_tokens_per_chunk=max_tokens_per_chunk,

@@ -13,7 +13,7 @@ from .bert_initialization import BertStart, initialize_prediction_head
 from .configuration_realm import RealmConfig
 from .encoding import ragged_apply
 from .losses import full_precision, gold_log_probs, marginal_log_likelihood
-from .modeling_bert_tower import RealmBertModel
+from .modeling_bert_tower import RealmBertModel, distinct_words
 from .modeling_embedder import RealmPreTrainedModel, flatten_candidates, refuse_head_mask
 
 
@@ -80,13 +80,18 @@ class RealmKnowledgeAugEncoder(RealmPreTrainedModel):
         Returns:
             `torch.Tensor` of shape `(N, R, hidden_size)`: The hidden states.
         """
+        words, word_rows = distinct_words(self.realm, input_ids)
         return ragged_apply(
             lambda ids, mask, segments, wanted: (
                 self.realm(
-                    ids, attention_mask=mask, token_type_ids=segments, output_rows=wanted, return_dict=True
+                    inputs_embeds=F.embedding(ids, words),
+                    attention_mask=mask,
+                    token_type_ids=segments,
+                    output_rows=wanted,
+                    return_dict=True,
                 ).last_hidden_state
             ),
-            input_ids,
+            word_rows,
             attention_mask,
             token_type_ids,
             rows,

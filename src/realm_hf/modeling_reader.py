@@ -17,7 +17,7 @@ from .bert_initialization import BertStart
 from .configuration_realm import RealmConfig
 from .encoding import ragged_tokens
 from .losses import full_precision, retriever_marginal_loss, span_marginal_loss
-from .modeling_bert_tower import RealmBertModel, UnreadPredictionHead
+from .modeling_bert_tower import RealmBertModel, UnreadPredictionHead, distinct_words
 from .modeling_embedder import RealmPreTrainedModel, flatten_candidates, refuse_head_mask
 from .modeling_outputs import RealmReaderOutput, SpanScores
 
@@ -164,12 +164,18 @@ class RealmReader(RealmPreTrainedModel):
         block_mask = block_mask.bool()
         if not block_mask.any():
             return self.qa_outputs.no_spans(input_ids.device)
+        words, word_rows = distinct_words(self.realm, input_ids)
         hidden = ragged_tokens(
-            lambda ids, mask, segments: (
-                self.realm(ids, attention_mask=mask, token_type_ids=segments, return_dict=True).last_hidden_state
+            lambda rows, mask, segments: (
+                self.realm(
+                    inputs_embeds=F.embedding(rows, words),
+                    attention_mask=mask,
+                    token_type_ids=segments,
+                    return_dict=True,
+                ).last_hidden_state
             ),
             _from_first_to_last(block_mask),
-            input_ids,
+            word_rows,
             attention_mask,
             token_type_ids,
             max_tokens_per_chunk,
