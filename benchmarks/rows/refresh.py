@@ -33,7 +33,7 @@ from realm_hf.training.loop import TrainingLoop
 from realm_hf.training.pretraining import PreTrainer
 from rows.small_bert import make_config
 
-WORDPIECES, QUICK_WORDPIECES = 40_000, 2_000
+WORDPIECES, QUICK_WORDPIECES = 80_000, 2_000
 QUIET_STEPS, QUICK_QUIET_STEPS = 25, 3
 REFRESHES, QUICK_REFRESHES = 3, 1
 WARM_UP = 3
@@ -74,7 +74,8 @@ class Refreshes(LoopCallback):
     _started: float = 0.0
     _building: bool = False
     _quiet_since: int = 0
-    _used_before: float | None = None
+    _server: int | None = None
+    _used_before: float = 0.0
 
     def on_train_begin(self, loop: TrainingLoop) -> None:
         """Time what the loop waits for the refresh between its steps."""
@@ -94,15 +95,18 @@ class Refreshes(LoopCallback):
         """Take the step's time to its pile, and submit or end where it is time to."""
         assert isinstance(loop, PreTrainer)
         now = time.perf_counter()
+        build = loop.index.refresher.check_health().builder_pid
+        if loop.args.refresh == "async" and (found := _stat(build)):
+            self._server = int(found[1])
         if self.first_step is None:
             if loop.step == WARM_UP and not self.steps:
                 loop.index.refresher.submit(loop.step, loop.model.embedder)
             if loop.step >= WARM_UP if self.steps else record["events"]:
                 self.first_step = self._quiet_since = loop.step
                 self._started = self._last = now
+                self._used_before = _processor_seconds(self._server)
             return
         (self.with_build if self._building else self.without).append(now - self._last)
-        self._watch_the_builder(loop)
         step = loop.step - self.first_step
         if self._building and record["events"]:
             self.blocked.append(self._between + self.snapshots[-1])
@@ -115,6 +119,7 @@ class Refreshes(LoopCallback):
         self._last = time.perf_counter()
         if step >= self.until if self.steps else done:
             self.total, self.last_step = self._last - self._started, step
+            self.builder_seconds = _processor_seconds(self._server) + _processor_seconds(build) - self._used_before
             loop.ends_early = True
 
     def _submit(self, loop: PreTrainer, step: int) -> None:
@@ -123,15 +128,10 @@ class Refreshes(LoopCallback):
         self.snapshots.append(time.perf_counter() - self._begun)
         self.submitted.append(step)
 
-    def _watch_the_builder(self, loop: PreTrainer) -> None:
-        """Processor time of the builder's server and its builds since the first that is measured."""
-        build = _stat(loop.index.refresher.check_health().builder_pid)
-        server = _stat(int(build[1])) if build else []
-        if build and server:
-            # The builds that have ended are in the server's account of its children.
-            used = sum(map(int, server[11:15])) + sum(map(int, build[11:13]))
-            self._used_before = used if self._used_before is None else self._used_before
-            self.builder_seconds = (used - self._used_before) / _TICKS_A_SECOND
+
+def _processor_seconds(pid: int | None) -> float:
+    """Of a process and of its children that have ended."""
+    return sum(map(int, _stat(pid)[11:15])) / _TICKS_A_SECOND
 
 
 def _stat(pid: int | None) -> list[str]:
