@@ -34,7 +34,8 @@ NASTY = "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 2
 @pytest.fixture(scope="module")
 def answerer(tokenizer, tmp_path_factory) -> QuestionAnswerer:
     rows = Dataset.from_dict({"title": list(TOWNS), "text": list(TOWNS.values())})
-    store = passages_from_rows(rows, tokenizer, tmp_path_factory.mktemp("towns") / "store", max_length=128)  # NASTY is long, twice
+    # Room for NASTY as title and as text.
+    store = passages_from_rows(rows, tokenizer, tmp_path_factory.mktemp("towns") / "store", max_length=128)
     towers = bag_of_words_start(tiny_model())
     retriever = RealmRetriever(
         store, tokenizer, embeddings=embed_passages(towers.embedder, store), embedder=towers.embedder

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -118,8 +118,7 @@ class PreTrainer(TrainingLoop):
     def own_rates(self) -> dict[nn.Module, float]:
         """The towers', if they have one."""
         rate = self.args.retriever_learning_rate
-        model = cast(RealmForPreTraining, self.model)
-        return {} if rate is None else {model.embedder: rate, model.query_embedder: rate}
+        return {} if rate is None else {self.model.embedder: rate, self.model.query_embedder: rate}
 
     # Before the first step
 
