@@ -16,6 +16,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.bert.modeling_bert import (
     BertEmbeddings,
     BertEncoder,
+    BertIntermediate,
     BertLayer,
     BertModel,
     BertOnlyMLMHead,
@@ -142,14 +143,14 @@ class UnreadPredictionHead(BertOnlyMLMHead):
         """Compute nothing."""
 
 
-def fuse_activations(layers: nn.ModuleList) -> None:
+def fuse_activations(encoder: BertEncoder) -> None:
     """
     Compute `gelu_new`, the activation of every published REALM, in one kernel instead of eight passes over the largest
     tensor of a layer. The function is the same, up to rounding.
     """
-    for layer in layers:
-        if isinstance(layer.intermediate.intermediate_act_fn, NewGELUActivation):
-            layer.intermediate.intermediate_act_fn = nn.GELU(approximate="tanh")
+    for module in encoder.modules():
+        if isinstance(module, BertIntermediate) and isinstance(module.intermediate_act_fn, NewGELUActivation):
+            module.intermediate_act_fn = nn.GELU(approximate="tanh")
 
 
 class RealmBertModel(BertModel):
@@ -173,7 +174,7 @@ class RealmBertModel(BertModel):
         self.gradient_checkpointing = False
         self.embeddings = BertEmbeddings(config)
         self.encoder = RealmBertEncoder(config)
-        fuse_activations(self.encoder.layer)
+        fuse_activations(self.encoder)
         self.pooler = BertPooler(config) if pooler_is_read else UnreadPooler(config)
         self.post_init()
 
