@@ -69,6 +69,16 @@ def test_k_beyond_the_corpus_pads_and_never_leaks_minus_one(vectors, factory):
         np.testing.assert_array_equal(np.sort(rows[:, :20]), np.tile(np.arange(20), (5, 1)))
 
 
+@pytest.mark.parametrize("factory", ["PQ8", "IVF1,PQ8", "OPQ8,PQ8", "PQ8,RFlat", "HNSW4_PQ8"])
+def test_codes_are_not_ordered_for_a_filter_that_no_search_uses(factory):
+    rows = np.random.default_rng(0).standard_normal((256, 16)).astype(np.float32)  # one for each of 256 centroids
+    index = build_index(rows, factory)
+    while not isinstance(index, faiss.IndexPQ | faiss.IndexIVFPQ):
+        inner = next(part for part in ("index", "base_index", "storage") if hasattr(index, part))
+        index = faiss.downcast_index(getattr(index, inner))
+    assert not index.do_polysemous_training
+
+
 def test_recall_is_one_for_an_exact_index_over_duplicates(vectors):
     doubled = np.concatenate([vectors[:50]] * 4)
     assert recall_at_k(doubled, build_index(doubled), vectors[:20], 10) == 1.0
