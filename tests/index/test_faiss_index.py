@@ -175,9 +175,19 @@ def test_a_foreign_index_file_is_refused(make, message, tmp_path):
         open_index(tmp_path / "x.faiss", rows=300, dimension=16)
 
 
-def test_lists_in_another_file_are_refused(vectors, tmp_path):
-    index = build_index(vectors, "IVF4,Flat")
-    lists = faiss.OnDiskInvertedLists(4, index.code_size, str(tmp_path / "lists.bin"))
+@pytest.mark.parametrize("mmap", [True, False])
+def test_codes_in_many_lists_open_though_faiss_counts_a_table_for_them(vectors, tmp_path, mmap):
+    index = build_index(vectors, "IVF256,PQ16")
+    save_index(index, tmp_path / "x.faiss")
+    assert 2 * (tmp_path / "x.faiss").stat().st_size < 256 * 16 * 256 * 4
+    opened = open_index(tmp_path / "x.faiss", mmap=mmap, rows=300, dimension=16)
+    np.testing.assert_array_equal(search(opened, vectors[:9], 5)[1], search(index, vectors[:9], 5)[1])
+
+
+@pytest.mark.parametrize("factory", ["IVF4,Flat", "IVF256,PQ16"])
+def test_lists_in_another_file_are_refused(vectors, tmp_path, factory):
+    index = build_index(vectors, factory)
+    lists = faiss.OnDiskInvertedLists(index.nlist, index.code_size, str(tmp_path / "lists.bin"))
     index.reset()
     index.replace_invlists(lists)
     index.add(vectors)

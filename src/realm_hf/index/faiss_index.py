@@ -140,7 +140,7 @@ def _skip_polysemous_training(index: faiss.Index) -> None:
     elif isinstance(index, faiss.IndexHNSW):
         _skip_polysemous_training(faiss.downcast_index(index.storage))
     elif isinstance(index, faiss.IndexPQ | faiss.IndexIVFPQ):
-        index.do_polysemous_training = False
+        index.do_polysemous_training = False  # type: ignore[union-attr]  # not in the stub
 
 
 def _read_emptied(path: Path, like: faiss.Index) -> faiss.Index | None:

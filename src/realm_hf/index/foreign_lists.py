@@ -13,13 +13,33 @@ from pathlib import Path
 
 import faiss
 
-__all__ = ["foreign_lists"]
+__all__ = ["TABLE_REFUSED", "byte_limits", "foreign_lists"]
+
+TABLE_REFUSED = "precomputed_table allocation would exceed"
+"""What FAISS says of an IVFPQ index whose table of distances it has no leave to make."""
+
+_SMALLEST_LIMIT = 1 << 20
+_TABLE_LIMIT = 256
 
 _ON_DISK = b"ilod"
 _LEAF_QUANTIZERS = (b"IxFI", b"IxF2", b"IxFl")
 _IVF_AT_ROOT = re.compile(rb"Iw(Fl|Sq|SQ|PQ|Pf|QR|LS)")
 _METRIC_AT = 33  # after the mark, dimension, rows, two dummies and is_trained
 _QUANTIZER_AT = 53  # after the metric, the number of lists and nprobe
+
+
+def byte_limits(size: int) -> tuple[int, int]:
+    """
+    The most bytes that one array of an index file may claim, and the most where [`TABLE_REFUSED`] was the answer.
+
+    A damaged header can claim any size, and nothing in the file can be larger than the file. But FAISS 1.15 also
+    counts a table of lists x codes x 256 floats for an IVFPQ index, which it never makes for inner products: with a
+    centroid of 4 d bytes for each list, and at most d codes, that is less than 256 times the file.
+
+    Args:
+        size (`int`): Of the file.
+    """
+    return max(_SMALLEST_LIMIT, 2 * size), max(_SMALLEST_LIMIT, _TABLE_LIMIT * size)
 
 
 def foreign_lists(path: Path) -> bool:
@@ -31,10 +51,15 @@ def foreign_lists(path: Path) -> bool:
 
     Args:
         path (`Path`): The file.
+
+    Raises:
+        RuntimeError: With [`TABLE_REFUSED`], if it takes the second of [`byte_limits`] to read on.
     """
     try:
         index = faiss.read_index(str(path), faiss.IO_FLAG_SKIP_IVF_DATA | faiss.IO_FLAG_READ_ONLY)
     except RuntimeError as error:
+        if TABLE_REFUSED in str(error):
+            raise  # nothing is known of its lists yet: read it again with more leave
         if "could not load ArrayInvertedLists" not in str(error):
             return False  # damaged in another way, which the true reading says better
         return _mentions_lists_on_disk(path)

@@ -11,7 +11,7 @@ from typing import Any
 import faiss
 
 from ..storage.files import replacement
-from .foreign_lists import foreign_lists
+from .foreign_lists import TABLE_REFUSED, byte_limits, foreign_lists
 
 __all__ = [
     "IndexFileError",
@@ -28,7 +28,6 @@ _FAISS_CLASSES = re.compile(
     r"|PreTransform|Refine(Flat)?)"
 )
 
-_SMALLEST_BYTE_LIMIT = 1 << 20
 _usual_byte_limit = faiss.get_deserialization_vector_byte_limit()
 _read_lock = threading.Lock()  # that limit is the process's, and ranks open generations in background threads
 
@@ -129,23 +128,18 @@ def open_index(
     """
     path = Path(path)
     size = path.stat().st_size
-    with _read_lock:
-        # A damaged header can claim any size; nothing in the file can be larger than the file.
-        faiss.set_deserialization_vector_byte_limit(max(_SMALLEST_BYTE_LIMIT, 2 * size))
+    strict, with_table = byte_limits(size)
+    try:
         try:
-            if foreign_lists(path):
-                raise IndexFileError(
-                    f"{path} keeps its lists in another file, which FAISS would map: rebuild it with build_index."
-                )
-            index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if mmap else 0)
-        except IndexFileError:
-            raise
+            index = _read(path, mmap, strict)
         except RuntimeError as error:
-            raise IndexFileError(
-                f"{path} ({size} bytes) is not a whole FAISS index: {faiss_reason(error)}."
-            ) from error
-        finally:
-            faiss.set_deserialization_vector_byte_limit(_usual_byte_limit)
+            if TABLE_REFUSED not in str(error):
+                raise
+            index = _read(path, mmap, with_table)
+    except IndexFileError:
+        raise
+    except RuntimeError as error:
+        raise IndexFileError(f"{path} ({size} bytes) is not a whole FAISS index: {faiss_reason(error)}.") from error
     try:
         check_family(index, str(path))
     except ValueError as error:
@@ -165,3 +159,16 @@ def open_index(
             f"{path} has dimension {index.d}, but {dimension} was expected: another embedder made it."
         )
     return index
+
+
+def _read(path: Path, mmap: bool, byte_limit: int) -> faiss.Index:
+    with _read_lock:
+        faiss.set_deserialization_vector_byte_limit(byte_limit)
+        try:
+            if foreign_lists(path):
+                raise IndexFileError(
+                    f"{path} keeps its lists in another file, which FAISS would map: rebuild it with build_index."
+                )
+            return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if mmap else 0)
+        finally:
+            faiss.set_deserialization_vector_byte_limit(_usual_byte_limit)

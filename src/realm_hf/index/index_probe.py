@@ -27,10 +27,16 @@ spec.loader.exec_module(guard)
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 2 * size + (1 << 29),) * 2)
 faiss.omp_set_num_threads(1)
-faiss.set_deserialization_vector_byte_limit(max(1 << 20, 2 * size))
-if guard.foreign_lists(pathlib.Path(path)):
-    raise SystemExit("it names another file to map as its lists (OnDiskInvertedLists)")
-index = faiss.read_index(path, faiss.IO_FLAG_MMAP_IFC | faiss.IO_FLAG_READ_ONLY)
+for limit in guard.byte_limits(size):
+    faiss.set_deserialization_vector_byte_limit(limit)
+    try:
+        if guard.foreign_lists(pathlib.Path(path)):
+            raise SystemExit("it names another file to map as its lists (OnDiskInvertedLists)")
+        index = faiss.read_index(path, faiss.IO_FLAG_MMAP_IFC | faiss.IO_FLAG_READ_ONLY)
+        break
+    except RuntimeError as error:
+        if guard.TABLE_REFUSED not in str(error) or limit == guard.byte_limits(size)[-1]:
+            raise
 if index.d != dimension or index.ntotal != rows:
     raise SystemExit(f"it holds {index.ntotal} rows of dimension {index.d}, not {rows} of {dimension}")
 ivf = faiss.try_extract_index_ivf(index)
