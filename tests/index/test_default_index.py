@@ -71,12 +71,12 @@ def test_a_search_that_is_good_enough_is_left_as_it_is(vectors):
 
 
 def test_a_recall_that_compression_forbids_is_told(vectors, caplog):
-    index = build_index(vectors, "IVF4,PQ4x4")
+    index = build_index(vectors, "IVF64,PQ4x4", search_parameters="nprobe=16")
     logging.getLogger("realm_hf").propagate = True
     with caplog.at_level(logging.WARNING):
         found = reach_recall(index, vectors, 0.99)
-    assert found < 0.99
-    assert index.nprobe == 4
+    assert found < 0.9
+    assert index.nprobe < 64, "more lists would cost time and find nothing more"
     assert "0.99 was to be reached" in caplog.text
 
 

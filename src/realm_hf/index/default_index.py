@@ -29,6 +29,7 @@ AUTO_RECALL = 0.97
 FLAT_ROWS = 100_000
 RECALL_DEPTH = 5
 _PROBES = 256
+_LEAST_GAIN = 0.003  # of twice as many lists, about four of the 1,280 neighbours
 _MOST_LISTS = 16_384
 _TRAINING_ROWS_A_LIST = 64  # FAISS warns below 39, and takes 256; centroids of 64 cost a quarter and found as much
 
@@ -84,18 +85,19 @@ def reach_recall(index: faiss.Index, embeddings: np.ndarray, recall: float, *, s
         seed (`int`, *optional*, defaults to 0): Draws the probes.
 
     Returns:
-        `float`: The share that is found now. If even all lists do not reach `recall`, a warning says so.
+        `float`: The share that is found now. If it stays below `recall` because more lists add next to nothing (the
+            codes are too short), or because there are no more, a warning says so.
     """
     drawn = np.random.default_rng(seed).integers(len(embeddings), size=(2, min(_PROBES, len(embeddings))))
     one, other = (np.array([embeddings[row] for row in rows], dtype=np.float32) for rows in drawn)
     probes = 0.75 * one + 0.25 * other
     lists = faiss.try_extract_index_ivf(index)
     best, _ = exact_search(embeddings, probes, min(RECALL_DEPTH, len(embeddings)))
+    found, before = share_found(embeddings, index, probes, best), -1.0
     while True:
-        found = share_found(embeddings, index, probes, best)
         if found >= recall:
             return found
-        if lists is None or lists.nprobe >= lists.nlist:
+        if lists is None or lists.nprobe >= lists.nlist or found - before < _LEAST_GAIN:
             logger.warning(
                 "The index finds %.3f of the exact best %d, and %.2f was to be reached: take a factory that "
                 "compresses less, or 'Flat'.",
@@ -105,3 +107,4 @@ def reach_recall(index: faiss.Index, embeddings: np.ndarray, recall: float, *, s
             )
             return found
         lists.nprobe = min(2 * lists.nprobe, lists.nlist)
+        found, before = share_found(embeddings, index, probes, best), found
