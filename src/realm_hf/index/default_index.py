@@ -2,10 +2,9 @@
 
 Up to 100,000 passages the exact index is the right one: a search takes milliseconds, beside a training step of
 seconds, and there is nothing to train. Beyond, lists (IVF) over half-precision vectors: about as fast as lists of
-float32 in half the memory, within rounding of exact in what they score, and trained and filled within a refresh. A
-graph (HNSW) answers single queries faster, but takes several times as long to build as it is allowed to serve. Byte
-codes (SQ8) lose one to three of a hundred neighbours before a single list is left out. docs/results/speed.md has the
-measurements.
+float32 in half the memory, and within rounding of exact in what they score. Two others were rejected: a graph (HNSW)
+takes several times as long to build, at every refresh; byte codes (SQ8) lose about one neighbour in a hundred before a
+single list is left out. docs/results/indexes.md has the measurements.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ RECALL_DEPTH = 5
 _PROBES = 256
 _LEAST_GAIN = 0.003  # of twice as many lists, about four of the 1,280 neighbours
 _MOST_LISTS = 16_384
-_TRAINING_ROWS_A_LIST = 64  # FAISS warns below 39, and takes 256; centroids of 64 cost a quarter and found as much
+_TRAINING_ROWS_A_LIST = 64  # FAISS takes up to 256 and warns below 39; what is lost is searched in more lists
 
 
 @dataclass(frozen=True)
