@@ -7,6 +7,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 TORCH_INDEX_URL ?=
 DEMO_ARGS ?=
+BENCH_ARGS ?=
 TEST_ARGS ?=
 
 BIN := $(VENV)/bin
@@ -53,8 +54,8 @@ faults: $(VENV)/.dev  ## kill the store, the builder and the trainer at every po
 	@mkdir -p $(SCRATCH)
 	OMP_NUM_THREADS=1 TMPDIR=$(SCRATCH) $(BIN)/python -m pytest -q --full tests/faults $(TEST_ARGS)
 
-bench: $(VENV)/.dev  ## step times inside and outside of index builds
-	$(BIN)/python benchmarks/step_time.py
+bench: $(VENV)/.dev  ## side by side with the old port, FAISS and sentence-transformers: benchmarks/README.md
+	$(BIN)/python benchmarks/bench.py $(BENCH_ARGS)
 
 style: $(VENV)/.dev  ## format, and fix what can be fixed
 	$(BIN)/ruff format $(CODE)

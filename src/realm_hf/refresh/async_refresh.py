@@ -50,7 +50,7 @@ class AsyncRefresher(SnapshotRefresher):
         *,
         builder_threads: int = 1,
         builder_device: str = "cpu",
-        builder_nice: int = 10,
+        builder_nice: int = 0,
         heartbeat_timeout: float = 120.0,
         retry_seconds: float = 1.0,
         max_failures: int | None = 10,

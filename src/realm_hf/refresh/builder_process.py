@@ -96,7 +96,7 @@ class BuilderProcess:
             [`lower_priority`].
     """
 
-    def __init__(self, run: RunDirectory, *, threads: int = 1, device: str = "cpu", nice: int = 10):
+    def __init__(self, run: RunDirectory, *, threads: int = 1, device: str = "cpu", nice: int = 0):
         self.run = run
         self.build: Build | None = None
         self.log_path = run.logs / f"builder-server-{uuid.uuid4().hex[:12]}.log"

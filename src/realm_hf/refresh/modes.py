@@ -129,7 +129,7 @@ def make_refresher(
     *,
     builder_threads: int = 1,
     builder_device: str = "cpu",
-    builder_nice: int = 10,
+    builder_nice: int = 0,
     heartbeat_timeout: float = 120.0,
     max_failures: int | None = 10,
     keep_generations: int | None = 2,
