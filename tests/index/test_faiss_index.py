@@ -251,6 +251,28 @@ def test_thread_option_holds_inside_the_block_only():
         pass
 
 
+class _Counting:
+    """An index that notes with how many threads it is searched."""
+
+    def __init__(self, index: faiss.Index):
+        self.index, self.d, self.ntotal = index, index.d, index.ntotal
+        self.threads: list[int] = []
+
+    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        self.threads.append(faiss.omp_get_max_threads())
+        return self.index.search(queries, k)
+
+
+def test_one_query_is_searched_by_one_thread_and_a_batch_by_all_that_were_asked_for(vectors):
+    counting = _Counting(build_index(vectors))
+    before = faiss.omp_get_max_threads()
+    together = search(counting, vectors[:3], 4, threads=2)[1]
+    alone = [search(counting, vectors[row : row + 1], 4, threads=2)[1][0] for row in range(3)]
+    np.testing.assert_array_equal(together, alone)
+    assert counting.threads == [2, 1, 1, 1]
+    assert faiss.omp_get_max_threads() == before
+
+
 def test_a_forked_child_can_search_after_its_parent_searched_with_threads(vectors):
     index = build_index(np.tile(vectors, (20, 1)), "IVF8,Flat")
     queries = np.tile(vectors, (4, 1))

@@ -92,7 +92,9 @@ def search(
     found = min(k, index.ntotal)
     if not len(queries) or not found:
         return scores, rows
-    with search_threads(threads):
+    # FAISS divides queries among threads. One query is one thread's work, and waking the others for nothing made an
+    # exact search of 1M x 128 a sixth slower (55 -> 64 ms on two cores).
+    with search_threads(1 if len(queries) == 1 else threads):
         scores[:, :found], rows[:, :found] = index.search(queries, found)
     if rows.max() >= index.ntotal:
         raise IndexFileError(f"The index of {index.ntotal} rows returned row {rows.max()}: it is damaged, rebuild it.")
