@@ -1,0 +1,123 @@
+"""The rates that `realm-hf estimate` starts from, measured on one core of this machine: an entry of rates.json.
+
+    python benchmarks/device_rates.py
+    python benchmarks/device_rates.py --corpus passages.parquet --disk_folder runs
+
+Operations are counted as the estimate counts them, so that the rates turn its counts into seconds, with everything
+that a step has beside matrix products in them. A median of five each; nothing else should run meanwhile.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import torch
+from harness.inputs import SCRATCH, load_passages, load_tokenizer
+from harness.machine import describe_machine
+from harness.rows import Settings
+from harness.vectors import passages as synthetic_embeddings
+from rows.pretraining_step import make_batch, step
+from rows.small_bert import SHAPE, make_config
+
+from realm_hf import RealmEmbedder, RealmForPreTraining
+from realm_hf.data.passages import NULL_PASSAGE
+from realm_hf.estimate import ModelShape
+from realm_hf.index.embedding import embed_passages
+from realm_hf.storage.files import HashingFile
+
+QUERIES, PASSAGES, VECTORS, LISTS = 4, 256, 65_536, 1024
+DISK_BYTES, PIECE = 512 * 2**20, 2**20
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpus", type=Path, help="Parquet file with title and text; default: the Factbook")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1, help="one, for the entry is of one core")
+    parser.add_argument("--disk_folder", type=Path, default=SCRATCH, help="on the disk that a run writes to")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    faiss.omp_set_num_threads(args.threads)
+    torch.manual_seed(0)
+    settings = Settings(args.corpus, args.rounds, False, args.threads)
+    machine = describe_machine(args.threads, "", settings.inputs)
+    rates = {
+        "train_tflops": training(settings) / 1e12,
+        "encode_tflops": encoding(settings) / 1e12,
+        "index_tflops": index(args.rounds) / 1e12,
+        "disk_gigabytes": disk(args.disk_folder, args.rounds) / 1e9,
+    }
+    entry: dict[str, Any] = {name: float(f"{rate:.2g}") for name, rate in rates.items()}
+    entry["source"] = f"{args.threads} core of a {machine['cpu']}, fp32, BERT of 4 x 256"
+    print(json.dumps({"cpu-core": entry}, indent=2))
+
+
+def training(settings: Settings) -> float:
+    """Operations a second of the pre-training step, forward and backward."""
+    shape = _shape()
+    batch = make_batch(settings, QUERIES)
+    own = batch["candidate_ids"] != NULL_PASSAGE
+    forward = sum(map(shape.forward_operations, batch["query_attention_mask"].sum(-1).tolist()))
+    forward += sum(map(shape.forward_operations, batch["candidate_attention_mask"].sum(-1)[own].tolist()))
+    forward += sum(map(shape.forward_operations, batch["joint_attention_mask"].sum(-1).flatten().tolist()))
+    masked = int((batch["mlm_labels"] >= 0).sum())
+    forward += shape.head_operations(masked * batch["candidate_ids"].size(1))
+    run = step(RealmForPreTraining(make_config(settings)).train(), batch)
+    return 3 * forward / _median_seconds(run, settings.rounds)
+
+
+def encoding(settings: Settings) -> float:
+    """Operations a second of embedding passages."""
+    passages = load_passages(settings, load_tokenizer())
+    rows = np.random.default_rng(0).choice(len(passages), PASSAGES, replace=False)
+    forward = sum(map(_shape().forward_operations, passages.lengths[rows].tolist()))
+    embedder = RealmEmbedder(make_config(settings)).eval()
+    return forward / _median_seconds(lambda: embed_passages(embedder, passages, rows=rows), settings.rounds)
+
+
+def index(rounds: int) -> float:
+    """Operations a second of finding the nearest of 1,024 lists, as k-means and filling an index do."""
+    vectors = synthetic_embeddings(VECTORS)
+    lists = faiss.IndexFlatL2(vectors.shape[1])
+    lists.add(vectors[:LISTS])
+    seconds = _median_seconds(lambda: lists.search(vectors, 1), rounds)
+    return 2.0 * LISTS * vectors.size / seconds
+
+
+def disk(folder: Path, rounds: int) -> float:
+    """Bytes a second of a file as a generation is written: hashed on the way, forced to the disk at the end."""
+    content = np.random.default_rng(0).bytes(DISK_BYTES)
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def run() -> None:
+        with tempfile.TemporaryDirectory(dir=folder) as work, HashingFile(Path(work) / "content") as file:
+            for start in range(0, DISK_BYTES, PIECE):
+                file.write(content[start : start + PIECE])
+
+    return DISK_BYTES / _median_seconds(run, rounds)
+
+
+def _shape() -> ModelShape:
+    return ModelShape(SHAPE["hidden_size"], SHAPE["num_hidden_layers"], SHAPE["intermediate_size"])  # type: ignore[arg-type]
+
+
+def _median_seconds(run: Callable[[], Any], rounds: int) -> float:
+    run()
+    seconds = []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)
+
+
+if __name__ == "__main__":
+    main()
