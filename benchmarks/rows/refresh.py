@@ -2,8 +2,9 @@
 
 A trainer takes some steps without a build, then submits a snapshot and goes on until the new generation is served;
 and so on, so that steps with and without a build beside them take turns. The sync twin takes as many steps and
-refreshes at the same steps, with all cores. The work is small, so that a build lasts seconds; the share of it that
-blocks the trainer only falls with the size of the corpus, for neither a snapshot nor a swap depends on it.
+refreshes at the same steps, with all cores. Both run twice, in the order async, sync, sync, async. The work is small,
+so that a build lasts seconds; the share of it that blocks the trainer only falls with the size of the corpus, for
+neither a snapshot nor a swap depends on it.
 """
 
 import os
@@ -99,9 +100,10 @@ class Refreshes(LoopCallback):
         if loop.args.refresh == "async" and (found := _stat(build)):
             self._server = int(found[1])
         if self.first_step is None:
-            if loop.step == WARM_UP and not self.steps:
+            has_builder = loop.args.refresh == "async"
+            if loop.step == WARM_UP and has_builder:
                 loop.index.refresher.submit(loop.step, loop.model.embedder)
-            if loop.step >= WARM_UP if self.steps else record["events"]:
+            if record["events"] if has_builder else loop.step >= WARM_UP:
                 self.first_step = self._quiet_since = loop.step
                 self._started = self._last = now
                 self._used_before = _processor_seconds(self._server)
@@ -113,14 +115,19 @@ class Refreshes(LoopCallback):
             self.staleness.append((record["events"][0]["staleness_steps"], now - self._begun))
             self._building, self._quiet_since = False, loop.step
         done = len(self.blocked) == self.count
-        due = step in self.steps if self.steps else not done and loop.step - self._quiet_since >= self.quiet
-        if due and not self._building:
+        if not self._building and self._is_due(loop.step - self._quiet_since, step, done):
             self._submit(loop, step)
         self._last = time.perf_counter()
         if step >= self.until if self.steps else done:
             self.total, self.last_step = self._last - self._started, step
             self.builder_seconds = _processor_seconds(self._server) + _processor_seconds(build) - self._used_before
             loop.ends_early = True
+
+    def _is_due(self, quiet: int, step: int, done: bool) -> bool:
+        if not self.steps:
+            return not done and quiet >= self.quiet
+        # At the step itself, or as soon as the build before it is served.
+        return len(self.submitted) < len(self.steps) and step >= self.steps[len(self.submitted)]
 
     def _submit(self, loop: PreTrainer, step: int) -> None:
         self._between, self._begun, self._building = 0.0, time.perf_counter(), True
@@ -152,48 +159,70 @@ def measure(settings: Settings) -> Iterator[Row]:
     with tempfile.TemporaryDirectory(dir=SCRATCH) as work:
         folder = Path(work)
         passages, sentences = _corpus(settings, tokenizer, folder)
-        beside = _train("async", Refreshes(count, quiet), settings, tokenizer, passages, sentences, folder)
-        twin = Refreshes(count, quiet, tuple(beside.submitted), beside.last_step)
-        _train("sync", twin, settings, tokenizer, passages, sentences, folder)
+
+        def train(mode: str, name: str, refreshes: Refreshes) -> Refreshes:
+            return _train(mode, refreshes, settings, tokenizer, passages, sentences, folder, name)
+
+        first = train("async", "async-1", Refreshes(count, quiet))
+
+        def again(mode: str, name: str) -> Refreshes:
+            return train(mode, name, Refreshes(count, quiet, tuple(first.submitted), first.last_step))
+
+        twins = [again("sync", "sync-1"), again("sync", "sync-2")]
+        besides = [first, again("async", "async-2")]
     words = f"{len(passages):,} passages of {passages.statistics['wordpieces']:,} wordpieces"
-    yield _blocked(beside, twin, words)
-    yield _speed(beside, settings.threads, words)
-    steps = beside.last_step
+    yield _blocked(besides, twins, words)
+    yield _speed(besides, settings.threads, words)
+    ours, theirs = ([run.total for run in runs] for runs in (besides, twins))
     yield Row(
-        f"{steps} steps with {len(beside.blocked)} refreshes, async",
-        beside.total,
-        twin.total,
+        f"steps with {count} refreshes, async",
+        statistics.mean(ours),
+        statistics.mean(theirs),
         "s",
         1.0,
         "at_most",
         "sync, same steps and refreshes",
-        0.0,
-        0.0,
-        f"One run of each; {words}.",
+        half_interquartile_range(ours),
+        half_interquartile_range(theirs),
+        f"{first.last_step} steps; two runs of each, {_seconds(ours)} and {_seconds(theirs)}; {words}.",
     )
 
 
-def _blocked(beside: Refreshes, twin: Refreshes, words: str) -> Row:
+def _seconds(values: list[float]) -> str:
+    return ", ".join(f"{value:.0f} s" for value in values)
+
+
+def _of_all(runs: list[Refreshes], name: str) -> list[Any]:
+    """The lists of that name, one after the other."""
+    return [value for run in runs for value in getattr(run, name)]
+
+
+def _blocked(besides: list[Refreshes], twins: list[Refreshes], words: str) -> Row:
+    blocked: list[float] = _of_all(besides, "blocked")
+    builds: list[float] = _of_all(twins, "snapshots")
+    snapshot = statistics.median(_of_all(besides, "snapshots"))
     return Row(
         "trainer blocked by a refresh",
-        statistics.median(beside.blocked),
-        statistics.median(twin.snapshots),
+        statistics.median(blocked),
+        statistics.median(builds),
         "s",
         0.02,
         "at_most",
         "the build between two steps, all cores",
-        half_interquartile_range(beside.blocked),
-        half_interquartile_range(twin.snapshots),
-        f"Snapshot {1e3 * statistics.median(beside.snapshots):.0f} ms, the rest is looking for the generation and "
-        f"swapping; {words}.",
+        half_interquartile_range(blocked),
+        half_interquartile_range(builds),
+        f"Snapshot {1e3 * snapshot:.0f} ms, the rest is looking for the generation and swapping; {words}.",
     )
 
 
-def _speed(beside: Refreshes, threads: int, words: str) -> Row:
-    alone = len(beside.without) / sum(beside.without)
-    busy = len(beside.with_build) / sum(beside.with_build)
-    left = 1.0 - beside.builder_seconds / (threads * sum(beside.with_build))
-    steps, seconds = (statistics.mean(values) for values in zip(*beside.staleness, strict=True))
+def _speed(besides: list[Refreshes], threads: int, words: str) -> Row:
+    with_build: list[float] = _of_all(besides, "with_build")
+    without: list[float] = _of_all(besides, "without")
+    builder_seconds = sum(run.builder_seconds for run in besides)
+    alone, busy = len(without) / sum(without), len(with_build) / sum(with_build)
+    left = 1.0 - builder_seconds / (threads * sum(with_build))
+    staleness: list[tuple[int, float]] = _of_all(besides, "staleness")
+    steps, seconds = (statistics.mean(values) for values in zip(*staleness, strict=True))
     return Row(
         "steps a second while a build runs",
         busy,
@@ -202,10 +231,10 @@ def _speed(beside: Refreshes, threads: int, words: str) -> Row:
         0.95,
         "at_least",
         "steps a second without, times the share of the cores that the builder left",
-        _rate_spread(beside.with_build),
-        left * _rate_spread(beside.without),
-        f"Without a build {alone:.2f} steps/s; the builder used {beside.builder_seconds:.1f} s of processor time in "
-        f"{sum(beside.with_build):.0f} s and left {left:.3f} of {threads} cores. A generation is served {steps:.0f} "
+        _rate_spread(with_build),
+        left * _rate_spread(without),
+        f"Without a build {alone:.2f} steps/s; the builder used {builder_seconds:.1f} s of processor time in "
+        f"{sum(with_build):.0f} s and left {left:.3f} of {threads} cores. A generation is served {steps:.0f} "
         f"steps ({seconds:.0f} s) after its snapshot; {words}.",
     )
 
@@ -235,10 +264,11 @@ def _train(
     passages: PassageStore,
     sentences: SentenceStore,
     folder: Path,
+    name: str,
 ) -> Refreshes:
     torch.manual_seed(0)
     args = PreTrainingArguments(
-        output_dir=str(folder / mode),
+        output_dir=str(folder / name),
         max_steps=100_000,
         per_device_train_batch_size=4,
         learning_rate=1e-6,
