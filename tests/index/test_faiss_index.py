@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 import time
 
 import faiss
@@ -249,6 +251,32 @@ def test_thread_option_holds_inside_the_block_only():
     assert faiss.omp_get_max_threads() == before
     with pytest.raises(ValueError, match="threads is 0"), search_threads(0):
         pass
+
+
+_OPENING = """
+import sys
+from pathlib import Path
+from realm_hf.index.faiss_index import open_index
+
+def most_resident():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM"))
+
+before = most_resident()
+index = open_index(sys.argv[1], rows=int(sys.argv[2]))
+print(most_resident() - before, index.ntotal)
+"""
+
+
+@pytest.mark.parametrize("factory", ["Flat", "SQfp16"])
+def test_an_exact_index_is_opened_without_being_read_into_memory(factory, tmp_path):
+    rows = 160_000
+    vectors = np.random.default_rng(0).standard_normal((rows, 128), dtype=np.float32)
+    save_index(build_index(vectors, factory), tmp_path / "index.faiss")
+    command = [sys.executable, "-c", _OPENING, str(tmp_path / "index.faiss"), str(rows)]
+    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    assert int(told[1]) == rows
+    assert int(told[0]) < (tmp_path / "index.faiss").stat().st_size / 2
 
 
 class _Counting:

@@ -21,6 +21,9 @@ TABLE_REFUSED = "precomputed_table allocation would exceed"
 _SMALLEST_LIMIT = 1 << 20
 _TABLE_LIMIT = 256
 
+# Lists are passed over; what else is large (vectors of a flat index, codes) is mapped, or all of it would be read into
+# memory for a look: 0.7 s and 488 MB for a flat index of 1M x 128.
+_LOOK = faiss.IO_FLAG_SKIP_IVF_DATA | faiss.IO_FLAG_READ_ONLY | faiss.IO_FLAG_MMAP_IFC
 _ON_DISK = b"ilod"
 _LEAF_QUANTIZERS = (b"IxFI", b"IxF2", b"IxFl")
 _IVF_AT_ROOT = re.compile(rb"Iw(Fl|Sq|SQ|PQ|Pf|QR|LS)")
@@ -46,8 +49,9 @@ def foreign_lists(path: Path) -> bool:
     """
     Whether an index file may name another file to map.
 
-    FAISS is asked first in the way that maps nothing. Array lists end that reading with an error, so where lists may
-    be nested (an IVF or a graph as the quantizer, a refinement) the bytes are searched for the mark of lists on disk.
+    FAISS is asked first in the way that maps no other file. Array lists end that reading with an error, so where lists
+    may be nested (an IVF or a graph as the quantizer, a refinement) the bytes are searched for the mark of lists on
+    disk.
 
     Args:
         path (`Path`): The file.
@@ -56,7 +60,7 @@ def foreign_lists(path: Path) -> bool:
         RuntimeError: With [`TABLE_REFUSED`], if it takes the second of [`byte_limits`] to read on.
     """
     try:
-        index = faiss.read_index(str(path), faiss.IO_FLAG_SKIP_IVF_DATA | faiss.IO_FLAG_READ_ONLY)
+        index = faiss.read_index(str(path), _LOOK)
     except RuntimeError as error:
         if TABLE_REFUSED in str(error):
             raise  # nothing is known of its lists yet: read it again with more leave
