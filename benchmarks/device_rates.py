@@ -13,10 +13,10 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 import torch
 from harness.inputs import SCRATCH, load_passages, load_tokenizer
@@ -29,10 +29,13 @@ from rows.small_bert import SHAPE, make_config
 from realm_hf import RealmEmbedder, RealmForPreTraining
 from realm_hf.data.passages import NULL_PASSAGE
 from realm_hf.estimate import ModelShape
+from realm_hf.estimate.costs import index_operations
+from realm_hf.index.default_index import plan_index
 from realm_hf.index.embedding import embed_passages
+from realm_hf.index.faiss_index import build_index
 from realm_hf.storage.files import HashingFile
 
-QUERIES, PASSAGES, VECTORS, LISTS = 4, 256, 65_536, 1024
+QUERIES, PASSAGES, VECTORS = 4, 256, 150_000
 DISK_BYTES, PIECE = 512 * 2**20, 2**20
 
 
@@ -45,14 +48,13 @@ def main() -> None:
     parser.add_argument("--disk_folder", type=Path, default=SCRATCH, help="on the disk that a run writes to")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    faiss.omp_set_num_threads(args.threads)
     torch.manual_seed(0)
     settings = Settings(args.corpus, args.rounds, False, args.threads)
     machine = describe_machine(args.threads, "", settings.inputs)
     rates = {
         "train_tflops": training(settings) / 1e12,
         "encode_tflops": encoding(settings) / 1e12,
-        "index_tflops": index(args.rounds) / 1e12,
+        "index_tflops": index(args.rounds, args.threads) / 1e12,
         "disk_gigabytes": disk(args.disk_folder, args.rounds) / 1e9,
     }
     entry: dict[str, Any] = {name: float(f"{rate:.2g}") for name, rate in rates.items()}
@@ -83,13 +85,12 @@ def encoding(settings: Settings) -> float:
     return forward / _median_seconds(lambda: embed_passages(embedder, passages, rows=rows), settings.rounds)
 
 
-def index(rounds: int) -> float:
-    """Operations a second of finding the nearest of 1,024 lists, as k-means and filling an index do."""
+def index(rounds: int, threads: int) -> float:
+    """Operations a second of building the lists of "auto": k-means, finding each row's list, filling it."""
     vectors = synthetic_embeddings(VECTORS)
-    lists = faiss.IndexFlatL2(vectors.shape[1])
-    lists.add(vectors[:LISTS])
-    seconds = _median_seconds(lambda: lists.search(vectors, 1), rounds)
-    return 2.0 * LISTS * vectors.size / seconds
+    plan = plan_index("auto", VECTORS)
+    run = partial(build_index, vectors, plan.factory, train_size=plan.train_size, threads=threads)
+    return index_operations(VECTORS, vectors.shape[1], plan.factory, plan.train_size) / _median_seconds(run, rounds)
 
 
 def disk(folder: Path, rounds: int) -> float:

@@ -9,7 +9,17 @@ from importlib.resources import files
 
 from ..index.default_index import plan_index
 
-__all__ = ["DTYPE_BYTES", "MODELS", "Estimate", "ModelShape", "Plan", "Rates", "estimate_run", "packaged_rates"]
+__all__ = [
+    "DTYPE_BYTES",
+    "MODELS",
+    "Estimate",
+    "ModelShape",
+    "Plan",
+    "Rates",
+    "estimate_run",
+    "index_operations",
+    "packaged_rates",
+]
 
 DTYPE_BYTES = {"float16": 2, "float32": 4}
 _KMEANS_ITERATIONS = 10  # FAISS's for inverted lists
@@ -202,7 +212,8 @@ def estimate_run(plan: Plan) -> Estimate:
     step_seconds = _step_operations(plan) / (plan.devices * rates.train_tflops * 1e12)
     per_passage = plan.shape.forward_operations(plan.passage_tokens)
     embed_seconds = plan.passages * per_passage / (team * rates.encode_tflops * 1e12)
-    index_seconds = _index_operations(plan, chosen.factory, chosen.train_size) / (rates.index_tflops * 1e12)
+    operations = index_operations(plan.passages, plan.dimension, chosen.factory, chosen.train_size)
+    index_seconds = operations / (rates.index_tflops * 1e12)
     embeddings = plan.passages * plan.dimension * DTYPE_BYTES[plan.dtype]
     index = plan.passages * _bytes_a_row(chosen.factory, plan.dimension)
     write_seconds = (embeddings + index) / (rates.disk_gigabytes * 1e9)
@@ -252,13 +263,24 @@ def _step_operations(plan: Plan) -> float:
     return 3 * plan.batch_size * query
 
 
-def _index_operations(plan: Plan, factory: str, train_size: int | None) -> float:
-    """Of k-means and of finding each row's list; copying rows into a flat index counts nothing."""
+def index_operations(rows: int, dimension: int, factory: str, train_size: int | None) -> float:
+    """
+    Floating-point operations of k-means and of finding each row's list; copying rows into a flat index counts nothing.
+
+    Args:
+        rows (`int`): N.
+        dimension (`int`): D.
+        factory (`str`): A FAISS factory string, "auto" resolved.
+        train_size (`int`, *optional*): Rows that train the lists; as many as FAISS takes by default.
+
+    Returns:
+        `float`
+    """
     if "IVF" not in factory:
         return 0.0
     lists = int(factory.split("IVF", 1)[1].split(",", 1)[0].split("_", 1)[0])
-    trained = min(train_size or 256 * lists, plan.passages, 256 * lists)
-    return 2.0 * lists * plan.dimension * (_KMEANS_ITERATIONS * trained + plan.passages)
+    trained = min(train_size or 256 * lists, rows, 256 * lists)
+    return 2.0 * lists * dimension * (_KMEANS_ITERATIONS * trained + rows)
 
 
 def _bytes_a_row(factory: str, dimension: int) -> float:
