@@ -1,10 +1,11 @@
 """What does not make the pre-training step faster here: variants of one step, in turn, on the same batch.
 
     python benchmarks/step_variants.py --corpus passages.parquet
-    python benchmarks/step_variants.py --variants committed compiled --rounds 15
+    python benchmarks/step_variants.py --variants committed "matrix products" --keep_memory
 
-Chunks of other sizes, attention in separate operators, layers compiled, memory that is kept instead of given back to
-the kernel between tensors. Prints median and least seconds of each, beside the bare matrix products.
+Chunks of other sizes, attention in separate operators, layers compiled; with --keep_memory freed memory is kept
+instead of given back to the kernel between tensors, in a process of its own because glibc does not take that back.
+Prints median and least seconds of each, beside the bare matrix products.
 """
 
 import argparse
@@ -28,11 +29,11 @@ from realm_hf.modeling_bert_tower import RealmBertModel
 
 COMMITTED = CHUNK_TOKENS["cpu"]
 CHUNKS = {"chunks to 1,024 tokens": (512, 1024), "chunks to 2,048 tokens": (512, 2048)}
-VARIANTS = ("committed", *CHUNKS, "attention in separate operators", "compiled", "memory kept", "matrix products")
+VARIANTS = ("committed", *CHUNKS, "attention in separate operators", "compiled", "matrix products")
 QUERIES = 4
 # glibc's numbers for mallopt: the size from which a block is mapped, and how much free memory is kept.
 _MAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
-_MOST_THRESHOLD, _DEFAULT_THRESHOLD = 32 << 20, 128 << 10
+_MOST_THRESHOLD = 32 << 20
 
 
 def main() -> None:
@@ -42,7 +43,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS, metavar="V", help=str(VARIANTS))
+    parser.add_argument(
+        "--keep_memory", action="store_true", help="freed memory stays with the process, in all variants"
+    )
     args = parser.parse_args()
+    if args.keep_memory:
+        keep_memory()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     settings = Settings(args.corpus, args.rounds, False, args.threads)
@@ -80,17 +86,16 @@ def make_variant(name: str, settings: Settings, batch: dict[str, torch.Tensor]) 
 
     def variant() -> object:
         CHUNK_TOKENS["cpu"] = CHUNKS.get(name, COMMITTED)
-        keep_memory(name == "memory kept")
         return run()
 
     return variant
 
 
-def keep_memory(kept: bool) -> None:
-    """Let glibc keep what is freed, or give large blocks back as it does by default."""
+def keep_memory() -> None:
+    """Let glibc keep what is freed, from now on: its own thresholds, which move, do not come back."""
     libc = ctypes.CDLL(None)
-    libc.mallopt(_MAP_THRESHOLD, _MOST_THRESHOLD if kept else _DEFAULT_THRESHOLD)
-    libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1 if kept else _DEFAULT_THRESHOLD)
+    libc.mallopt(_MAP_THRESHOLD, _MOST_THRESHOLD)
+    libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
 
 
 if __name__ == "__main__":
