@@ -11,7 +11,6 @@ import argparse
 import json
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from harness.alternation import timed
 from harness.inputs import SCRATCH, load_passages, load_tokenizer
 from harness.machine import describe_machine
 from harness.rows import Settings
@@ -35,6 +35,7 @@ from realm_hf.index.embedding import embed_passages
 from realm_hf.index.faiss_index import build_index
 from realm_hf.storage.files import HashingFile
 
+THREADS = 1
 QUERIES, PASSAGES, VECTORS = 4, 256, 150_000
 DISK_BYTES, PIECE = 512 * 2**20, 2**20
 
@@ -44,21 +45,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, help="Parquet file with title and text; default: the Factbook")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1, help="one, for the entry is of one core")
     parser.add_argument("--disk_folder", type=Path, default=SCRATCH, help="on the disk that a run writes to")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    torch.set_num_threads(THREADS)
     torch.manual_seed(0)
-    settings = Settings(args.corpus, args.rounds, False, args.threads)
-    machine = describe_machine(args.threads, "", settings.inputs)
+    settings = Settings(args.corpus, args.rounds, False, THREADS)
+    machine = describe_machine(THREADS, "", settings.inputs)
     rates = {
         "train_tflops": training(settings) / 1e12,
         "encode_tflops": encoding(settings) / 1e12,
-        "index_tflops": index(args.rounds, args.threads) / 1e12,
+        "index_tflops": index(args.rounds) / 1e12,
         "disk_gigabytes": disk(args.disk_folder, args.rounds) / 1e9,
     }
     entry: dict[str, Any] = {name: float(f"{rate:.2g}") for name, rate in rates.items()}
-    entry["source"] = f"{args.threads} core of a {machine['cpu']}, fp32, BERT of 4 x 256"
+    entry["source"] = f"one core of a {machine['cpu']}, fp32, BERT of 4 x 256"
     print(json.dumps({"cpu-core": entry}, indent=2))
 
 
@@ -85,11 +85,11 @@ def encoding(settings: Settings) -> float:
     return forward / _median_seconds(lambda: embed_passages(embedder, passages, rows=rows), settings.rounds)
 
 
-def index(rounds: int, threads: int) -> float:
+def index(rounds: int) -> float:
     """Operations a second of building the lists of "auto": k-means, finding each row's list, filling it."""
     vectors = synthetic_embeddings(VECTORS)
     plan = plan_index("auto", VECTORS)
-    run = partial(build_index, vectors, plan.factory, train_size=plan.train_size, threads=threads)
+    run = partial(build_index, vectors, plan.factory, train_size=plan.train_size, threads=THREADS)
     return index_operations(VECTORS, vectors.shape[1], plan.factory, plan.train_size) / _median_seconds(run, rounds)
 
 
@@ -111,13 +111,9 @@ def _shape() -> ModelShape:
 
 
 def _median_seconds(run: Callable[[], Any], rounds: int) -> float:
-    run()
-    seconds = []
-    for _ in range(rounds):
-        started = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds)
+    side = timed(run)
+    side()
+    return statistics.median(side() for _ in range(rounds))
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
 Up to 100,000 passages the exact index is the right one: a search takes milliseconds, beside a training step of
 seconds, and there is nothing to train. Beyond, lists (IVF) over half-precision vectors: about as fast as lists of
 float32 in half the memory, and within rounding of exact in what they score. Two others were rejected: a graph (HNSW)
-takes several times as long to build, at every refresh; byte codes (SQ8) lose about one neighbour in a hundred before a
-single list is left out. docs/results/indexes.md has the measurements.
+takes half as long again to build, at every refresh, and found half of the exact best 5 among a million; byte codes
+(SQ8) lose about one neighbour in a hundred before a single list is left out. docs/results/indexes.md has the
+measurements.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ def search(
         queries (`np.ndarray` of shape `[Q, D]`): Converted to float32.
         k (`int`): How many rows; may exceed the index.
         threads (`int`, *optional*): Threads of this call; FAISS's setting by default. One thread is the safe choice
-            beside another busy process.
+            beside another busy process, and what one query gets in any case.
 
     Returns:
         `tuple` of scores float32 `[Q, k]`, best first, and rows int64 `[Q, k]`. Where the index found nothing more the
