@@ -56,10 +56,20 @@ def test_serving_takes_embeddings_and_index(passages, factory, dtype, bytes_a_ro
     assert found.disk_bytes > 3 * found.serving_bytes, "two generations are kept while a third is written"
 
 
+def test_lists_take_more_while_they_are_built():
+    flat, lists = changed(passages=1_000_000, factory="Flat"), changed(passages=1_000_000, factory="IVF4096,Flat")
+    tower = 4 * MODELS["base"].parameters
+    assert flat.builder_bytes == flat.serving_bytes + tower
+    grown, sample = 1_000_000 * (4 * 128 + 8) / 2, 1_000_000 * 4 * 128
+    assert lists.builder_bytes == lists.serving_bytes + tower + grown + sample
+
+
 def test_a_flat_index_takes_no_training_and_lists_do():
     assert changed(factory="Flat").index_seconds == 0.0
     lists = changed(passages=1_000_000, factory="IVF4096,Flat")
     assert lists.index_seconds == pytest.approx(2 * 4096 * 128 * (10 * 1_000_000 + 1_000_000) / 0.5e12)
+    cores = changed(passages=1_000_000, rates=dataclasses.replace(RATES, device_is_core=True), builders=4)
+    assert cores.index_seconds == pytest.approx(changed(passages=1_000_000, builders=4).index_seconds / 4)
     assert changed(passages=1_000_000).index_seconds < lists.index_seconds, "auto trains on a part of the rows"
 
 

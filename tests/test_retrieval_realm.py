@@ -10,7 +10,8 @@ import torch
 from datasets import Dataset
 
 from realm_hf.data.passages import PassageStore, passages_from_rows
-from realm_hf.index.faiss_index import build_index
+from realm_hf.index import selection
+from realm_hf.index.faiss_index import build_index, search
 from realm_hf.index.generations import GenerationStore
 from realm_hf.index.reader_inputs import answer_positions
 from realm_hf.retrieval_realm import RealmRetriever, SearchStats
@@ -107,12 +108,12 @@ def test_any_depth_gives_what_filtering_the_whole_ranking_gives(factory):
         dataset = Dataset.from_dict({"text": [f"word{g} end" for g in groups]})
         embeddings = rng.standard_normal((n, 8)).astype(np.float32)
         queries = rng.standard_normal((3, 8)).astype(np.float32)
-        sentences = [None, f"word{groups[0]} e", f"word{groups[-1]} end"]
+        sentences = [None, f"word{groups[0]} e", f"word{groups[-1]} end"] if trial % 3 else None
         k, over, null = int(rng.integers(1, n + 4)), int(rng.integers(0, 6)), bool(trial % 2)
         batch = RealmRetriever(dataset, index=build_index(embeddings, factory)).retrieve(
             queries, k, exclude=sentences, null_passage=null, over_retrieve=over
         )
-        for query, sentence, found in zip(queries, sentences, batch.rows, strict=True):
+        for query, sentence, found in zip(queries, sentences or [None] * 3, batch.rows, strict=True):
             expected, seen = [-1] if null else [], set()
             for row in np.argsort(-(embeddings @ query), kind="stable"):
                 contains = sentence is not None and sentence in dataset[int(row)]["text"]
@@ -133,6 +134,30 @@ def test_a_group_larger_than_the_over_retrieval_is_searched_past():
     stats = retriever.search_stats
     assert (stats.queries, stats.searched_deeper, stats.absent) == (2, 2, 0)
     assert (stats.duplicates, stats.excluded) == (299, 300) and stats.seconds > 0
+
+
+def test_no_deeper_is_searched_than_something_may_be_filtered(monkeypatch):
+    depths = []
+
+    def recorded(index, queries, k, **options):
+        depths.append((len(queries), k))
+        return search(index, queries, k, **options)
+
+    monkeypatch.setattr(selection, "search", recorded)
+    embeddings = np.eye(60, dtype=np.float32)
+    retriever = RealmRetriever(
+        Dataset.from_dict({"text": [f"text {max(n, 1)}" for n in range(60)]}), embeddings=embeddings
+    )
+    apart, near_copies = embeddings[10], embeddings[0] + 0.5 * embeddings[1]
+    retriever.retrieve(apart[None], 8)
+    assert depths == [(1, 7)]
+    depths.clear()
+    batch = retriever.retrieve(np.stack([apart, near_copies]), 8, over_retrieve=30)
+    assert depths == [(2, 7), (1, 37)] and batch.duplicates.tolist() == [0, 1]
+    assert retriever.search_stats.searched_deeper == 0
+    depths.clear()
+    retriever.retrieve(apart[None], 8, exclude=["text 10"])
+    assert depths == [(1, 23)]
 
 
 def test_enough_over_retrieval_needs_one_search(retriever):

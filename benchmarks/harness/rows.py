@@ -5,10 +5,13 @@ resident size fit the same table and the same file.
 """
 
 import json
+import statistics
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from .alternation import Alternation, half_interquartile_range
 
 Kind = Literal["speedup", "at_most", "at_least"]
 
@@ -51,6 +54,7 @@ class Row:
         ours_spread: Half the interquartile range of our figure over the rounds; 0.0 where it was taken once.
         peer_spread: The same of the peer's; 0.0 for a fixed limit.
         note: What a reader of the ratio has to know.
+        rounds: Our figure and the peer's of each round, taken one right after the other; empty where there are none.
     """
 
     name: str
@@ -63,11 +67,26 @@ class Row:
     ours_spread: float
     peer_spread: float
     note: str = ""
+    rounds: tuple[tuple[float, float], ...] = ()
 
     @property
     def ratio(self) -> float:
-        """The peer's figure over ours for a speedup, ours over the peer's for a share of a limit."""
-        return self.peer / self.ours if self.kind == "speedup" else self.ours / self.peer
+        """The peer's figure over ours for a speedup, ours over the peer's for a share of a limit.
+
+        With rounds it is the median of their own ratios: where the machine drifts from round to round, both sides of
+        a round met the same machine, and the medians of the sides may come from different ones.
+        """
+        return statistics.median(self._ratios)
+
+    @property
+    def ratio_spread(self) -> float:
+        """Half the interquartile range of the rounds' ratios; 0.0 without rounds."""
+        return half_interquartile_range(self._ratios)
+
+    @property
+    def _ratios(self) -> list[float]:
+        pairs = self.rounds or ((self.ours, self.peer),)
+        return [peer / ours if self.kind == "speedup" else ours / peer for ours, peer in pairs]
 
     @property
     def reached(self) -> bool:
@@ -76,7 +95,7 @@ class Row:
 
     def as_dict(self) -> dict[str, Any]:
         """The row as it stands in results.json."""
-        return {**asdict(self), "ratio": self.ratio, "reached": self.reached}
+        return {**asdict(self), "ratio": self.ratio, "ratio_spread": self.ratio_spread, "reached": self.reached}
 
 
 def row_from_dict(fields: dict[str, Any]) -> Row:
@@ -86,7 +105,40 @@ def row_from_dict(fields: dict[str, Any]) -> Row:
     >>> row_from_dict(row.as_dict()) == row
     True
     """
-    return Row(**{name: value for name, value in fields.items() if name not in ("ratio", "reached")})
+    own = {name: value for name, value in fields.items() if name not in ("ratio", "ratio_spread", "reached")}
+    return Row(**{**own, "rounds": tuple((ours, peer) for ours, peer in own["rounds"])})
+
+
+def timed_row(
+    found: Alternation, scale: float, *, name: str, beside: str, unit: str, goal: float, kind: Kind, note: str = ""
+) -> Row:
+    """The row of an alternation.
+
+    Args:
+        found: Seconds of both sides.
+        scale: What makes the unit of a second: 1000 / queries for "ms/query".
+        name: As in `Row`, like the rest.
+        beside: As in `Row`.
+        unit: As in `Row`.
+        goal: As in `Row`.
+        kind: As in `Row`.
+        note: As in `Row`.
+    """
+    return Row(
+        name=name,
+        ours=found.ours * scale,
+        peer=found.peer * scale,
+        unit=unit,
+        goal=goal,
+        kind=kind,
+        beside=beside,
+        ours_spread=found.ours_spread * scale,
+        peer_spread=found.peer_spread * scale,
+        note=note,
+        rounds=tuple(
+            (ours * scale, peer * scale) for ours, peer in zip(found.ours_rounds, found.peer_rounds, strict=True)
+        ),
+    )
 
 
 def table(rows: Iterable[Row]) -> str:
@@ -103,7 +155,7 @@ def table(rows: Iterable[Row]) -> str:
             _figure(row.ours, row.ours_spread),
             _figure(row.peer, row.peer_spread),
             row.unit,
-            f"{row.ratio:.3g}",
+            _figure(row.ratio, row.ratio_spread),
             f"{sign}{row.goal:g}",
             "yes" if row.reached else "**no**",
         )

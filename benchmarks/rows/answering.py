@@ -7,7 +7,7 @@ from pathlib import Path
 from harness.alternation import alternate, timed
 from harness.inputs import SCRATCH, load_passages, load_tokenizer, make_questions
 from harness.peer import Peer
-from harness.rows import Row, Settings
+from harness.rows import Row, Settings, timed_row
 
 from realm_hf import RealmTokenizer
 from realm_hf.answering import Answer, QuestionAnswerer
@@ -30,17 +30,14 @@ def measure(settings: Settings) -> Iterator[Row]:
         with Peer("answering", Path(work), settings.threads, world.options) as peer:
             same = _count_same(answerer(questions), peer.step()["answers"], tokenizer)
             found = alternate(timed(lambda: answerer(questions)), peer, settings.rounds)
-    scale = 1000 / len(questions)
-    yield Row(
+    yield timed_row(
+        found,
+        1000 / len(questions),
         name=f"answering, batches of {BATCH}",
-        ours=found.ours * scale,
-        peer=found.peer * scale,
+        beside=PORT,
         unit="ms/question",
         goal=10.0,
         kind="speedup",
-        beside=PORT,
-        ours_spread=found.ours_spread * scale,
-        peer_spread=found.peer_spread * scale,
         note=(
             f"5 of {len(passages):,} passages read a question, 4 x 256 towers with random weights; {same} of "
             f"{len(questions)} answers are the same."

@@ -3,14 +3,13 @@
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from harness.alternation import alternate, timed
+from harness.alternation import Alternation, alternate, timed
 from harness.inputs import MAX_LENGTH, MINILM, SCRATCH, load_passages, load_tokenizer
 from harness.peer import Peer
-from harness.rows import Row, Settings
+from harness.rows import Row, Settings, timed_row
 from safetensors.torch import save_file
 
 from realm_hf import RealmEmbedder, RealmTokenizer
@@ -107,17 +106,6 @@ def _describe(passages: PassageStore, rows: np.ndarray) -> str:
     return f"{len(rows)} passages of {passages.lengths[rows].mean():.0f} tokens on average"
 
 
-def _row(name: str, beside: str, goal: float, found: Any, passages: int, note: str) -> Row:
-    scale = 1000 / passages
-    return Row(
-        name=name,
-        ours=found.ours * scale,
-        peer=found.peer * scale,
-        unit="ms/passage",
-        goal=goal,
-        kind="speedup",
-        beside=beside,
-        ours_spread=found.ours_spread * scale,
-        peer_spread=found.peer_spread * scale,
-        note=note,
-    )
+def _row(name: str, beside: str, goal: float, found: Alternation, passages: int, note: str) -> Row:
+    unit = "ms/passage"
+    return timed_row(found, 1000 / passages, name=name, beside=beside, unit=unit, goal=goal, kind="speedup", note=note)

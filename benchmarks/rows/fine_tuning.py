@@ -14,7 +14,7 @@ import torch
 from harness.alternation import alternate, timed
 from harness.inputs import SCRATCH, load_passages, load_tokenizer, make_questions
 from harness.peer import Peer
-from harness.rows import Row, Settings
+from harness.rows import Row, Settings, timed_row
 
 from realm_hf.data.answers import AnswerFinder
 from realm_hf.data.collators import pad_rows
@@ -40,16 +40,14 @@ def measure(settings: Settings) -> Iterator[Row]:
         with Peer("fine_tuning", Path(work), settings.threads, world.options) as peer:
             agreement = _check_agreement(step(), peer.step()["losses"])
             found = alternate(timed(step), peer, settings.rounds)
-    yield Row(
+    yield timed_row(
+        found,
+        1 / count,
         name=f"fine-tuning step, beam {beam:,}",
-        ours=found.ours / count,
-        peer=found.peer / count,
+        beside=PORT,
         unit="s/question",
         goal=10.0,
         kind="speedup",
-        beside=PORT,
-        ours_spread=found.ours_spread / count,
-        peer_spread=found.peer_spread / count,
         note=f"{count} questions a step, beam out of {len(passages):,} passages, 5 read; {agreement}.",
     )
 

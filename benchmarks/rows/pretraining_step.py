@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from harness.alternation import alternate, timed
+from harness.alternation import Alternation, alternate, timed
 from harness.inputs import MAX_LENGTH, SCRATCH, load_passages, load_tokenizer
 from harness.peer import Peer
-from harness.rows import Row, Settings
+from harness.rows import Row, Settings, timed_row
 from safetensors.torch import save_file
 
 from realm_hf import RealmForPreTraining
@@ -167,16 +167,5 @@ def _bf16_support() -> str:
     return "the processor has no bf16 instructions, so every product is converted and nothing can be gained"
 
 
-def _row(name: str, beside: str, goal: float, found: Any, scale: float, note: str) -> Row:
-    return Row(
-        name=name,
-        ours=found.ours * scale,
-        peer=found.peer * scale,
-        unit="ms/query",
-        goal=goal,
-        kind="speedup",
-        beside=beside,
-        ours_spread=found.ours_spread * scale,
-        peer_spread=found.peer_spread * scale,
-        note=note,
-    )
+def _row(name: str, beside: str, goal: float, found: Alternation, scale: float, note: str) -> Row:
+    return timed_row(found, scale, name=name, beside=beside, unit="ms/query", goal=goal, kind="speedup", note=note)

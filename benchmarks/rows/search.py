@@ -17,7 +17,7 @@ from harness.alternation import Side, alternate
 from harness.inputs import SCRATCH
 from harness.million import SEED, describe_million, saved_retriever
 from harness.peer import Peer
-from harness.rows import Row, Settings
+from harness.rows import Row, Settings, timed_row
 from harness.vectors import queries as draw_queries
 
 from realm_hf import RealmRetriever
@@ -72,18 +72,16 @@ def _beside_faiss(retriever: RealmRetriever, queries: np.ndarray, batch: int, na
     through = _seconds(
         lambda part: retriever.dataset.search_batch("embeddings", part, k=wanted).total_indices, batches, calls
     )
-    return Row(
-        f"search, {describe_size(retriever)}, {name}, batch {batch}",
-        1e3 * found.ours,
-        1e3 * found.peer,
-        "ms/batch",
-        1.05,
-        "at_most",
-        "raw FAISS, same index, tuned",
-        1e3 * found.ours_spread,
-        1e3 * found.peer_spread,
-        f"FAISS was fastest with {threads} threads and a threshold of {threshold}; `datasets`' own search_batch over "
-        f"the index that the retriever attaches takes {1e3 * through:.3g} ms.",
+    return timed_row(
+        found,
+        1e3,
+        name=f"search, {describe_size(retriever)}, {name}, batch {batch}",
+        beside="raw FAISS, same index, tuned",
+        unit="ms/batch",
+        goal=1.05,
+        kind="at_most",
+        note=f"FAISS was fastest with {threads} threads and a threshold of {threshold}; `datasets`' own search_batch "
+        f"over the index that the retriever attaches takes {1e3 * through:.3g} ms.",
     )
 
 
@@ -102,17 +100,15 @@ def _beside_port(retriever: RealmRetriever, queries: np.ndarray, settings: Setti
                 ours = _side(lambda part: search(retriever.index, part, DEPTH)[1], batches)
                 found = alternate(ours, _each(peer, len(batches)), settings.rounds)
         both = len(set(best) & set(search(retriever.index, mine[:1], DEPTH)[1][0].tolist()))
-        yield Row(
-            f"search, {describe_size(retriever)}, default index {_name(retriever.index)}, batch {batch}",
-            1e3 * found.ours,
-            1e3 * found.peer,
-            "ms/batch",
-            15.0,
-            "speedup",
-            "old port's einsum and top-k",
-            1e3 * found.ours_spread,
-            1e3 * found.peer_spread,
-            f"recall@{DEPTH} against exact {recall:.3f} over {len(queries)} queries (0.97 is wanted; {both} of "
+        yield timed_row(
+            found,
+            1e3,
+            name=f"search, {describe_size(retriever)}, default index {_name(retriever.index)}, batch {batch}",
+            beside="old port's einsum and top-k",
+            unit="ms/batch",
+            goal=15.0,
+            kind="speedup",
+            note=f"recall@{DEPTH} against exact {recall:.3f} over {len(queries)} queries (0.97 is wanted; {both} of "
             f"{DEPTH} of the first query); {describe_million(settings)}.",
         )
 

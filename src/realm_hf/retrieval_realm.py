@@ -199,9 +199,10 @@ class RealmRetriever(KnowledgeEdits, ReaderInputs, BeamEmbeddings, HubRetriever)
         """
         The `k` best candidates of each query, without trivial ones and without repetitions.
 
-        `over_retrieve` rows more than wanted are searched and filtered. A query for which that is not enough, because
-        many passages contain its sentence or share one text, is searched again four times as deep, up to the whole
-        corpus; what is missing even then is filled with -2, counted in `search_stats.absent` and warned of once.
+        Where sentences are excluded, `over_retrieve` rows more than wanted are searched and filtered. A query for
+        which that is not enough, because many passages contain its sentence or share one text, is searched again four
+        times as deep, up to the whole corpus; what is missing even then is filled with -2, counted in
+        `search_stats.absent` and warned of once.
 
         Args:
             query_embeddings (`np.ndarray` or `torch.Tensor` of shape `[B, D]`): The queries.
@@ -209,7 +210,8 @@ class RealmRetriever(KnowledgeEdits, ReaderInputs, BeamEmbeddings, HubRetriever)
             exclude (sequence of B `np.ndarray`, `str` or `None`, *optional*): For each query the sentence whose
                 passages are left out: token ids without special tokens, or text; `None` leaves out nothing.
             null_passage (`bool`, *optional*, defaults to `True`): Put the null passage (-1) first.
-            over_retrieve (`int`, *optional*, defaults to 16): Rows searched beyond those wanted.
+            over_retrieve (`int`, *optional*, defaults to 16): Rows searched beyond those wanted. Without excluded
+                sentences only queries among whose best there are copies of one text are searched so deep.
 
         Returns:
             [`RetrievalBatch`]

@@ -8,7 +8,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 from harness.alternation import alternate, half_interquartile_range
-from harness.rows import Row, read_results, table, write_results
+from harness.rows import Row, read_results, table, timed_row, write_results
 
 
 def row(kind, ours=2.0, peer=3.0, goal=1.4, name="work"):
@@ -21,6 +21,17 @@ def test_the_ratio_of_each_kind_says_what_its_goal_is_compared_with():
     assert row("speedup").reached and not row("speedup", goal=1.6).reached
     assert row("at_most", goal=0.7).reached and not row("at_most", goal=0.6).reached
     assert row("at_least", goal=0.6).reached and not row("at_least", goal=0.7).reached
+
+
+@pytest.mark.parametrize(("kind", "ratio"), [("speedup", 2.0), ("at_most", 0.5)])
+def test_a_machine_that_slows_down_between_rounds_does_not_change_the_ratio(kind, ratio):
+    # Twice as fast as the peer in every round; the medians of the sides are those of different rounds.
+    ours, peer = iter([0.0, 1.0, 8.0, 3.0]), iter([0.0, 2.0, 16.0, 6.6])
+    found = alternate(lambda: next(ours), lambda: next(peer), 3)
+    row = timed_row(found, 1e3, name="work", beside="peer", unit="ms", goal=1.0, kind=kind)
+    assert row.ratio == pytest.approx(ratio) and row.ours == 3000 and row.peer == 6600
+    assert row.rounds == ((1000, 2000), (8000, 16000), (3000, 6600)) and 0 < row.ratio_spread < 0.06
+    assert f"| {ratio:g} ± " in table([row])
 
 
 def test_the_sides_take_turns_and_warm_ups_are_thrown_away():
@@ -57,7 +68,9 @@ def test_the_spread_is_half_of_the_middle_half():
 
 def test_results_come_back_for_the_same_machine_and_commit_only(tmp_path):
     file, machine = tmp_path / "results.json", {"cpu": "x", "commit": "abc"}
-    rows = [row("speedup"), row("at_most", name="other")]
+    found = alternate(lambda: 1.0, lambda: 2.0, 2)
+    timed = timed_row(found, 1, name="timed", beside="peer", unit="s", goal=1.0, kind="speedup")
+    rows = [row("speedup"), row("at_most", name="other"), timed]
     write_results(rows, file, machine)
     assert read_results(file, machine) == rows
     assert read_results(file, machine | {"commit": "abd"}) == []

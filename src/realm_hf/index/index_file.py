@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import faiss
 
 from ..storage.files import replacement
-from .foreign_lists import TABLE_REFUSED, byte_limits, foreign_lists
+from .guarded_read import ForeignListsError, read_guarded
 
 __all__ = [
     "IndexFileError",
@@ -27,9 +26,6 @@ _FAISS_CLASSES = re.compile(
     r"Index(Flat(IP)?|ScalarQuantizer|PQ(FastScan)?|IVF(Flat|PQ|ScalarQuantizer|PQFastScan)|HNSW(Flat|SQ|PQ)"
     r"|PreTransform|Refine(Flat)?)"
 )
-
-_usual_byte_limit = faiss.get_deserialization_vector_byte_limit()
-_read_lock = threading.Lock()  # that limit is the process's, and ranks open generations in background threads
 
 
 class IndexFileError(RuntimeError):
@@ -128,16 +124,10 @@ def open_index(
     """
     path = Path(path)
     size = path.stat().st_size
-    strict, with_table = byte_limits(size)
     try:
-        try:
-            index = _read(path, mmap, strict)
-        except RuntimeError as error:
-            if TABLE_REFUSED not in str(error):
-                raise
-            index = _read(path, mmap, with_table)
-    except IndexFileError:
-        raise
+        index = read_guarded(path, faiss.IO_FLAG_MMAP_IFC if mmap else 0)
+    except ForeignListsError as error:
+        raise IndexFileError(f"{path} is refused: {error}. Rebuild it with build_index.") from error
     except RuntimeError as error:
         raise IndexFileError(f"{path} ({size} bytes) is not a whole FAISS index: {faiss_reason(error)}.") from error
     try:
@@ -159,16 +149,3 @@ def open_index(
             f"{path} has dimension {index.d}, but {dimension} was expected: another embedder made it."
         )
     return index
-
-
-def _read(path: Path, mmap: bool, byte_limit: int) -> faiss.Index:
-    with _read_lock:
-        faiss.set_deserialization_vector_byte_limit(byte_limit)
-        try:
-            if foreign_lists(path):
-                raise IndexFileError(
-                    f"{path} keeps its lists in another file, which FAISS would map: rebuild it with build_index."
-                )
-            return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if mmap else 0)
-        finally:
-            faiss.set_deserialization_vector_byte_limit(_usual_byte_limit)

@@ -21,22 +21,16 @@ import resource, sys
 path, module, rows, dimension, size = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 import importlib.util, pathlib, numpy, faiss
-spec = importlib.util.spec_from_file_location("foreign_lists", module)
+spec = importlib.util.spec_from_file_location("guarded_read", module)
 guard = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(guard)
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 2 * size + (1 << 29),) * 2)
 faiss.omp_set_num_threads(1)
-for limit in guard.byte_limits(size):
-    faiss.set_deserialization_vector_byte_limit(limit)
-    try:
-        if guard.foreign_lists(pathlib.Path(path)):
-            raise SystemExit("it names another file to map as its lists (OnDiskInvertedLists)")
-        index = faiss.read_index(path, faiss.IO_FLAG_MMAP_IFC | faiss.IO_FLAG_READ_ONLY)
-        break
-    except RuntimeError as error:
-        if guard.TABLE_REFUSED not in str(error) or limit == guard.byte_limits(size)[-1]:
-            raise
+try:
+    index = guard.read_guarded(pathlib.Path(path), faiss.IO_FLAG_MMAP_IFC | faiss.IO_FLAG_READ_ONLY)
+except guard.ForeignListsError as error:
+    raise SystemExit(str(error))
 if index.d != dimension or index.ntotal != rows:
     raise SystemExit(f"it holds {index.ntotal} rows of dimension {index.d}, not {rows} of {dimension}")
 ivf = faiss.try_extract_index_ivf(index)
@@ -70,7 +64,7 @@ def probe_index(path: Path, *, rows: int, dimension: int) -> None:
         HubArtefactError: If the child fails, whatever the reason.
     """
     size = path.stat().st_size
-    module = Path(__file__).with_name("foreign_lists.py")
+    module = Path(__file__).with_name("guarded_read.py")
     arguments = [str(path), str(module), str(rows), str(dimension), str(size)]
     try:
         done = subprocess.run(

@@ -105,7 +105,7 @@ class SearchStats:
         self.searched_deeper += searched_deeper
         self.excluded += int(batch.excluded.sum())
         self.duplicates += int(batch.duplicates.sum())
-        self.absent += int((~batch.mask).sum())
+        self.absent += int(np.count_nonzero(batch.rows == ABSENT))
         self.seconds += seconds
 
 
@@ -165,7 +165,9 @@ def select_candidates(
     """
     Search, filter, and search deeper for the queries that are left with too few candidates.
 
-    Each further search is four times as deep, up to the whole corpus or to what an approximate index can reach.
+    Where no query excludes a sentence the first search is as deep as wanted: only copies among the best could be
+    filtered, and they are rare. Each further search is four times as deep, and at least the over-retrieval, up to the
+    whole corpus or to what an approximate index can reach.
 
     Args:
         served ([`Served`]): Passages and index.
@@ -173,7 +175,7 @@ def select_candidates(
         k (`int`): Candidates of each query, the null passage counted.
         exclude (sequence of B sentences or `None`, *optional*): See [`Corpus.containing`].
         null_passage (`bool`): Put the null passage first.
-        over_retrieve (`int`): Rows searched beyond those wanted.
+        over_retrieve (`int`): Rows searched beyond those wanted where anything is to be filtered.
         threads (`int`, *optional*): Threads of each search.
 
     Returns:
@@ -189,40 +191,42 @@ def select_candidates(
         generation=served.name,
     )
     batch.rows[:, :first], batch.scores[:, :first] = NULL_PASSAGE, np.nan
-    wanted, deeper = k - first, 0
-    pending, depth = list(range(count if wanted else 0)), min(wanted + over_retrieve, len(corpus))
-    while pending:
-        unfinished = []
+    wanted, deeper, passages = k - first, 0, len(corpus)
+    excludes = exclude is not None and any(sentence is not None for sentence in exclude)
+    over = min(wanted + over_retrieve, passages)
+    pending, depth = np.arange(count if wanted else 0), over if excludes else min(wanted, passages)
+    while len(pending):
+        unfinished: list[int] = []
         for start in range(0, len(pending), max(1, _CELLS_A_SEARCH // depth)):
             part = pending[start : start + max(1, _CELLS_A_SEARCH // depth)]
-            found = search(index, queries[part], depth, threads=threads)
-            plain = _plain_rankings(corpus, part, found[1], wanted, exclude)
+            scores, rows = search(index, queries[part], depth, threads=threads)
+            plain = _plain_rankings(corpus, part, rows, wanted, exclude)
             if plain.any():
-                done = np.array(part)[plain]
-                batch.scores[done, first:], batch.rows[done, first:] = (of[plain, :wanted] for of in found)
-                batch.excluded[done], batch.duplicates[done] = 0, 0
-            for query, scores, rows, is_plain in zip(part, *found, plain, strict=True):
-                if is_plain:
-                    continue
+                done = part[plain]
+                batch.rows[done, first:], batch.scores[done, first:] = rows[plain, :wanted], scores[plain, :wanted]
+                batch.excluded[done], batch.duplicates[done] = 0, 0  # of a shallower search
+            for place in np.flatnonzero(~plain).tolist():
+                query, ranking = int(part[place]), rows[place]
                 sentence = None if exclude is None else exclude[query]
-                containing = np.zeros(depth, dtype=bool) if sentence is None else corpus.containing(sentence, rows)
-                chosen = select_from_ranking(scores, rows, containing, corpus.groups_of(rows), wanted)
+                containing = np.zeros(depth, dtype=bool) if sentence is None else corpus.containing(sentence, ranking)
+                chosen = select_from_ranking(scores[place], ranking, containing, corpus.groups_of(ranking), wanted)
                 places = slice(first, first + len(chosen.rows))
                 batch.rows[query, first:], batch.scores[query, first:] = ABSENT, -np.inf  # of the shallower search
                 batch.rows[query, places], batch.scores[query, places] = chosen.rows, chosen.scores
                 batch.excluded[query], batch.duplicates[query] = chosen.excluded, chosen.duplicates
                 if len(chosen.rows) < wanted and not chosen.exhausted:
                     unfinished.append(query)
-        if depth == len(corpus):
+        if depth == passages:
             break
-        deeper = deeper or len(unfinished)
-        pending, depth = unfinished, min(_DEEPER * depth, len(corpus))
+        if depth >= over:
+            deeper = deeper or len(unfinished)
+        pending, depth = np.array(unfinished, dtype=np.int64), min(max(_DEEPER * depth, over), passages)
     return batch, deeper
 
 
 def _plain_rankings(
     corpus: Corpus,
-    queries: Sequence[int],
+    queries: np.ndarray,
     rows: np.ndarray,
     wanted: int,
     exclude: Sequence[np.ndarray | str | None] | None,
@@ -233,11 +237,14 @@ def _plain_rankings(
     That is the usual case of a search without excluded sentences, found here for all queries at once: one by one, 256
     of them took a tenth of the time of their search.
     """
+    if rows.shape[1] < wanted:
+        return np.zeros(len(rows), dtype=bool)
     best = rows[:, :wanted]
     groups = np.sort(corpus.groups_of(best.reshape(-1)).reshape(best.shape), axis=1)
-    distinct = (groups[:, 1:] != groups[:, :-1]).all(axis=1)
-    asked = np.ones(len(rows), dtype=bool) if exclude is None else np.array([exclude[q] is None for q in queries])
-    return asked & distinct & (best >= 0).all(axis=1) & (best.shape[1] == wanted)
+    plain: np.ndarray = (groups[:, 1:] != groups[:, :-1]).all(axis=1) & (best >= 0).all(axis=1)
+    if exclude is not None:
+        plain &= np.array([exclude[query] is None for query in queries])
+    return plain
 
 
 def select_from_ranking(

@@ -1,7 +1,8 @@
-"""Does an index file name another file, which FAISS would map, writable, while it reads?
+"""Reading an index file that may be anyone's: damaged, or made to do harm.
 
-An IVF index may keep its lists elsewhere ("OnDiskInvertedLists"). This module imports nothing of the package: a child
-process that looks at a stranger's index loads it by its path.
+A header can claim any size, and an IVF index may keep its lists in another file ("OnDiskInvertedLists"), which FAISS
+would map, writable, while it reads. This module imports nothing of the package: a child process that looks at a
+stranger's index loads it by its path.
 """
 
 from __future__ import annotations
@@ -9,15 +10,14 @@ from __future__ import annotations
 import mmap
 import re
 import struct
+import threading
 from pathlib import Path
 
 import faiss
 
-__all__ = ["TABLE_REFUSED", "byte_limits", "foreign_lists"]
+__all__ = ["ForeignListsError", "read_guarded"]
 
-TABLE_REFUSED = "precomputed_table allocation would exceed"
-"""What FAISS says of an IVFPQ index whose table of distances it has no leave to make."""
-
+_TABLE_REFUSED = "precomputed_table allocation would exceed"
 _SMALLEST_LIMIT = 1 << 20
 _TABLE_LIMIT = 256
 
@@ -30,40 +30,64 @@ _IVF_AT_ROOT = re.compile(rb"Iw(Fl|Sq|SQ|PQ|Pf|QR|LS)")
 _METRIC_AT = 33  # after the mark, dimension, rows, two dummies and is_trained
 _QUANTIZER_AT = 53  # after the metric, the number of lists and nprobe
 
+_usual_limit = faiss.get_deserialization_vector_byte_limit()
+_lock = threading.Lock()  # that limit is the process's, and ranks open generations in background threads
 
-def byte_limits(size: int) -> tuple[int, int]:
+
+class ForeignListsError(Exception):
+    """An index file names another file to map as its lists."""
+
+
+def read_guarded(path: Path, flags: int) -> faiss.Index:
     """
-    The most bytes that one array of an index file may claim, and the most where [`TABLE_REFUSED`] was the answer.
+    `faiss.read_index`, without memory for what cannot be in the file, and without other files.
 
-    A damaged header can claim any size, and nothing in the file can be larger than the file. But FAISS 1.15 also
+    Nothing in a file can be larger than the file, so no array may claim more than twice its size. But FAISS 1.15 also
     counts a table of lists x codes x 256 floats for an IVFPQ index, which it never makes for inner products: with a
-    centroid of 4 d bytes for each list, and at most d codes, that is less than 256 times the file.
+    centroid of 4 d bytes for each list, and at most d codes, that is less than 256 times the file. Where that table is
+    what was refused, the file is read again with so much leave.
 
     Args:
-        size (`int`): Of the file.
+        path (`Path`): The file.
+        flags (`int`): FAISS's, such as `faiss.IO_FLAG_MMAP_IFC`.
+
+    Raises:
+        ForeignListsError: If its lists may be in another file.
+        RuntimeError: FAISS's own, if it is damaged.
     """
-    return max(_SMALLEST_LIMIT, 2 * size), max(_SMALLEST_LIMIT, _TABLE_LIMIT * size)
+    size = path.stat().st_size
+    with _lock:
+        try:
+            try:
+                return _read(path, flags, max(_SMALLEST_LIMIT, 2 * size))
+            except RuntimeError as error:
+                if _TABLE_REFUSED not in str(error):
+                    raise
+                return _read(path, flags, max(_SMALLEST_LIMIT, _TABLE_LIMIT * size))
+        finally:
+            faiss.set_deserialization_vector_byte_limit(_usual_limit)
 
 
-def foreign_lists(path: Path) -> bool:
+def _read(path: Path, flags: int, byte_limit: int) -> faiss.Index:
+    faiss.set_deserialization_vector_byte_limit(byte_limit)
+    if _foreign_lists(path):
+        raise ForeignListsError("it names another file to map as its lists (OnDiskInvertedLists)")
+    return faiss.read_index(str(path), flags)
+
+
+def _foreign_lists(path: Path) -> bool:
     """
     Whether an index file may name another file to map.
 
     FAISS is asked first in the way that maps no other file. Array lists end that reading with an error, so where lists
     may be nested (an IVF or a graph as the quantizer, a refinement) the bytes are searched for the mark of lists on
     disk.
-
-    Args:
-        path (`Path`): The file.
-
-    Raises:
-        RuntimeError: With [`TABLE_REFUSED`], if it takes the second of [`byte_limits`] to read on.
     """
     try:
         index = faiss.read_index(str(path), _LOOK)
     except RuntimeError as error:
-        if TABLE_REFUSED in str(error):
-            raise  # nothing is known of its lists yet: read it again with more leave
+        if _TABLE_REFUSED in str(error):
+            raise  # nothing is known of its lists yet: it is read again with more leave
         if "could not load ArrayInvertedLists" not in str(error):
             return False  # damaged in another way, which the true reading says better
         return _mentions_lists_on_disk(path)
