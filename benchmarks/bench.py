@@ -1,6 +1,6 @@
 """`make bench`: how fast this package is beside the old port, sentence-transformers, faiss and the machine's limit.
 
-    python benchmarks/bench.py                                  # the packaged Factbook; about 20 minutes on two cores
+    python benchmarks/bench.py                                  # the packaged Factbook; half an hour on two cores
     python benchmarks/bench.py --corpus passages.parquet        # columns title and text
     python benchmarks/bench.py --only encoding --rounds 9       # one group of rows
     python benchmarks/bench.py --quick                          # does everything run? its figures mean nothing

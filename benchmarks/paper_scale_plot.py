@@ -98,7 +98,9 @@ def draw(cells: list[Cell], file: Path) -> None:
     for place, name in enumerate(names):
         x, y = _LEFT + (place % 5) * 150, height - 30 + 18 * (place // 5)
         parts.append(f'<rect x="{x}" y="{y - 8}" width="10" height="10" fill="{colours[name]}"/>')
-        parts.append(f'<text x="{x + 14}" y="{y}">{escape(name)}</text>')
+        largest = max((cell for cell in measured if cell["name"] == name), key=lambda cell: cell["rows"])
+        parts.append(f'<text x="{x + 14}" y="{y}">{escape(name)} ({largest["recall"]:.2f})</text>')
+    parts.append(f'<text x="{_LEFT + 600}" y="{height - 12}">in brackets: recall@5 at its largest size</text>')
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("\n".join([*parts, "</svg>"]) + "\n", encoding="utf-8")
 
