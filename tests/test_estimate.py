@@ -68,7 +68,7 @@ def test_a_flat_index_takes_no_training_and_lists_do():
     assert changed(factory="Flat").index_seconds == 0.0
     lists = changed(passages=1_000_000, factory="IVF4096,Flat")
     assert lists.index_seconds == pytest.approx(2 * 4096 * 128 * (10 * 1_000_000 + 1_000_000) / 0.5e12)
-    cores = changed(passages=1_000_000, rates=dataclasses.replace(RATES, device_is_core=True), builders=4)
+    cores = changed(passages=1_000_000, index_cores=4, builders=4)
     assert cores.index_seconds == pytest.approx(changed(passages=1_000_000, builders=4).index_seconds / 4)
     assert changed(passages=1_000_000).index_seconds < lists.index_seconds, "auto trains on a part of the rows"
 
@@ -108,6 +108,7 @@ def test_a_step_grows_with_batch_candidates_and_lengths():
         ({"steps": 0}, "steps is 0"),
         ({"builders": -1}, "builders is -1"),
         ({"dtype": "int8"}, "dtype is 'int8'"),
+        ({"index_cores": 0}, "index_cores is 0"),
         ({"rates": dataclasses.replace(RATES, encode_tflops=0.0)}, "encode_tflops is 0.0"),
     ],
 )

@@ -1,8 +1,8 @@
 """Search over 1M x 128: our path beside raw FAISS with the same index, and the default index beside the port's search.
 
-Our path is [`RealmRetriever.retrieve`]: checked queries, 16 rows more than wanted, each row checked, equal texts
-dropped, the null passage put first. Raw FAISS gets the same index, the candidates wanted and no more, and for each
-batch size the fastest of its settings: the number of threads, and the batch from which it takes matrix products.
+Our path is [`RealmRetriever.retrieve`]: checked queries, each row checked, equal texts dropped (and searched past),
+the null passage put first. Raw FAISS gets the same index, the candidates wanted, and for each batch size the fastest
+of its settings: the number of threads, and the batch from which it takes matrix products.
 """
 
 import math
@@ -13,11 +13,11 @@ from pathlib import Path
 
 import faiss
 import numpy as np
-from harness.alternation import Side, alternate
+from harness.alternation import Alternation, Side, alternate
 from harness.inputs import SCRATCH
 from harness.million import SEED, describe_million, saved_retriever
 from harness.peer import Peer
-from harness.rows import Row, Settings, timed_row
+from harness.rows import Kind, Row, Settings, timed_row
 from harness.vectors import queries as draw_queries
 
 from realm_hf import RealmRetriever
@@ -72,17 +72,12 @@ def _beside_faiss(retriever: RealmRetriever, queries: np.ndarray, batch: int, na
     through = _seconds(
         lambda part: retriever.dataset.search_batch("embeddings", part, k=wanted).total_indices, batches, calls
     )
-    return timed_row(
-        found,
-        1e3,
-        name=f"search, {describe_size(retriever)}, {name}, batch {batch}",
-        beside="raw FAISS, same index, tuned",
-        unit="ms/batch",
-        goal=1.05,
-        kind="at_most",
-        note=f"FAISS was fastest with {threads} threads and a threshold of {threshold}; `datasets`' own search_batch "
-        f"over the index that the retriever attaches takes {1e3 * through:.3g} ms.",
+    note = (
+        f"FAISS was fastest with {threads} threads and a threshold of {threshold}; `datasets`' own search_batch over "
+        f"the index that the retriever attaches takes {1e3 * through:.3g} ms."
     )
+    what = f"{describe_size(retriever)}, {name}, batch {batch}"
+    return _row(found, what, "raw FAISS, same index, tuned", 1.05, "at_most", note)
 
 
 def _beside_port(retriever: RealmRetriever, queries: np.ndarray, settings: Settings) -> Iterator[Row]:
@@ -100,17 +95,18 @@ def _beside_port(retriever: RealmRetriever, queries: np.ndarray, settings: Setti
                 ours = _side(lambda part: search(retriever.index, part, DEPTH)[1], batches)
                 found = alternate(ours, _each(peer, len(batches)), settings.rounds)
         both = len(set(best) & set(search(retriever.index, mine[:1], DEPTH)[1][0].tolist()))
-        yield timed_row(
-            found,
-            1e3,
-            name=f"search, {describe_size(retriever)}, default index {_name(retriever.index)}, batch {batch}",
-            beside="old port's einsum and top-k",
-            unit="ms/batch",
-            goal=15.0,
-            kind="speedup",
-            note=f"recall@{DEPTH} against exact {recall:.3f} over {len(queries)} queries (0.97 is wanted; {both} of "
-            f"{DEPTH} of the first query); {describe_million(settings)}.",
+        note = (
+            f"recall@{DEPTH} against exact {recall:.3f} over {len(queries)} queries (0.97 is wanted; {both} of "
+            f"{DEPTH} of the first query); {describe_million(settings)}."
         )
+        what = f"{describe_size(retriever)}, default index {_name(retriever.index)}, batch {batch}"
+        yield _row(found, what, "old port's einsum and top-k", 15.0, "speedup", note)
+
+
+def _row(found: Alternation, what: str, beside: str, goal: float, kind: Kind, note: str) -> Row:
+    return timed_row(
+        found, 1e3, name=f"search, {what}", beside=beside, unit="ms/batch", goal=goal, kind=kind, note=note
+    )
 
 
 def describe_size(retriever: RealmRetriever) -> str:

@@ -30,7 +30,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("--device", default=next(iter(known)), choices=known, help="measured (default: %(default)s)")
     defaults = {own.name: own.default for own in fields(Plan)}
-    for name in ("devices", "builders", "batch_size", "candidates", "refresh_steps", "dimension", "keep_generations"):
+    counts = ("devices", "builders", "index_cores", "batch_size", "candidates", "refresh_steps", "dimension")
+    for name in (*counts, "keep_generations"):
         parser.add_argument(f"--{name}", type=int, default=defaults[name], metavar="N", help="(default: %(default)s)")
     for name in ("query_tokens", "passage_tokens", "masked_tokens"):
         parser.add_argument(

@@ -81,11 +81,9 @@ class Rates:
     Args:
         train_tflops (`float`): Of a training step, forward and backward, counted operations only.
         encode_tflops (`float`): Of embedding passages.
-        index_tflops (`float`): Of the products that train and fill an index, on the processor.
+        index_tflops (`float`): Of the products that train and fill an index, on one core of the processor.
         disk_gigabytes (`float`): A second, written with a hash.
         source (`str`): Where the figures come from.
-        device_is_core (`bool`, *optional*, defaults to `False`): A device is a core of the processor, so that as many
-            as build share the index too.
     """
 
     train_tflops: float
@@ -93,7 +91,6 @@ class Rates:
     index_tflops: float
     disk_gigabytes: float
     source: str
-    device_is_core: bool = False
 
 
 def packaged_rates() -> dict[str, Rates]:
@@ -114,6 +111,7 @@ class Plan:
         rates ([`Rates`]): Of one training device, and of one builder.
         devices (`int`): That train.
         builders (`int`): That build beside them; 0: the training devices build ("sync").
+        index_cores (`int`): Of the process that trains and fills the index, which is one, however many embed.
         batch_size (`int`): Queries of a step, over all devices.
         candidates (`int`): K, the null passage counted.
         query_tokens (`float`): Mean length of a query.
@@ -132,6 +130,7 @@ class Plan:
     rates: Rates
     devices: int = 1
     builders: int = 1
+    index_cores: int = 1
     batch_size: int = 8
     candidates: int = 8
     query_tokens: float = 40.0
@@ -144,7 +143,17 @@ class Plan:
     keep_generations: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("passages", "steps", "devices", "batch_size", "candidates", "refresh_steps", "dimension"):
+        counts = (
+            "passages",
+            "steps",
+            "devices",
+            "index_cores",
+            "batch_size",
+            "candidates",
+            "refresh_steps",
+            "dimension",
+        )
+        for name in counts:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 1.")
         for name in ("train_tflops", "encode_tflops", "index_tflops", "disk_gigabytes"):
@@ -217,7 +226,7 @@ def estimate_run(plan: Plan) -> Estimate:
     per_passage = plan.shape.forward_operations(plan.passage_tokens)
     embed_seconds = plan.passages * per_passage / (team * rates.encode_tflops * 1e12)
     operations = index_operations(plan.passages, plan.dimension, chosen.factory, chosen.train_size)
-    index_seconds = operations / (rates.index_tflops * 1e12 * (team if rates.device_is_core else 1))
+    index_seconds = operations / (plan.index_cores * rates.index_tflops * 1e12)
     embeddings = plan.passages * plan.dimension * DTYPE_BYTES[plan.dtype]
     index = plan.passages * _bytes_a_row(chosen.factory, plan.dimension)
     write_seconds = (embeddings + index) / (rates.disk_gigabytes * 1e9)
@@ -312,7 +321,8 @@ def _assumed(plan: Plan, factory: str) -> list[str]:
         f"a step: {plan.batch_size} queries of {plan.query_tokens:g} tokens, {plan.candidates} candidates of "
         f"{plan.passage_tokens:g}, {plan.masked_tokens:g} masked; no padding is computed",
         f"each of {plan.devices} device(s): {rates.train_tflops:g} TFLOP/s training, {rates.encode_tflops:g} "
-        f"embedding; index at {rates.index_tflops:g} TFLOP/s, disk at {rates.disk_gigabytes:g} GB/s ({rates.source})",
+        f"embedding; index at {rates.index_tflops:g} on each of {plan.index_cores} core(s), "
+        f"disk at {rates.disk_gigabytes:g} GB/s ({rates.source})",
         f"index {factory} over {plan.dtype} embeddings of dimension {plan.dimension}; {where}, on cores or cards of "
         "their own",
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import faiss
 import numpy as np
 
-from .faiss_search import ABSENT, search
+from .faiss_search import ABSENT, fill_up, search
 
 __all__ = ["exact_search", "recall_at_k", "share_found"]
 
@@ -31,11 +31,7 @@ def exact_search(embeddings: np.ndarray, queries: np.ndarray, k: int) -> tuple[n
         scores, rows = faiss.knn(queries, chunk, min(k, len(chunk)), metric=faiss.METRIC_INNER_PRODUCT)
         heap.add_result(scores, rows + start)
     heap.finalize()
-    padding = ((0, 0), (0, k - heap.D.shape[1]))
-    return (
-        np.pad(heap.D, padding, constant_values=-np.inf),
-        np.pad(heap.I, padding, constant_values=ABSENT),
-    )
+    return fill_up(heap.D, heap.I, k)
 
 
 def recall_at_k(
