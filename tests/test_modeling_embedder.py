@@ -3,6 +3,7 @@
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForPreTraining, AutoTokenizer
 from transformers.activations import NewGELUActivation
 
@@ -135,6 +136,56 @@ def test_the_published_activation_is_one_kernel_with_the_same_values(tiny_config
         assert isinstance(layer.intermediate.intermediate_act_fn, torch.nn.GELU)
         fused = layer.intermediate.intermediate_act_fn(values)
         torch.testing.assert_close(fused, NewGELUActivation()(values), atol=1e-14, rtol=0)
+
+
+@pytest.mark.parametrize("activation", ["gelu_new", "gelu"])
+def test_without_gradients_the_activation_is_part_of_the_product_and_values_stay(tiny_config, activation):
+    tiny_config.hidden_act = activation
+    intermediate = RealmEmbedder(tiny_config).realm.encoder.layer[0].intermediate
+    states = torch.randn(3, 5, tiny_config.hidden_size, generator=torch.Generator().manual_seed(0)) * 4
+    seen = []
+
+    class Operators(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            seen.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    apart = intermediate(states)
+    assert apart.requires_grad
+    with torch.no_grad(), Operators():
+        at_once = intermediate(states)
+    assert seen == ["mkldnn._linear_pointwise.default"]
+    torch.testing.assert_close(at_once, apart.detach(), atol=2e-6, rtol=1e-5)
+
+
+class Adapted(torch.nn.Linear):
+    """As libraries of adapters replace linear layers."""
+
+    def forward(self, states):
+        return super().forward(states) + 1
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_the_fused_product_gives_way_to_whatever_it_does_not_know(tiny_config):
+    intermediate = RealmEmbedder(tiny_config).eval().realm.encoder.layer[0].intermediate
+    states = torch.randn(3, 5, tiny_config.hidden_size, generator=torch.Generator().manual_seed(0))
+    seen = []
+    with torch.no_grad():
+        expected = intermediate(states)
+        handle = intermediate.dense.register_forward_hook(lambda *_: seen.append(1))
+        torch.testing.assert_close(intermediate(states), expected, atol=2e-6, rtol=1e-5)
+        handle.remove()
+        with torch.autocast("cpu", torch.bfloat16):
+            assert intermediate(states).dtype == torch.bfloat16
+        assert "mkldnn" not in str(torch.jit.trace(intermediate, (states,)).inlined_graph)
+        assert "mkldnn" not in str(torch.export.export(intermediate, (states,)).graph)
+        plain, adapted = intermediate.dense, Adapted(tiny_config.hidden_size, tiny_config.intermediate_size)
+        adapted.load_state_dict(plain.state_dict())
+        intermediate.dense = adapted
+        changed = torch.nn.functional.gelu(plain(states) + 1)
+        torch.testing.assert_close(intermediate(states), changed)
+        assert intermediate.double()(states.double()).dtype == torch.float64
+    assert seen == [1]
 
 
 def test_hidden_states_and_attentions_are_returned_whole(tiny_config, tokenizer):
