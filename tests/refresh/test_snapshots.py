@@ -37,6 +37,20 @@ def test_the_head_that_nothing_reads_is_left_out(run, embedder):
     assert 4 * read <= info.bytes < 4 * read + 8192
 
 
+def test_loading_draws_no_random_number_and_leaves_no_weight_as_memory_was(run, embedder):
+    info = write_snapshot(run, embedder, step=7, epoch=0)
+    before = torch.get_rng_state()
+    loaded = load_snapshot(run, info.name)
+    assert torch.equal(torch.get_rng_state(), before)
+    written = {
+        name: tensor for name, tensor in embedder.state_dict().items() if not name.startswith("cls.predictions.")
+    }
+    for name, tensor in loaded.state_dict().items():
+        assert torch.equal(tensor, written.get(name, torch.zeros_like(tensor))), name
+    for name, buffer in loaded.named_buffers():
+        assert torch.equal(buffer, embedder.get_buffer(name)), name
+
+
 def test_a_copied_state_does_not_follow_training(embedder):
     state = copy_embedder_state(embedder)
     before = state["cls.dense.weight"].clone()

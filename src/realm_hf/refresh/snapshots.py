@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save
+from torch.overrides import TorchFunctionMode
 
 from realm_hf.index.fingerprints import state_fingerprint
 from realm_hf.refresh.errors import RunDirectoryError
@@ -32,8 +33,26 @@ if TYPE_CHECKING:
 
 _NAME = re.compile(r"step-(\d+)-e(\d+)")
 _UNREAD = "cls.predictions."
+_DRAWING = ("normal_", "uniform_", "trunc_normal_", "kaiming_uniform_")  # of torch.Tensor and of torch.nn.init
 _WEIGHTS = "embedder.safetensors"
 _MANIFEST = "snapshot.json"
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """
+    Modules made inside, by this thread, leave their random weights as the memory was: they are about to be loaded.
+
+    A trainer opens generations in a thread beside its steps. Drawing 30 million numbers there took half a second of a
+    core, and took them from the generator that dropout draws from: masks depended on when an index came.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in _DRAWING:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 @dataclass(frozen=True)
@@ -183,12 +202,15 @@ def load_snapshot(
             f"{path} has {size} bytes with sha256 {sha256[:12]}..., its manifest says {info.bytes} and "
             f"{info.sha256[:12]}...: the file is damaged. Remove {path.parent}; the next snapshot replaces it."
         )
-    embedder = RealmEmbedder(RealmConfig.from_dict(info.config))
+    with _NothingDrawn():
+        embedder = RealmEmbedder(RealmConfig.from_dict(info.config))
     missing, unexpected = embedder.load_state_dict(load_file(path), strict=False)
     lacking = [name for name in missing if not name.startswith(_UNREAD)]
     if lacking or unexpected:
         raise RunDirectoryError(f"{path} does not fit its configuration: missing {lacking}, unexpected {unexpected}.")
     embedder.eval().requires_grad_(False)
+    for name in missing:
+        embedder.get_parameter(name).zero_()
     return embedder.to(torch.device(device))  # type: ignore[arg-type]
 
 
