@@ -235,8 +235,7 @@ class RealmRetriever(KnowledgeEdits, ReaderInputs, BeamEmbeddings, HubRetriever)
             over_retrieve=over_retrieve,
             threads=self.threads,
         )
-        self.search_stats.count(batch, searched_deeper=deeper, seconds=time.perf_counter() - started)
-        if not batch.mask.all():
+        if self.search_stats.count(batch, searched_deeper=deeper, seconds=time.perf_counter() - started):
             logger.warning_once(
                 "Some queries got fewer candidates than asked for: the corpus is small, an approximate index reaches "
                 "no more, or many passages contain the sentence. The places are filled with -2 and counted in "
