@@ -30,6 +30,7 @@ from harness.machine import commit
 from harness.vectors import DIMENSION, chunks, queries
 from paper_scale_plot import draw, table, write_page
 
+from realm_hf.estimate.costs import built_index_bytes
 from realm_hf.index.default_index import AUTO_RECALL, RECALL_DEPTH, plan_index, reach_recall
 from realm_hf.index.exact import exact_search, share_found
 from realm_hf.index.faiss_index import build_index, open_index, save_index, search
@@ -39,6 +40,7 @@ SIZES = (10_000, 30_000, 100_000, 300_000, 1_000_000, 3_000_000, PAPER)
 # "IVF-SQ8" and the like have as many lists as "auto" would; codes of PQ are not re-ranked by the vectors.
 FACTORIES = ("Flat", "SQfp16", "SQ8", "auto", "IVF-SQ8", "IVF-PQ32", "IVF-OPQ-PQ64", "HNSW16-SQ8", "HNSW32-SQfp16")
 QUERIES, SEED = 256, 0
+_LIBRARIES_GIGABYTES = 0.5
 FOLDER = Path(__file__).resolve().parent
 RESULTS = FOLDER / "paper-scale.jsonl"
 DOCS = FOLDER.parent / "docs"
@@ -121,15 +123,13 @@ def list_count(rows: int) -> int:
 
 
 def expected_gigabytes(factory: str, rows: int, dimension: int) -> float:
-    """About what building takes: the index, a training sample and the interpreter."""
-    code = dimension * (4 if factory == "Flat" else 2 if "fp16" in factory else 1)
-    if "PQ" in factory:
-        code = int(factory.rsplit("PQ", 1)[1])
-    links = 8 * int(factory[4:6]) + 16 if factory.startswith("HNSW") else 8
-    sample = min(rows, 64 * 16_384) * dimension * 8
-    # An inverted list grows by doubling.
-    growth = 1.5 if "IVF" in factory else 1.2
-    return (growth * rows * (code + links) + sample) / 2**30 + 0.7
+    """About what building takes: the index and its sample, the mapped embeddings in float16, the interpreter."""
+    built = built_index_bytes(rows, dimension, factory, _train_size(factory, rows))
+    return (built + 2 * rows * dimension) / 2**30 + _LIBRARIES_GIGABYTES
+
+
+def _train_size(factory: str, rows: int) -> int:
+    return plan_index(factory, rows).train_size or max(65_536, 64 * list_count(rows))
 
 
 def measure_cell(file: Path, name: str, threads: int) -> dict[str, Any]:
@@ -139,11 +139,10 @@ def measure_cell(file: Path, name: str, threads: int) -> dict[str, Any]:
     rows = len(embeddings)
     factory = resolve(name, rows)
     assert factory is not None
-    plan = plan_index("auto" if name == "auto" else factory, rows)
-    train_size = plan.train_size or max(65_536, 64 * list_count(rows))
+    train_size = _train_size("auto" if name == "auto" else factory, rows)
     asked = draw_queries(file, embeddings)
     started = time.perf_counter()
-    index = build_index(embeddings, plan.factory, train_size=train_size, threads=threads)
+    index = build_index(embeddings, factory, train_size=train_size, threads=threads)
     build_seconds = time.perf_counter() - started
     lists = faiss.try_extract_index_ivf(index)
     if lists is not None:

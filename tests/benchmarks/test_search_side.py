@@ -62,6 +62,14 @@ def test_every_factory_of_the_study_can_be_built_where_it_is_measured(name):
     assert 0.5 < paper_scale.expected_gigabytes(factory, rows, 128) < 2.0
 
 
+def test_what_was_measured_is_what_is_expected_of_memory():
+    measured = [cell for cell in paper_scale.read(paper_scale.RESULTS) if "peak_gigabytes" in cell]
+    assert max(cell["rows"] for cell in measured) == paper_scale.PAPER
+    for cell in measured:
+        expected = paper_scale.expected_gigabytes(cell["factory"], cell["rows"], 128)
+        assert abs(expected / cell["peak_gigabytes"] - 1) < 0.2, cell
+
+
 def test_lists_are_left_out_where_there_are_too_few_rows_to_train_them():
     assert paper_scale.resolve("IVF-SQ8", 10_000) is None
 
