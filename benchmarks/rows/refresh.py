@@ -1,12 +1,13 @@
 """What a refresh costs the training beside it, on the same cores: real trainers, a real builder process.
 
-A trainer takes some steps without a build, then submits a snapshot and goes on until the new generation is served;
-and so on, so that steps with and without a build beside them take turns. The sync twin takes as many steps and
-refreshes at the same steps, with all cores. Both run twice, in the order async, sync, sync, async. The work is small,
-so that a build lasts seconds; the share of it that blocks the trainer only falls with the size of the corpus, for
-neither a snapshot nor a swap depends on it.
+A trainer takes some steps without a build, submits a snapshot, and goes on while the new generation is built and
+served; its sync twin takes the same steps and builds between two of them, with all cores. They run in turn, several
+times, from the same weights over the same batches. Before any step counts, a builder has loaded its libraries and
+built once. The work is small, so that a build lasts seconds; the share of it that blocks the trainer only falls with
+the size of the corpus, for neither a snapshot nor a swap depends on it.
 """
 
+import math
 import os
 import statistics
 import tempfile
@@ -18,16 +19,17 @@ from typing import Any
 
 import torch
 from datasets import disable_progress_bars
-from harness.alternation import half_interquartile_range
+from harness.alternation import Side, alternate, half_interquartile_range
 from harness.inputs import SCRATCH, load_passages, load_tokenizer
 from harness.million import repeat_passages
-from harness.rows import Row, Settings
+from harness.rows import Row, Settings, timed_row
 from transformers.utils import logging
 
 from realm_hf import RealmForPreTraining, RealmTokenizer
 from realm_hf.data.passages import PassageStore
 from realm_hf.data.rule_tagger import RuleTagger
 from realm_hf.data.sentences import SentenceStore, build_sentences
+from realm_hf.refresh.refresher import Refresher
 from realm_hf.training.arguments import PreTrainingArguments
 from realm_hf.training.callbacks import LoopCallback
 from realm_hf.training.loop import TrainingLoop
@@ -35,48 +37,53 @@ from realm_hf.training.pretraining import PreTrainer
 from rows.small_bert import make_config
 
 WORDPIECES, QUICK_WORDPIECES = 80_000, 2_000
-QUIET_STEPS, QUICK_QUIET_STEPS = 25, 3
-REFRESHES, QUICK_REFRESHES = 3, 1
-WARM_UP = 3
+QUIET_STEPS, QUICK_QUIET_STEPS = 10, 2
+# A builder is made ready after the first of these steps; what is measured begins after the second, in both modes.
+READY_STEP, FIRST_STEP = 2, 5
+# How much longer than the build of the first run a run goes on, so that the steps after a swap are in it.
+_LONGER = 1.5
 _NEVER = 10**9
+_READY_SECONDS = 600.0
 _TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass
-class Refreshes(LoopCallback):
-    """Submits a snapshot after every `quiet` steps without a build, or at the steps given, and times what happens.
-
-    With a builder the first refresh is not measured: the builder loads its libraries beside the steps before it.
+class OneRefresh(LoopCallback):
+    """Submits a snapshot after `quiet` steps, and times everything until `steps` are taken and it is served.
 
     Args:
-        count: Refreshes that are measured.
-        quiet: Steps without a build before each.
-        steps: Submit at these steps instead, counted from the first measured one.
-        until: End at this step; see `steps`.
+        quiet: Steps without a build before it.
+        steps: Measured steps in all.
     """
 
-    count: int
     quiet: int
-    steps: tuple[int, ...] = ()
-    until: int = 0
-    submitted: list[int] = field(default_factory=list)
-    blocked: list[float] = field(default_factory=list)
-    snapshots: list[float] = field(default_factory=list)
+    steps: int
+    blocked: float = 0.0
+    snapshot: float = 0.0
     with_build: list[float] = field(default_factory=list)
     without: list[float] = field(default_factory=list)
-    staleness: list[tuple[int, float]] = field(default_factory=list)
+    staleness_steps: int = 0
+    staleness_seconds: float = 0.0
     builder_seconds: float = 0.0
     total: float = 0.0
-    first_step: int | None = None
-    last_step: int = 0
+    _first_step: int | None = None
     _between: float = 0.0
-    _begun: float = 0.0
+    _submitted: float = 0.0
     _last: float = 0.0
     _started: float = 0.0
     _building: bool = False
-    _quiet_since: int = 0
+    _served: bool = False
     _server: int | None = None
     _used_before: float = 0.0
+
+    @property
+    def taken(self) -> int:
+        """Measured steps that were taken."""
+        return len(self.with_build) + len(self.without)
+
+    def share_left(self, threads: int) -> float:
+        """Of `threads` cores, what the builder left while it built."""
+        return 1.0 - self.builder_seconds / (threads * sum(self.with_build))
 
     def on_train_begin(self, loop: TrainingLoop) -> None:
         """Time what the loop waits for the refresh between its steps."""
@@ -96,44 +103,46 @@ class Refreshes(LoopCallback):
         """Take the step's time to its pile, and submit or end where it is time to."""
         assert isinstance(loop, PreTrainer)
         now = time.perf_counter()
-        build = loop.index.refresher.check_health().builder_pid
-        if loop.args.refresh == "async" and (found := _stat(build)):
-            self._server = int(found[1])
-        if self.first_step is None:
-            has_builder = loop.args.refresh == "async"
-            if loop.step == WARM_UP and has_builder:
-                loop.index.refresher.submit(loop.step, loop.model.embedder)
-            if record["events"] if has_builder else loop.step >= WARM_UP:
-                self.first_step = self._quiet_since = loop.step
-                self._started = self._last = now
+        refresher, is_async = loop.index.refresher, loop.args.refresh == "async"
+        if self._first_step is None:
+            if is_async and loop.step == READY_STEP:
+                refresher.submit(loop.step, loop.model.embedder)
+                self._server = _ready(refresher)
+            self._served = self._served or bool(record["events"])
+            if loop.step >= FIRST_STEP and (self._served or not is_async):
+                self._first_step, self._served = loop.step, False
                 self._used_before = _processor_seconds(self._server)
+                self._started = self._last = time.perf_counter()
             return
         (self.with_build if self._building else self.without).append(now - self._last)
-        step = loop.step - self.first_step
         if self._building and record["events"]:
-            self.blocked.append(self._between + self.snapshots[-1])
-            self.staleness.append((record["events"][0]["staleness_steps"], now - self._begun))
-            self._building, self._quiet_since = False, loop.step
-        done = len(self.blocked) == self.count
-        if not self._building and self._is_due(loop.step - self._quiet_since, step, done):
-            self._submit(loop, step)
+            self.blocked = self._between + self.snapshot
+            self.staleness_steps, self.staleness_seconds = (
+                record["events"][0]["staleness_steps"],
+                now - self._submitted,
+            )
+            self.builder_seconds = _processor_seconds(self._server) - self._used_before
+            self._building, self._served = False, True
+        if self.taken == self.quiet:
+            self._between, self._submitted, self._building = 0.0, time.perf_counter(), True
+            refresher.submit(loop.step, loop.model.embedder)
+            self.snapshot = time.perf_counter() - self._submitted
         self._last = time.perf_counter()
-        if step >= self.until if self.steps else done:
-            self.total, self.last_step = self._last - self._started, step
-            self.builder_seconds = _processor_seconds(self._server) + _processor_seconds(build) - self._used_before
+        if self._served and self.taken >= self.steps:
+            self.total = self._last - self._started
             loop.ends_early = True
 
-    def _is_due(self, quiet: int, step: int, done: bool) -> bool:
-        if not self.steps:
-            return not done and quiet >= self.quiet
-        # At the step itself, or as soon as the build before it is served.
-        return len(self.submitted) < len(self.steps) and step >= self.steps[len(self.submitted)]
 
-    def _submit(self, loop: PreTrainer, step: int) -> None:
-        self._between, self._begun, self._building = 0.0, time.perf_counter(), True
-        loop.index.refresher.submit(loop.step, loop.model.embedder)
-        self.snapshots.append(time.perf_counter() - self._begun)
-        self.submitted.append(step)
+def _ready(refresher: Refresher) -> int:
+    """Wait until the snapshot that was just submitted is built; returns the process id of the builder's server."""
+    server, deadline = 0, time.monotonic() + _READY_SECONDS
+    while refresher.poll() is None:
+        if found := _stat(refresher.check_health().builder_pid):
+            server = int(found[1])
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"the builder built nothing in {_READY_SECONDS:.0f} s: see the run's logs")
+        time.sleep(0.02)
+    return server
 
 
 def _processor_seconds(pid: int | None) -> float:
@@ -154,93 +163,92 @@ def measure(settings: Settings) -> Iterator[Row]:
     logging.set_verbosity_error()
     disable_progress_bars()
     tokenizer = load_tokenizer()
-    count = QUICK_REFRESHES if settings.quick else REFRESHES
     quiet = QUICK_QUIET_STEPS if settings.quick else QUIET_STEPS
+    runs: dict[str, list[OneRefresh]] = {"async": [], "sync": []}
     with tempfile.TemporaryDirectory(dir=SCRATCH) as work:
         folder = Path(work)
         passages, sentences = _corpus(settings, tokenizer, folder)
 
-        def train(mode: str, name: str, refreshes: Refreshes) -> Refreshes:
-            return _train(mode, refreshes, settings, tokenizer, passages, sentences, folder, name)
+        def train(mode: str, steps: int) -> OneRefresh:
+            refresh = OneRefresh(quiet, steps)
+            with tempfile.TemporaryDirectory(dir=folder) as run:
+                _train(mode, refresh, settings, tokenizer, passages, sentences, Path(run))
+            return refresh
 
-        first = train("async", "async-1", Refreshes(count, quiet))
+        steps = quiet + math.ceil(_LONGER * train("async", 0).staleness_steps)
 
-        def again(mode: str, name: str) -> Refreshes:
-            return train(mode, name, Refreshes(count, quiet, tuple(first.submitted), first.last_step))
+        def side(mode: str) -> Side:
+            def work() -> float:
+                runs[mode].append(train(mode, steps))
+                return runs[mode][-1].total
 
-        twins = [again("sync", "sync-1"), again("sync", "sync-2")]
-        besides = [first, again("async", "async-2")]
+            return work
+
+        totals = alternate(side("async"), side("sync"), settings.rounds, warm_up=0)
     words = f"{len(passages):,} passages of {passages.statistics['wordpieces']:,} wordpieces"
-    yield _blocked(besides, twins, words)
-    yield _speed(besides, settings.threads, words)
-    ours, theirs = ([run.total for run in runs] for runs in (besides, twins))
-    yield Row(
-        f"steps with {count} refreshes, async",
-        statistics.mean(ours),
-        statistics.mean(theirs),
-        "s",
+    yield _blocked(runs["async"], runs["sync"], words)
+    yield _speed(runs["async"], settings.threads, words)
+    yield timed_row(
+        totals,
         1.0,
-        "at_most",
-        "sync, same steps and refreshes",
-        half_interquartile_range(ours),
-        half_interquartile_range(theirs),
-        f"{first.last_step} steps; two runs of each, {_seconds(ours)} and {_seconds(theirs)}; {words}.",
+        name="steps with a refresh, async",
+        beside="sync, same steps and refresh",
+        unit="s",
+        goal=1.0,
+        kind="at_most",
+        note=f"{steps} steps, the snapshot after {quiet}; {words}.",
     )
 
 
-def _seconds(values: list[float]) -> str:
-    return ", ".join(f"{value:.0f} s" for value in values)
+def _blocked(besides: list[OneRefresh], twins: list[OneRefresh], words: str) -> Row:
+    snapshot = statistics.median(run.snapshot for run in besides)
+    return _row(
+        [(ours.blocked, twin.snapshot) for ours, twin in zip(besides, twins, strict=True)],
+        name="trainer blocked by a refresh",
+        beside="the build between two steps, all cores",
+        unit="s",
+        goal=0.02,
+        kind="at_most",
+        note=f"Snapshot {1e3 * snapshot:.0f} ms, the rest is looking for the generation and swapping; {words}.",
+    )
 
 
-def _of_all(runs: list[Refreshes], name: str) -> list[Any]:
-    """The lists of that name, one after the other."""
-    return [value for run in runs for value in getattr(run, name)]
+def _speed(besides: list[OneRefresh], threads: int, words: str) -> Row:
+    left = statistics.median(run.share_left(threads) for run in besides)
+    used = statistics.median(run.builder_seconds for run in besides)
+    beside = statistics.median(sum(run.with_build) for run in besides)
+    alone = statistics.median(len(run.without) / sum(run.without) for run in besides)
+    steps = statistics.median(run.staleness_steps for run in besides)
+    seconds = statistics.median(run.staleness_seconds for run in besides)
+    return _row(
+        [
+            (
+                len(run.with_build) / sum(run.with_build),
+                len(run.without) / sum(run.without) * run.share_left(threads),
+            )
+            for run in besides
+        ],
+        name="steps a second while a build runs",
+        beside="steps a second without, times the share of the cores that the builder left",
+        unit="steps/s",
+        goal=0.95,
+        kind="at_least",
+        note=f"Without a build {alone:.2f} steps/s; the builder used {used:.1f} s of processor time in {beside:.0f} s "
+        f"and left {left:.3f} of {threads} cores. A generation is served {steps:.0f} steps ({seconds:.0f} s) after "
+        f"its snapshot; {words}.",
+    )
 
 
-def _blocked(besides: list[Refreshes], twins: list[Refreshes], words: str) -> Row:
-    blocked: list[float] = _of_all(besides, "blocked")
-    builds: list[float] = _of_all(twins, "snapshots")
-    snapshot = statistics.median(_of_all(besides, "snapshots"))
+def _row(rounds: list[tuple[float, float]], **fields: Any) -> Row:
+    ours, peer = ([pair[side] for pair in rounds] for side in (0, 1))
     return Row(
-        "trainer blocked by a refresh",
-        statistics.median(blocked),
-        statistics.median(builds),
-        "s",
-        0.02,
-        "at_most",
-        "the build between two steps, all cores",
-        half_interquartile_range(blocked),
-        half_interquartile_range(builds),
-        f"Snapshot {1e3 * snapshot:.0f} ms, the rest is looking for the generation and swapping; {words}.",
+        ours=statistics.median(ours),
+        peer=statistics.median(peer),
+        ours_spread=half_interquartile_range(ours),
+        peer_spread=half_interquartile_range(peer),
+        rounds=tuple(rounds),
+        **fields,
     )
-
-
-def _speed(besides: list[Refreshes], threads: int, words: str) -> Row:
-    with_build: list[float] = _of_all(besides, "with_build")
-    without: list[float] = _of_all(besides, "without")
-    builder_seconds = sum(run.builder_seconds for run in besides)
-    alone, busy = len(without) / sum(without), len(with_build) / sum(with_build)
-    left = 1.0 - builder_seconds / (threads * sum(with_build))
-    staleness: list[tuple[int, float]] = _of_all(besides, "staleness")
-    steps, seconds = (statistics.mean(values) for values in zip(*staleness, strict=True))
-    return Row(
-        "steps a second while a build runs",
-        busy,
-        alone * left,
-        "steps/s",
-        0.95,
-        "at_least",
-        "steps a second without, times the share of the cores that the builder left",
-        _rate_spread(with_build),
-        left * _rate_spread(without),
-        f"Without a build {alone:.2f} steps/s; the builder used {builder_seconds:.1f} s of processor time in "
-        f"{sum(with_build):.0f} s and left {left:.3f} of {threads} cores. A generation is served {steps:.0f} "
-        f"steps ({seconds:.0f} s) after its snapshot; {words}.",
-    )
-
-
-def _rate_spread(seconds: list[float]) -> float:
-    return half_interquartile_range([1.0 / value for value in seconds])
 
 
 def _corpus(settings: Settings, tokenizer: RealmTokenizer, folder: Path) -> tuple[PassageStore, SentenceStore]:
@@ -258,17 +266,16 @@ def _corpus(settings: Settings, tokenizer: RealmTokenizer, folder: Path) -> tupl
 
 def _train(
     mode: str,
-    refreshes: Refreshes,
+    refresh: OneRefresh,
     settings: Settings,
     tokenizer: RealmTokenizer,
     passages: PassageStore,
     sentences: SentenceStore,
-    folder: Path,
-    name: str,
-) -> Refreshes:
+    run: Path,
+) -> None:
     torch.manual_seed(0)
     args = PreTrainingArguments(
-        output_dir=str(folder / name),
+        output_dir=str(run),
         max_steps=100_000,
         per_device_train_batch_size=4,
         learning_rate=1e-6,
@@ -281,5 +288,4 @@ def _train(
         disable_tqdm=True,
     )
     model = RealmForPreTraining(make_config(settings))
-    PreTrainer(model, tokenizer, passages, sentences, args, callbacks=[refreshes]).train()
-    return refreshes
+    PreTrainer(model, tokenizer, passages, sentences, args, callbacks=[refresh]).train()
