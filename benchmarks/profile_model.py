@@ -28,7 +28,8 @@ from realm_hf.index.embedding import embed_passages
 
 # Operators by what they are for; the rest is "other".
 KINDS = {
-    "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"),
+    # The last is a product with its activation.
+    "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "mkldnn::_linear_pointwise"),
     "attention": ("aten::_scaled_dot_product",),
     "activation, sums, copies": ("aten::mul", "aten::add", "aten::pow", "aten::tanh", "aten::gelu", "aten::copy_"),
     "embedding gradients": ("aten::embedding", "aten::fill_", "aten::zero_"),
