@@ -35,7 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=GROUPS, default=GROUPS, metavar="GROUP", help=", ".join(GROUPS))
     parser.add_argument("--corpus", type=Path, help="Parquet file with title and text; default: the Factbook")
-    parser.add_argument("--rounds", type=int, default=5, help="how often each side is timed")
+    parser.add_argument("--rounds", type=int, default=5, help="how often each side is timed, at least")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of each side")
     parser.add_argument("--quick", action="store_true", help="tiny sizes")
     parser.add_argument("--output", type=Path, default=FOLDER, help="folder of results.json and README.md")

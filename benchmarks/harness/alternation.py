@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+_SETTLED = 0.02
+
 # Does the work once and says how many seconds it took, measured where the work is done.
 Side = Callable[[], float]
 
@@ -37,13 +39,17 @@ def timed(work: Callable[[], Any]) -> Side:
     return side
 
 
-def alternate(ours: Side, peer: Side, rounds: int, *, warm_up: int = 1) -> Alternation:
+def alternate(ours: Side, peer: Side, rounds: int, *, most_rounds: int | None = None, warm_up: int = 1) -> Alternation:
     """Time both sides `rounds` times: ours then peer, next peer then ours, and so on.
+
+    A machine with neighbours may need more rounds than a quiet one until a ratio can be told: up to `most_rounds` are
+    taken until the median of the rounds' ratios has a standard error of 2 %.
 
     Args:
         ours: Our side; returns its seconds.
         peer: The other side. It must not compute while ours runs.
-        rounds: How many figures each side gives.
+        rounds: How many figures each side gives, at least.
+        most_rounds: And at most; `rounds` by default.
         warm_up: Runs of each side before that are thrown away.
 
     Returns:
@@ -60,7 +66,9 @@ def alternate(ours: Side, peer: Side, rounds: int, *, warm_up: int = 1) -> Alter
     ours_rounds: list[float] = []
     peer_rounds: list[float] = []
     turns = [(ours, ours_rounds), (peer, peer_rounds)]
-    for number in range(rounds):
+    for number in range(max(rounds, most_rounds or rounds)):
+        if number >= rounds and _is_settled([a / b for a, b in zip(ours_rounds, peer_rounds, strict=True)]):
+            break
         for side, seconds in turns if number % 2 == 0 else reversed(turns):
             seconds.append(side())
     return Alternation(
@@ -71,6 +79,13 @@ def alternate(ours: Side, peer: Side, rounds: int, *, warm_up: int = 1) -> Alter
         ours_rounds=tuple(ours_rounds),
         peer_rounds=tuple(peer_rounds),
     )
+
+
+def _is_settled(ratios: list[float]) -> bool:
+    # Of normal values the median's standard error is 1.25 standard deviations over the square root of their number,
+    # and a standard deviation 1.48 halves of the interquartile range.
+    error = 1.25 * 1.48 * half_interquartile_range(ratios) / len(ratios) ** 0.5
+    return error <= _SETTLED * statistics.median(ratios)
 
 
 def half_interquartile_range(values: list[float]) -> float:

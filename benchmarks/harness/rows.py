@@ -22,7 +22,7 @@ class Settings:
 
     Args:
         corpus: A Parquet file with the columns title and text; None for the packaged Factbook.
-        rounds: How often both sides are timed.
+        rounds: How often both sides are timed, at least.
         quick: Sizes that only show that everything runs. Their figures mean nothing.
         threads: CPU threads of each side.
     """
@@ -31,6 +31,11 @@ class Settings:
     rounds: int = 5
     quick: bool = False
     threads: int = 2
+
+    @property
+    def most_rounds(self) -> int:
+        """How often where the ratio is still uncertain."""
+        return self.rounds if self.quick else 3 * self.rounds
 
     @property
     def inputs(self) -> str:

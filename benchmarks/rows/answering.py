@@ -29,7 +29,9 @@ def measure(settings: Settings) -> Iterator[Row]:
         write_world(world, examples, Path(work))
         with Peer("answering", Path(work), settings.threads, world.options) as peer:
             same = _count_same(answerer(questions), peer.step()["answers"], tokenizer)
-            found = alternate(timed(lambda: answerer(questions)), peer, settings.rounds)
+            found = alternate(
+                timed(lambda: answerer(questions)), peer, settings.rounds, most_rounds=settings.most_rounds
+            )
     yield timed_row(
         found,
         1000 / len(questions),

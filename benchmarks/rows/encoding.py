@@ -43,7 +43,12 @@ def beside_port(settings: Settings, passages: PassageStore) -> Row:
         with Peer("encoding", folder, settings.threads, {"shape": shape(settings), "batch": BATCH}) as peer:
             ours = torch.from_numpy(embed_passages(embedder, passages, rows=rows))
             difference = _difference(ours, peer)
-            found = alternate(timed(lambda: embed_passages(embedder, passages, rows=rows)), peer, settings.rounds)
+            found = alternate(
+                timed(lambda: embed_passages(embedder, passages, rows=rows)),
+                peer,
+                settings.rounds,
+                most_rounds=settings.most_rounds,
+            )
     note = f"{_describe(passages, rows)}; embeddings differ by {difference:.0e} at most."
     beside = f"old port (transformers 4.57.6), batches of {BATCH}, padded to {MAX_LENGTH}"
     return _row("encoding passages, 4 x 256", beside, 6.0, found, len(rows), note)
@@ -66,7 +71,7 @@ def beside_sentence_transformers(settings: Settings, passages: PassageStore, tok
         options["max_length"] = MAX_LENGTH
         with Peer("sentence_encoding", folder, settings.threads, options) as peer:
             difference = _difference(_mean_pooled(embedder, passages, rows), peer)
-            found = alternate(timed(ours), peer, settings.rounds)
+            found = alternate(timed(ours), peer, settings.rounds, most_rounds=settings.most_rounds)
     note = (
         f"{_describe(passages, rows)}, all-MiniLM-L6-v2 on both sides, from texts. The tower is the same (mean-pooled "
         f"states differ by {difference:.0e}); what is read of it is not: ours projects [CLS] to 128, so that the last "

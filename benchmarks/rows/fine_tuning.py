@@ -39,7 +39,7 @@ def measure(settings: Settings) -> Iterator[Row]:
         write_world(world, examples, Path(work))
         with Peer("fine_tuning", Path(work), settings.threads, world.options) as peer:
             agreement = _check_agreement(step(), peer.step()["losses"])
-            found = alternate(timed(step), peer, settings.rounds)
+            found = alternate(timed(step), peer, settings.rounds, most_rounds=settings.most_rounds)
     yield timed_row(
         found,
         1 / count,

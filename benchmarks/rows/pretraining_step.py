@@ -43,17 +43,18 @@ def measure(settings: Settings) -> Iterator[Row]:
         options = {"shape": shape(settings, num_candidates=batch["candidate_ids"].size(1)), "queries": queries}
         with Peer("pretraining_step", Path(work) / "padded", settings.threads, options) as peer:
             agreement = check_agreement(model, batch, peer.step())
-            found = alternate(timed(step(model, batch)), peer, settings.rounds)
+            found = alternate(timed(step(model, batch)), peer, settings.rounds, most_rounds=settings.most_rounds)
             yield _row("pre-training step", PORT + ", padded to 288", 9.0, found, scale, f"{facts} {agreement}")
-            found = alternate(timed(step(model, batch, bf16=True)), peer, min(3, settings.rounds))
+            in_bf16 = timed(step(model, batch, bf16=True))
+            found = alternate(in_bf16, peer, min(3, settings.rounds), most_rounds=settings.rounds)
             note = f"autocast on our side; {_bf16_support()}."
             yield _row("pre-training step, bf16", PORT + ", fp32, padded to 288", 13.0, found, scale, note)
         with Peer("pretraining_step", Path(work) / "longest", settings.threads, options) as peer:
             agreement = check_agreement(model, batch, peer.step())
-            found = alternate(timed(step(model, batch)), peer, settings.rounds)
+            found = alternate(timed(step(model, batch)), peer, settings.rounds, most_rounds=settings.most_rounds)
             yield _row("pre-training step", PORT + ", padded to its longest", 3.5, found, scale, agreement)
     products, flops = bare_products(model, batch)
-    found = alternate(timed(step(model, batch)), timed(products), settings.rounds)
+    found = alternate(timed(step(model, batch)), timed(products), settings.rounds, most_rounds=settings.most_rounds)
     note = f"The products alone reach {flops / found.peer / 1e9:.0f} GFLOP/s; the ratio is the share of that limit."
     yield _row("pre-training step", "its bare matrix products, unpadded", 0.7, found, scale, note)
 

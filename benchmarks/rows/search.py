@@ -68,7 +68,9 @@ def _beside_faiss(retriever: RealmRetriever, queries: np.ndarray, batch: int, na
         with _faiss_settings(threads, threshold):
             return _seconds(raw, batches, calls)
 
-    found = alternate(lambda: _seconds(ours, batches, calls), raw_side, settings.rounds)
+    found = alternate(
+        lambda: _seconds(ours, batches, calls), raw_side, settings.rounds, most_rounds=settings.most_rounds
+    )
     through = _seconds(
         lambda part: retriever.dataset.search_batch("embeddings", part, k=wanted).total_indices, batches, calls
     )
@@ -93,7 +95,7 @@ def _beside_port(retriever: RealmRetriever, queries: np.ndarray, settings: Setti
             with Peer("search", Path(work), settings.threads, {"k": DEPTH, "batch": batch}) as peer:
                 best = peer.step()["first"]
                 ours = _side(lambda part: search(retriever.index, part, DEPTH)[1], batches)
-                found = alternate(ours, _each(peer, len(batches)), settings.rounds)
+                found = alternate(ours, _each(peer, len(batches)), settings.rounds, most_rounds=settings.most_rounds)
         both = len(set(best) & set(search(retriever.index, mine[:1], DEPTH)[1][0].tolist()))
         note = (
             f"recall@{DEPTH} against exact {recall:.3f} over {len(queries)} queries (0.97 is wanted; {both} of "

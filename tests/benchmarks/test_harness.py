@@ -50,6 +50,16 @@ def test_the_sides_take_turns_and_warm_ups_are_thrown_away():
     assert found.ours == 5.0 and found.peer == 4.0
 
 
+def test_rounds_go_on_until_the_ratio_is_settled_or_there_are_enough_of_them():
+    def rounds_taken(ratios):
+        seconds = iter(ratios)
+        return len(alternate(lambda: next(seconds), lambda: 1.0, 3, most_rounds=9, warm_up=0).ours_rounds)
+
+    assert rounds_taken([1.0, 1.01, 1.0]) == 3
+    assert rounds_taken([1.0, 2.0, 1.0, 1.0, 1.0, 1.0]) == 5
+    assert rounds_taken([1.0, 2.0] * 5) == 9
+
+
 def test_the_same_side_twice_keeps_its_figures_apart():
     seconds = iter([0.0, 0.0, 1.0, 2.0])
     found = alternate(lambda: next(seconds), lambda: next(seconds), 1)
