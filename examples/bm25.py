@@ -1,11 +1,15 @@
 """The sparse baseline: BM25 over title and text of a passage store."""
 
+import logging
 from collections.abc import Sequence
 
 import bm25s
 import numpy as np
 
 from realm_hf.data import PassageStore
+
+# It sets its own logger to DEBUG, which shows on the screen wherever a library has set logging up.
+logging.getLogger("bm25s").setLevel(logging.WARNING)
 
 
 def bm25_rows(passages: PassageStore, questions: Sequence[str], k: int) -> np.ndarray:
