@@ -6,7 +6,7 @@ minutes, and the drift then stands in the ratio.
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,14 +18,30 @@ Side = Callable[[], float]
 
 @dataclass(frozen=True)
 class Alternation:
-    """Seconds of both sides: medians, half the interquartile range, and every round."""
+    """The figures of both sides, one of each for every round; medians and half the interquartile range follow."""
 
-    ours: float
-    peer: float
-    ours_spread: float
-    peer_spread: float
     ours_rounds: tuple[float, ...]
     peer_rounds: tuple[float, ...]
+
+    @property
+    def ours(self) -> float:
+        """Median of our figures."""
+        return statistics.median(self.ours_rounds)
+
+    @property
+    def peer(self) -> float:
+        """Median of the peer's."""
+        return statistics.median(self.peer_rounds)
+
+    @property
+    def ours_spread(self) -> float:
+        """Half the interquartile range of ours."""
+        return half_interquartile_range(self.ours_rounds)
+
+    @property
+    def peer_spread(self) -> float:
+        """The same of the peer's."""
+        return half_interquartile_range(self.peer_rounds)
 
 
 def timed(work: Callable[[], Any]) -> Side:
@@ -71,14 +87,7 @@ def alternate(ours: Side, peer: Side, rounds: int, *, most_rounds: int | None = 
             break
         for side, seconds in turns if number % 2 == 0 else reversed(turns):
             seconds.append(side())
-    return Alternation(
-        ours=statistics.median(ours_rounds),
-        peer=statistics.median(peer_rounds),
-        ours_spread=half_interquartile_range(ours_rounds),
-        peer_spread=half_interquartile_range(peer_rounds),
-        ours_rounds=tuple(ours_rounds),
-        peer_rounds=tuple(peer_rounds),
-    )
+    return Alternation(tuple(ours_rounds), tuple(peer_rounds))
 
 
 def _is_settled(ratios: list[float]) -> bool:
@@ -88,7 +97,7 @@ def _is_settled(ratios: list[float]) -> bool:
     return error <= _SETTLED * statistics.median(ratios)
 
 
-def half_interquartile_range(values: list[float]) -> float:
+def half_interquartile_range(values: Sequence[float]) -> float:
     """Half the distance between the quartiles; 0.0 for a single value.
 
     >>> half_interquartile_range([1.0, 2.0, 3.0, 4.0, 5.0])

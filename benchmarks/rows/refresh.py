@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from datasets import disable_progress_bars
-from harness.alternation import Side, alternate, half_interquartile_range
+from harness.alternation import Alternation, Side, alternate
 from harness.inputs import SCRATCH, load_passages, load_tokenizer
 from harness.million import repeat_passages
 from harness.rows import Row, Settings, timed_row
@@ -66,7 +66,7 @@ class OneRefresh(LoopCallback):
     staleness_seconds: float = 0.0
     builder_seconds: float = 0.0
     total: float = 0.0
-    _first_step: int | None = None
+    _measuring: bool = False
     _between: float = 0.0
     _submitted: float = 0.0
     _last: float = 0.0
@@ -104,13 +104,13 @@ class OneRefresh(LoopCallback):
         assert isinstance(loop, PreTrainer)
         now = time.perf_counter()
         refresher, is_async = loop.index.refresher, loop.args.refresh == "async"
-        if self._first_step is None:
+        if not self._measuring:
             if is_async and loop.step == READY_STEP:
                 refresher.submit(loop.step, loop.model.embedder)
                 self._server = _ready(refresher)
             self._served = self._served or bool(record["events"])
             if loop.step >= FIRST_STEP and (self._served or not is_async):
-                self._first_step, self._served = loop.step, False
+                self._measuring, self._served = True, False
                 self._used_before = _processor_seconds(self._server)
                 self._started = self._last = time.perf_counter()
             return
@@ -202,8 +202,9 @@ def measure(settings: Settings) -> Iterator[Row]:
 
 def _blocked(besides: list[OneRefresh], twins: list[OneRefresh], words: str) -> Row:
     snapshot = statistics.median(run.snapshot for run in besides)
-    return _row(
-        [(ours.blocked, twin.snapshot) for ours, twin in zip(besides, twins, strict=True)],
+    return timed_row(
+        Alternation(tuple(run.blocked for run in besides), tuple(run.snapshot for run in twins)),
+        1.0,
         name="trainer blocked by a refresh",
         beside="the build between two steps, all cores",
         unit="s",
@@ -220,14 +221,11 @@ def _speed(besides: list[OneRefresh], threads: int, words: str) -> Row:
     alone = statistics.median(len(run.without) / sum(run.without) for run in besides)
     steps = statistics.median(run.staleness_steps for run in besides)
     seconds = statistics.median(run.staleness_seconds for run in besides)
-    return _row(
-        [
-            (
-                len(run.with_build) / sum(run.with_build),
-                len(run.without) / sum(run.without) * run.share_left(threads),
-            )
-            for run in besides
-        ],
+    rates = tuple(len(run.with_build) / sum(run.with_build) for run in besides)
+    limits = tuple(len(run.without) / sum(run.without) * run.share_left(threads) for run in besides)
+    return timed_row(
+        Alternation(rates, limits),
+        1.0,
         name="steps a second while a build runs",
         beside="steps a second without, times the share of the cores that the builder left",
         unit="steps/s",
@@ -236,18 +234,6 @@ def _speed(besides: list[OneRefresh], threads: int, words: str) -> Row:
         note=f"Without a build {alone:.2f} steps/s; the builder used {used:.1f} s of processor time in {beside:.0f} s "
         f"and left {left:.3f} of {threads} cores. A generation is served {steps:.0f} steps ({seconds:.0f} s) after "
         f"its snapshot; {words}.",
-    )
-
-
-def _row(rounds: list[tuple[float, float]], **fields: Any) -> Row:
-    ours, peer = ([pair[side] for pair in rounds] for side in (0, 1))
-    return Row(
-        ours=statistics.median(ours),
-        peer=statistics.median(peer),
-        ours_spread=half_interquartile_range(ours),
-        peer_spread=half_interquartile_range(peer),
-        rounds=tuple(rounds),
-        **fields,
     )
 
 
