@@ -30,7 +30,7 @@ from harness.machine import commit
 from harness.vectors import DIMENSION, chunks, queries
 from paper_scale_plot import draw, table, write_page
 
-from realm_hf.estimate.costs import built_index_bytes
+from realm_hf.estimate.index_costs import built_index_bytes
 from realm_hf.index.default_index import AUTO_RECALL, RECALL_DEPTH, plan_index, reach_recall
 from realm_hf.index.exact import exact_search, share_found
 from realm_hf.index.faiss_index import build_index, open_index, save_index, search

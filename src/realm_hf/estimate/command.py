@@ -9,7 +9,8 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-from .costs import DTYPE_BYTES, MODELS, Estimate, ModelShape, Plan, estimate_run, packaged_rates
+from .costs import MODELS, Estimate, ModelShape, Plan, estimate_run, packaged_rates
+from .index_costs import DTYPE_BYTES
 
 __all__ = ["add_parser", "in_words"]
 
