@@ -249,7 +249,7 @@ def _fill(
         batch.rows[done, first:], batch.scores[done, first:] = rows[good, :wanted], scores[good, :wanted]
         batch.excluded[done] = batch.duplicates[done] = 0
     unfinished: list[int] = []
-    for place in [] if whole else np.flatnonzero(~plain).tolist():
+    for place in np.flatnonzero(~plain).tolist():
         query, ranking = int(queries[place]), rows[place]
         sentence = None if exclude is None else exclude[query]
         containing = np.zeros(len(ranking), dtype=bool) if sentence is None else corpus.containing(sentence, ranking)
