@@ -36,7 +36,8 @@ from realm_hf.training.checkpoints import (
     prune_checkpoints,
     save_checkpoint,
 )
-from realm_hf.training.optimization import adamw, enable_activation_checkpointing, learning_rate, native_bfloat16
+from realm_hf.training.launch_environment import check_accelerator
+from realm_hf.training.optimization import adamw, enable_activation_checkpointing, learning_rate, uses_bfloat16
 from realm_hf.training.signals import set_on_sigterm
 from realm_hf.training.tracking import Progress, StepLog, finish_trackers, start_trackers, summarize, track
 
@@ -73,7 +74,8 @@ class TrainingLoop(ABC):
         self.callbacks = list(callbacks)
         self.rank, self.world_size = accelerator.process_index, accelerator.num_processes
         self.device = accelerator.device
-        self.bf16 = native_bfloat16(self.device) if args.bf16 is None else args.bf16
+        check_accelerator(accelerator, args)
+        self.bf16 = uses_bfloat16(args, accelerator)
         if args.gradient_checkpointing:
             enable_activation_checkpointing(model)
         model.to(self.device)

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.utils import DistributedType, ProjectConfiguration
+from accelerate.utils import GradientAccumulationPlugin, ProjectConfiguration
 from torch import nn
 from transformers import PreTrainedModel
 
 from realm_hf.training.arguments import LoopArguments
+from realm_hf.training.launch_environment import check_accelerator, check_launch, launcher_precision
 from realm_hf.training.tracking import installed_trackers
 
 
@@ -18,22 +19,33 @@ def make_accelerator(args: LoopArguments) -> Accelerator:
     """The Accelerator of a run, from `use_cpu` and `report_to`.
 
     Raises:
-        ValueError: The launcher asks for FSDP or DeepSpeed, or a tracker is not installed.
+        ValueError: The launcher asks for what this loop does not do (see [`check_launch`]), or a tracker is not
+            installed.
     """
+    check_launch(args)
     folders = ProjectConfiguration(project_dir=args.output_dir, logging_dir=f"{args.output_dir}/tracking")
     accelerator = Accelerator(
         cpu=args.use_cpu,
+        # The loop accumulates and casts by itself. Both are said, and the first as a plugin, because only that goes
+        # before the launcher's variable.
+        mixed_precision="no",
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         log_with=installed_trackers(args.report_to) or None,
         project_config=folders,
         # BERT's buffers are constants (position ids): nothing to send round before every forward.
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
-    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-        raise ValueError(
-            f"The launcher asks for {accelerator.distributed_type.value}, but this loop keeps whole parameters on "
-            "each device: launch with distributed_type MULTI_GPU, MULTI_CPU or NO."
-        )
+    check_accelerator(accelerator, args)
     return accelerator
+
+
+def uses_bfloat16(args: LoopArguments, accelerator: Accelerator) -> bool:
+    """Whether the run computes in bfloat16: as the arguments say, else as the launcher or whoever made the Accelerator
+    does, else where the device is faster by it.
+    """
+    if args.bf16 is not None:
+        return args.bf16
+    return "bf16" in (launcher_precision(), accelerator.mixed_precision) or native_bfloat16(accelerator.device)
 
 
 def native_bfloat16(device: torch.device) -> bool:
