@@ -24,6 +24,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 from transformers import PreTrainedModel
 
+from realm_hf.precision import autocast
 from realm_hf.refresh.errors import RunDirectoryError
 from realm_hf.refresh.lock import TrainerLock
 from realm_hf.storage.errors import explained
@@ -231,7 +232,7 @@ class TrainingLoop(ABC):
 
     def autocast(self) -> AbstractContextManager[None]:
         """Surrounds a forward pass: bfloat16 where the run uses it."""
-        return torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext()
+        return autocast(self.device, self.bf16)
 
     def sum_over_ranks(self, values: Sequence[float]) -> list[float]:
         """Element-wise sum over the ranks in float64. The ranks also learn here whether one of them is to stop."""

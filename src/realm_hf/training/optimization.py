@@ -10,6 +10,7 @@ from accelerate.utils import GradientAccumulationPlugin, ProjectConfiguration
 from torch import nn
 from transformers import PreTrainedModel
 
+from realm_hf.precision import native_bfloat16
 from realm_hf.training.arguments import LoopArguments
 from realm_hf.training.launch_environment import check_accelerator, check_launch, launcher_precision
 from realm_hf.training.tracking import installed_trackers
@@ -46,17 +47,6 @@ def uses_bfloat16(args: LoopArguments, accelerator: Accelerator) -> bool:
     if args.bf16 is not None:
         return args.bf16
     return "bf16" in (launcher_precision(), accelerator.mixed_precision) or native_bfloat16(accelerator.device)
-
-
-def native_bfloat16(device: torch.device) -> bool:
-    """Whether `device` multiplies bfloat16 matrices faster than float32: on a CPU without AMX or AVX512-BF16 it takes
-    three times as long.
-    """
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if device.type == "cpu":
-        return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
-    return False
 
 
 def enable_activation_checkpointing(model: PreTrainedModel) -> None:

@@ -17,6 +17,7 @@ from realm_hf.refresh.staleness import IndexRefresh
 from realm_hf.refresh.swap import Swap, SwapCoordinator
 from realm_hf.retrieval_realm import RealmRetriever
 from realm_hf.training.arguments import QueryEncoder, RefreshArguments
+from realm_hf.training.optimization import uses_bfloat16
 from realm_hf.training.retrieval_ahead import ServedGeneration
 from realm_hf.training.swap_probes import ProbeReport, SwapProbes
 
@@ -56,6 +57,7 @@ class ServedIndex:
     ):
         self.run, self.passages, self.tokenizer, self.args = run, passages, tokenizer, args
         self.accelerator, self.probes, self.query_encoder = accelerator, probes, query_encoder
+        self.bf16 = uses_bfloat16(args, accelerator)
         self.store = GenerationStore(run.index)
         self._reports: dict[str, ProbeReport | None] = {}
         self._refresh: IndexRefresh | None = None
@@ -163,7 +165,7 @@ class ServedIndex:
             if by_snapshot or probing:
                 snapshot = snapshot_name(generation.info.snapshot_step, generation.info.epoch)
                 encoder = load_snapshot(self.run, snapshot, self.accelerator.device)
-            served = ServedGeneration(generation, retriever, encoder if by_snapshot else None)
+            served = ServedGeneration(generation, retriever, encoder if by_snapshot else None, bf16=self.bf16)
             if probing and encoder is not None:
                 self._reports[name] = self._probe(served, encoder)
         except BaseException:
