@@ -11,7 +11,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from realm_hf.precision import native_bfloat16
-from realm_hf.training.arguments import LoopArguments
+from realm_hf.refresh.builder_device import check_on_all_ranks
+from realm_hf.training.arguments import LoopArguments, RefreshArguments
 from realm_hf.training.launch_environment import check_accelerator, check_launch, launcher_precision
 from realm_hf.training.tracking import installed_trackers
 
@@ -20,8 +21,8 @@ def make_accelerator(args: LoopArguments) -> Accelerator:
     """The Accelerator of a run, from `use_cpu` and `report_to`.
 
     Raises:
-        ValueError: The launcher asks for what this loop does not do (see [`check_launch`]), or a tracker is not
-            installed.
+        ValueError: The launcher asks for what this loop does not do (see [`check_launch`]), a tracker is not
+            installed, or the builder's device cannot be used.
     """
     check_launch(args)
     folders = ProjectConfiguration(project_dir=args.output_dir, logging_dir=f"{args.output_dir}/tracking")
@@ -37,6 +38,9 @@ def make_accelerator(args: LoopArguments) -> Accelerator:
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
     check_accelerator(accelerator, args)
+    if isinstance(args, RefreshArguments) and args.refresh == "async":
+        # Here, before corpora are prepared and towers warmed up: the builder itself is first needed hours later.
+        check_on_all_ranks(accelerator, args.builder_device)
     return accelerator
 
 

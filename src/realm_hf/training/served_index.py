@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, cast
 
 from realm_hf.index.generations import GenerationError, GenerationStore
+from realm_hf.refresh.builder_device import build_bytes, check_on_all_ranks
 from realm_hf.refresh.errors import RunDirectoryError
 from realm_hf.refresh.modes import Refresher, make_refresher
 from realm_hf.refresh.run_directory import RunDirectory
@@ -90,8 +91,14 @@ class ServedIndex:
             step: Optimizer steps done.
             embedder: The passage tower as it is now.
             name: A generation that [`servable`] said yes to, the same on all ranks.
+
+        Raises:
+            ValueError: The builder's device cannot be used, or has too little memory left.
         """
         args = self.args
+        if args.refresh == "async":
+            needed = build_bytes(embedder, self.run.config.max_tokens_per_batch)
+            check_on_all_ranks(self.accelerator, args.builder_device, needed)
         refresher = make_refresher(
             args.refresh,
             self.run,
