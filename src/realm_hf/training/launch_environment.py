@@ -74,6 +74,11 @@ def launcher_precision() -> str:
     return os.environ.get("ACCELERATE_MIXED_PRECISION", "no") or "no"
 
 
+def restarted_by_launcher() -> bool:
+    """Whether an elastic launcher (`torchrun --max-restarts`) has started this process anew after a failure."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") or "0") > 0
+
+
 def _check_precision(precision: str, whose: str, bf16: bool | None) -> None:
     if precision not in _PRECISIONS:
         raise ValueError(
