@@ -6,6 +6,8 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
+_WITHOUT_FLOAT64 = {"mps"}
+
 
 def native_bfloat16(device: torch.device) -> bool:
     """Whether `device` multiplies bfloat16 matrices faster than float32: on a CPU without AMX or AVX512-BF16 it takes
@@ -24,3 +26,13 @@ def autocast(device: torch.device, bf16: bool) -> AbstractContextManager[None]:
     Whatever a run in bfloat16 encodes goes through here, or FlashAttention, which takes no float32, would end it.
     """
     return torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()
+
+
+def has_float64(device: torch.device) -> bool:
+    """Whether `device` knows float64: Apple's GPUs do not."""
+    return device.type not in _WITHOUT_FLOAT64
+
+
+def in_float64(tensor: torch.Tensor) -> torch.Tensor:
+    """`tensor` in float64, on its device or, where that has none, on the CPU."""
+    return (tensor if has_float64(tensor.device) else tensor.cpu()).double()
