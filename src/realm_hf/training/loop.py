@@ -24,6 +24,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 from transformers import PreTrainedModel
 
+from realm_hf.precision import autocast
 from realm_hf.refresh.errors import RunDirectoryError
 from realm_hf.refresh.lock import TrainerLock
 from realm_hf.storage.errors import explained
@@ -36,7 +37,8 @@ from realm_hf.training.checkpoints import (
     prune_checkpoints,
     save_checkpoint,
 )
-from realm_hf.training.optimization import adamw, enable_activation_checkpointing, learning_rate, native_bfloat16
+from realm_hf.training.launch_environment import check_accelerator
+from realm_hf.training.optimization import adamw, enable_activation_checkpointing, learning_rate, uses_bfloat16
 from realm_hf.training.signals import set_on_sigterm
 from realm_hf.training.tracking import Progress, StepLog, finish_trackers, start_trackers, summarize, track
 
@@ -73,7 +75,8 @@ class TrainingLoop(ABC):
         self.callbacks = list(callbacks)
         self.rank, self.world_size = accelerator.process_index, accelerator.num_processes
         self.device = accelerator.device
-        self.bf16 = native_bfloat16(self.device) if args.bf16 is None else args.bf16
+        check_accelerator(accelerator, args)
+        self.bf16 = uses_bfloat16(args, accelerator)
         if args.gradient_checkpointing:
             enable_activation_checkpointing(model)
         model.to(self.device)
@@ -229,7 +232,7 @@ class TrainingLoop(ABC):
 
     def autocast(self) -> AbstractContextManager[None]:
         """Surrounds a forward pass: bfloat16 where the run uses it."""
-        return torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext()
+        return autocast(self.device, self.bf16)
 
     def sum_over_ranks(self, values: Sequence[float]) -> list[float]:
         """Element-wise sum over the ranks in float64. The ranks also learn here whether one of them is to stop."""

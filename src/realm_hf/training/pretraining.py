@@ -156,7 +156,7 @@ class PreTrainer(TrainingLoop):
         return RunDirectory.open(root)
 
     def _embed_live(self, queries: list[MaskedQuery]) -> np.ndarray:
-        return encode_queries(self.model.query_embedder, [query.input_ids for query in queries])
+        return encode_queries(self.model.query_embedder, [query.input_ids for query in queries], bf16=self.bf16)
 
     # One step
 
@@ -305,7 +305,8 @@ class PreTrainer(TrainingLoop):
         shown = self.eval_queries[:EXAMPLES_SHOWN] or self.examples.first(EXAMPLES_SHOWN)
         rows = self._retrieve(shown)
         if self.accelerator.is_main_process:
-            examples = explain(self.model, self.collator, self.passages, shown, rows) if shown else []
+            with self.autocast():
+                examples = explain(self.model, self.collator, self.passages, shown, rows) if shown else []
             with explained("write the model into", self.directory):
                 with StagedDirectory(self.directory / "model", replace=True) as staged:
                     save_model(self.model, staged.path)
