@@ -42,7 +42,7 @@ def main() -> int:
         print(f"{len(passages):,} passages; {trainer.examples_per_step} sentences, and as many negatives, a step")
     result = trainer.train()
     if accelerator.is_main_process and not result.interrupted:
-        with StagedDirectory(run / "model", replace=True) as staged:
+        with StagedDirectory(run / "model", replace=True, place=trainer.place) as staged:
             model.save_pretrained(staged.path)
             tokenizer.save_pretrained(staged.path)
         print(f"Done at step {result.step}: {run / 'model'}")

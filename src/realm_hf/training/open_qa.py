@@ -268,7 +268,7 @@ class OpenQATrainer(TrainingLoop):
         matched, recalled, asked = self.sum_over_ranks([float(right), float(held), float(len(own))])
         metrics = {"eval_exact_match": matched / asked, "eval_answer_recall": recalled / asked}
         if self.best.consider(self.step, metrics["eval_exact_match"], generation):
-            self.on_main(lambda: self.best.save(self.model))
+            self.on_main(lambda: self.best.save(self.model, self.term))
             self._keep_best_index()
         self.ends_early = self.best.exhausted
         return metrics
@@ -320,7 +320,10 @@ class OpenQATrainer(TrainingLoop):
     def _write_model(self, generation: str) -> None:
         """RUN/model: the best weights, the tokenizer and, with `save_retriever`, all that they search."""
         final = self.directory / "model"
-        with explained("write the model into", final), StagedDirectory(final, replace=True) as staged:
+        with (
+            explained("write the model into", final),
+            StagedDirectory(final, replace=True, place=self.place) as staged,
+        ):
             if self.args.save_retriever:
                 self._save_retriever(generation, staged.path)
             if self.best.folder is None:

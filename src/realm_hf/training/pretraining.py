@@ -308,10 +308,10 @@ class PreTrainer(TrainingLoop):
             with self.autocast():
                 examples = explain(self.model, self.collator, self.passages, shown, rows) if shown else []
             with explained("write the model into", self.directory):
-                with StagedDirectory(self.directory / "model", replace=True) as staged:
+                with StagedDirectory(self.directory / "model", replace=True, place=self.place) as staged:
                     save_model(self.model, staged.path)
                     self.tokenizer.save_pretrained(staged.path)
-                write_json(self.directory / "examples.json", examples)
+                write_json(self.directory / "examples.json", examples, place=self.place)
         return {"final_generation": self.index.state()["generation"]}
 
     def close(self) -> None:
