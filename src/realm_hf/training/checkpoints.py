@@ -30,6 +30,7 @@ from realm_hf.refresh.errors import RunDirectoryError
 from realm_hf.storage.directories import StagedDirectory, retire_directory
 from realm_hf.storage.errors import explained
 from realm_hf.storage.files import read_json, write_json
+from realm_hf.training.finite import require_finite, require_finite_weights
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +101,12 @@ class Checkpoint:
 
 
 def save_model(model: PreTrainedModel, folder: Path) -> None:
-    """`save_pretrained` into one file, without its progress bar in the middle of the training's."""
+    """`save_pretrained` into one file, without its progress bar in the middle of the training's.
+
+    Raises:
+        TrainingDiverged: A weight is NaN or infinite.
+    """
+    require_finite_weights(model, "saved")
     shown = hf_logging.is_progress_bar_enabled()
     hf_logging.disable_progress_bar()
     try:
@@ -133,6 +139,7 @@ def save_checkpoint(
     Raises:
         OSError: The file system is full, read-only or not permitted; earlier checkpoints are untouched.
         RunDirectoryError: The same, as far as safetensors tells.
+        TrainingDiverged: A weight or a moment is NaN or infinite.
     """
     final = root / f"step-{state['step']}"
     names: dict[torch.Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
@@ -141,6 +148,7 @@ def save_checkpoint(
         for parameter, entries in optimizer.state.items()
         for kind, value in entries.items()
     }
+    require_finite(moments.items(), "saved")
     with explained("write the checkpoint", final):
         if final.exists():
             if read_checkpoint(final) is not None:
