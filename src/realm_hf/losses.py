@@ -133,7 +133,7 @@ def inverse_cloze_loss(
         labels = torch.arange(len(queries), device=queries.device)
         false_negative = (groups[:, None] == groups[None]) & (labels[:, None] != labels[None])
         scores = scores.masked_fill(false_negative, -torch.inf)
-        accuracy = (scores.detach().argmax(dim=1) == labels).double().mean()
+        accuracy = (scores.detach().argmax(dim=1) == labels).float().mean()
         return F.cross_entropy(scores, labels), accuracy
 
 

@@ -27,6 +27,7 @@ def pretrainer(world, run, model=None, **overrides):
         "refresh_steps": 2,
         "probe_queries": 0,
         "use_cpu": True,
+        "bf16": False,
         "disable_tqdm": True,
     }
     args = PreTrainingArguments(output_dir=str(run), **{**settings, **overrides})
@@ -63,6 +64,27 @@ def test_bfloat16_trains_close_to_float32_with_float32_weights(world, tmp_path, 
     assert losses(tmp_path) == pytest.approx(reference, rel=0.01)
     assert losses(tmp_path) != reference
     assert {p.dtype for p in made.model.parameters()} == {torch.float32}
+
+
+def test_a_search_in_the_background_leaves_the_bfloat16_copies_of_weights_to_the_step(world, tmp_path):
+    """Made anew in mid-step, they take gradients apart from the first ones: bits that hang on the search's moment."""
+    made = pretrainer(world, tmp_path, bf16=True, max_steps=1)
+    copies = []
+
+    class Search(LoopCallback):
+        def on_train_end(self, loop):
+            tower = loop.model.embedder.realm.pooler.dense
+            with loop.autocast():
+                for step in (2, 3):
+                    # The product's backward -> the transposition's -> the copy's.
+                    copies.append(tower(torch.ones(1, 32)).grad_fn.next_functions[2][0].next_functions[0][0])
+                    loop.ahead.request(step, np.arange(4).reshape(1, 4), 3)
+                    loop.ahead.take(step)
+
+    made.callbacks.append(Search())
+    made.train()
+    assert copies[0].name() == "ToCopyBackward0"
+    assert copies[0] is copies[1]
 
 
 def test_evaluation_between_steps_changes_no_loss(world, tmp_path):

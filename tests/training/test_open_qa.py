@@ -389,6 +389,7 @@ def pretrained(world, run):
         learning_rate=1e-3,
         refresh="sync",
         use_cpu=True,
+        bf16=False,
         disable_tqdm=True,
     )
     passages, sentences = load_world(world)

@@ -22,6 +22,7 @@ from accelerate import Accelerator
 from torch import nn
 from transformers import PreTrainedModel
 
+from realm_hf.precision import autocast
 from realm_hf.refresh.lock import TrainerLock
 from realm_hf.storage.errors import explained
 from realm_hf.training.arguments import LoopArguments
@@ -34,7 +35,8 @@ from realm_hf.training.checkpoints import (
     save_checkpoint,
 )
 from realm_hf.training.finite import SkippedSteps, require_finite_weights
-from realm_hf.training.optimization import adamw, enable_activation_checkpointing, learning_rate, native_bfloat16
+from realm_hf.training.launch_environment import check_accelerator
+from realm_hf.training.optimization import adamw, enable_activation_checkpointing, learning_rate, uses_bfloat16
 from realm_hf.training.ranks import Ranks
 from realm_hf.training.resumed_arguments import check_resumed, recorded
 from realm_hf.training.signals import StopRequest
@@ -71,7 +73,8 @@ class TrainingLoop(TrainingTask):
         self.callbacks = list(callbacks)
         self.rank, self.world_size = accelerator.process_index, accelerator.num_processes
         self.device = accelerator.device
-        self.bf16 = native_bfloat16(self.device) if args.bf16 is None else args.bf16
+        check_accelerator(accelerator, args)
+        self.bf16 = uses_bfloat16(args, accelerator)
         if args.gradient_checkpointing:
             enable_activation_checkpointing(model)
         model.to(self.device)
@@ -227,7 +230,7 @@ class TrainingLoop(TrainingTask):
 
     def autocast(self) -> AbstractContextManager[None]:
         """Surrounds a forward pass: bfloat16 where the run uses it."""
-        return torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext()
+        return autocast(self.device, self.bf16)
 
     def sum_over_ranks(self, values: Sequence[float], waits: str | None = None) -> list[float]:
         """See [`Ranks.sum`]."""

@@ -160,7 +160,7 @@ class PreTrainer(TrainingLoop):
         return RunDirectory.open(root)
 
     def _embed_live(self, queries: list[MaskedQuery]) -> np.ndarray:
-        return encode_queries(self.model.query_embedder, [query.input_ids for query in queries])
+        return encode_queries(self.model.query_embedder, [query.input_ids for query in queries], bf16=self.bf16)
 
     # One step
 
@@ -338,7 +338,8 @@ class PreTrainer(TrainingLoop):
         return {"final_generation": self.index.state()["generation"]}
 
     def _write_examples(self, shown: list[MaskedQuery], rows: np.ndarray) -> None:
-        examples = explain(self.model, self.collator, self.passages, shown, rows) if shown else []
+        with self.autocast():
+            examples = explain(self.model, self.collator, self.passages, shown, rows) if shown else []
         with explained("write the examples into", self.directory):
             write_json(self.directory / "examples.json", examples)
 
