@@ -26,12 +26,13 @@ import torch
 
 from realm_hf.data.passage_store import PassageStore
 from realm_hf.index.generations import GenerationInfo, GenerationStore
-from realm_hf.refresh.build import Team, build_generation
+from realm_hf.refresh.build import build_generation
 from realm_hf.refresh.errors import RunDirectoryError
 from realm_hf.refresh.heartbeat import Heartbeat
 from realm_hf.refresh.priority import lower_priority
 from realm_hf.refresh.run_directory import RunDirectory
 from realm_hf.refresh.snapshots import SnapshotInfo, latest_snapshot, load_snapshot, read_snapshot
+from realm_hf.refresh.team import Team
 
 logger = logging.getLogger("realm_hf.builder")
 
@@ -110,10 +111,12 @@ class Builder:
             try:
                 self.build_newest()
                 failures = 0
-            except (OSError, RuntimeError, ValueError):
+                self.heartbeat.tell_failure(0)
+            except (OSError, RuntimeError, ValueError) as error:
                 if self.team.world_size > 1:
                     raise  # the other ranks are in the middle of the build: only the launcher can start all anew
                 failures += 1
+                self.heartbeat.tell_failure(failures, f"{type(error).__name__}: {error}")
                 pause = min(_MAX_BACKOFF_SECONDS, poll_seconds * 2**failures)
                 logger.exception("the build failed (%d in a row); trying again in %.0f s", failures, pause)
             deadline = time.monotonic() + pause

@@ -32,6 +32,7 @@ _LAUNCHER_PREFIXES = ("ACCELERATE_", "FSDP_", "TORCHELASTIC_", "PET_", "GROUP_",
 _LAUNCHER_NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "NODE_RANK")
 
 _TAIL_BYTES = 4096
+_KILL_SECONDS = 10.0
 
 
 def builder_environment(threads: int, environment: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -164,10 +165,18 @@ class BuilderProcess:
         return f"The index builder's server (process {self.pid}) {how}; {_tail(self.log_path)}"
 
     def kill(self) -> None:
-        """End the server and its build at once, and wait until they are gone."""
+        """End the server and its build at once, and wait a few seconds until they are gone."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        try:
+            self._process.wait(_KILL_SECONDS)
+        except subprocess.TimeoutExpired:
+            logger.warning(
+                "the index builder's server (process %d) was killed, but has not ended within %.0f s: it waits for a "
+                "file system that does not answer. It is left behind, and ends when that does.",
+                self.pid,
+                _KILL_SECONDS,
+            )
         with contextlib.suppress(BrokenPipeError):
             self._stdin.close()
         self._stdout.close()
