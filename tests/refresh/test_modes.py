@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from realm_hf.index.embedding import embed_passages
 from realm_hf.index.generations import GenerationInfo
 from realm_hf.refresh.async_refresh import AsyncRefresher
 from realm_hf.refresh.builder import Builder
+from realm_hf.refresh.builder_logs import mark_failed, prune_logs
 from realm_hf.refresh.builder_process import builder_environment
 from realm_hf.refresh.heartbeat import FleetMonitor, Heartbeat, HeartbeatMonitor, ProcessorMonitor
 from realm_hf.refresh.modes import ExternalRefresher, RefreshError, make_refresher
@@ -469,6 +471,20 @@ def test_the_server_that_forks_builders_has_one_thread(refreshing):
     assert len(list(tasks.iterdir())) == 1, "a fork of a process with threads may hang"
 
 
+def test_the_newest_logs_stay_and_those_of_failed_builds_longer(tmp_path):
+    names = [f"builder-{number:012x}.log" for number in range(50)]
+    for age, name in enumerate(names):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (1000 - age, 1000 - age))
+    for name in names[40:]:
+        assert mark_failed(tmp_path / name).name == f"failed-{name}"
+    (tmp_path / "index-recall.jsonl").touch()
+    prune_logs(tmp_path, living=tmp_path / names[39])
+    kept = {path.name for path in tmp_path.iterdir()}
+    assert kept == {*names[:20], names[39], *(f"failed-{name}" for name in names[40:]), "index-recall.jsonl"}
+    assert mark_failed(tmp_path / "never-opened.log") == tmp_path / "never-opened.log"
+
+
 @pytest.mark.multiprocess
 def test_older_snapshots_are_skipped(refreshing):
     refresher, embedder = refreshing
@@ -492,6 +508,8 @@ def test_failed_builds_are_retried_while_the_old_generation_serves(refreshing):
     told = refresher.check_health().last_error
     assert "ended with exit code 4" in told
     assert "passages.json is missing" in told, "the end of the builder's log is in the error"
+    log = Path(re.search(r"its log (\S+) ends with", told)[1])
+    assert log.name.startswith("failed-builder-") and log.exists()
     hidden.rename(passages)
     info = refresher.wait(60)
     assert info.snapshot_step == 80

@@ -135,13 +135,14 @@ class AsyncRefresher(SnapshotRefresher):
         if build.status is None:
             if builder.silent_seconds() > self.heartbeat_timeout:
                 self._replace(
-                    builder, f"No progress for {self.heartbeat_timeout:.0f} s, so it is killed. {build.describe()}"
+                    builder,
+                    f"No progress for {self.heartbeat_timeout:.0f} s, so it is killed. {build.describe_failure()}",
                 )
             return
         builder.build = None
         build.monitor.path.unlink(missing_ok=True)
         if not self._has_built():
-            self._fail(build.describe())
+            self._fail(build.describe_failure())
 
     def _replace(self, builder: BuilderProcess, why: str) -> None:
         self._builder = None
