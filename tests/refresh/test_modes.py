@@ -22,7 +22,7 @@ from realm_hf.index.generations import GenerationInfo
 from realm_hf.refresh.async_refresh import AsyncRefresher
 from realm_hf.refresh.builder import Builder
 from realm_hf.refresh.builder_logs import mark_failed, prune_logs
-from realm_hf.refresh.builder_process import builder_environment
+from realm_hf.refresh.builder_process import BuilderProcess, builder_environment
 from realm_hf.refresh.heartbeat import FleetMonitor, Heartbeat, HeartbeatMonitor, ProcessorMonitor
 from realm_hf.refresh.modes import ExternalRefresher, RefreshError, make_refresher
 from realm_hf.refresh.run_directory import RunDirectory
@@ -590,3 +590,31 @@ def test_submitting_does_not_wait_for_the_disk(refreshing, monkeypatch):
     refresher.mark_served(info)
     assert info.snapshot_step == 140
     assert torch.equal(load_snapshot(refresher.run, "step-140-e1").cls.dense.weight, as_submitted)
+
+
+@pytest.mark.multiprocess
+def test_a_builder_that_cannot_be_started_is_tried_again(refreshing):
+    refresher, embedder = refreshing
+    logs = refresher.run.logs
+    hidden = logs.with_name("hidden")
+    logs.rename(hidden)
+    os.kill(refresher._builder.pid, signal.SIGKILL)
+    assert wait_until(lambda: refresher.poll() is None and refresher.check_health().failures >= 3, 30)
+    assert "the index builder could not be started" in refresher.check_health().last_error
+    hidden.rename(logs)
+    assert refresh_once(refresher, 150, embedder).snapshot_step == 150
+
+
+@pytest.mark.multiprocess
+def test_a_killed_builder_that_the_kernel_does_not_let_go_is_left_behind(run, monkeypatch, caplog):
+    builder = BuilderProcess(run)
+    wait = builder._process.wait
+
+    def held(timeout=None):
+        assert timeout is not None, "it waits for ever"
+        raise subprocess.TimeoutExpired("builder", timeout)
+
+    monkeypatch.setattr(builder._process, "wait", held)
+    builder.kill()
+    assert wait(20) == -signal.SIGKILL
+    assert "It is left behind" in caplog.text

@@ -146,6 +146,18 @@ def test_a_generation_that_cannot_be_opened_is_quarantined_and_the_old_one_serve
     assert coordinator.swap_now("three", 6).name == "three"
 
 
+def test_a_quarantine_that_finds_no_room_does_not_end_training(shelf, caplog):
+    def full(name, why):
+        raise OSError(28, "the file system is full")
+
+    coordinator = SwapCoordinator(ALONE, shelf, quarantine=full)
+    coordinator.swap_now("one", 0)
+    with pytest.raises(SwapFailed, match="broken-two could not be opened"):
+        coordinator.swap_now("broken-two", 5)
+    assert "could not be put into quarantine" in caplog.text
+    assert coordinator.swap_now("three", 6).name == "three"
+
+
 class Panic(BaseException):
     """As a library in Rust raises it."""
 

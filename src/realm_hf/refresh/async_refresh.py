@@ -127,7 +127,11 @@ class AsyncRefresher(SnapshotRefresher):
         if time.monotonic() < self._retry_at:
             return
         if self._builder is None:
-            self._builder = self._spawn()
+            try:
+                self._builder = self._spawn()
+            except OSError as error:  # no room for its log, no process to be had: both may pass
+                self._fail(f"the index builder could not be started: {error}")
+                return
         if self._builder.build is None and self._committed_step > self._built_step():
             self._builder.request()
 

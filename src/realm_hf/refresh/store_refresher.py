@@ -264,13 +264,15 @@ class SnapshotRefresher(StoreRefresher):
         after a pause. Weights that are NaN do not.
 
         Raises:
-            RefreshError: Too many writes failed in a row, or one failed for another reason than the disk.
+            RefreshError: Too many writes failed in a row, one failed for another reason than the disk, or another
+                trainer has taken the run over.
         """
         done = [commit for commit in self._commits if commit.done()]
         self._commits = [commit for commit in self._commits if not commit.done()]
         for commit in done:
             error = commit.exception()
             if isinstance(error, OSError):
+                self._require_own_epoch()
                 self._fail(f"the snapshot could not be written: {error}")
                 self._write_again_at = self._retry_at
             elif error is not None:

@@ -303,7 +303,10 @@ class SwapCoordinator:
         told = "; ".join(f"rank {rank}: {reason}" for rank, reason in reasons.items())
         logger.warning("step %d: generation %s is dropped by all ranks (%s)", step, opening.name, told)
         if self.rank == 0 and self._quarantine is not None:
-            self._quarantine(opening.name, told)
+            try:
+                self._quarantine(opening.name, told)
+            except OSError as error:  # a full disk may pass; until then it is proposed and dropped again
+                logger.error("generation %s could not be put into quarantine: %s", opening.name, error)
 
     def _gather_reasons(self, error: str | None) -> dict[int, str]:
         errors: list[str | None] = [error]
