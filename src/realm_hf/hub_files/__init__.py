@@ -3,6 +3,7 @@
 from .committing import Push
 from .limited import run_limited
 from .reading import HubArtefactError, RepoType, Source, check_name, check_room, human_bytes, open_source
+from .refusing import refusing
 
 __all__ = [
     "HubArtefactError",
@@ -13,5 +14,6 @@ __all__ = [
     "check_room",
     "human_bytes",
     "open_source",
+    "refusing",
     "run_limited",
 ]

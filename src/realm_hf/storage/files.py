@@ -162,10 +162,10 @@ def read_json(path: Path, error: Callable[[str], Exception] = ValueError) -> dic
         ValueError: It is damaged; or what `error` makes.
     """
     with explained("read", path):
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes()
     try:
-        content = json.loads(text)
-    except ValueError as reason:
+        content = json.loads(text.decode())
+    except (ValueError, RecursionError) as reason:
         raise error(f"{path} is not valid JSON ({reason}): restore it from a copy or remove it.") from reason
     if not isinstance(content, dict):
         raise error(f"{path} holds a {type(content).__name__} where a JSON object was expected.")
