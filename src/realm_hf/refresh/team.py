@@ -1,10 +1,11 @@
-"""The ranks that build an index together: each does its share, and none waits for another without knowing that it
-works.
+"""The ranks that do something together, or wait for one of them to do it: none waits for another without knowing that
+it works.
 
 Work that takes hours on one rank (training an index, writing it) is never waited for inside a collective: beside it a
 thread of every rank meets the others ten times a second in a tiny all-reduce that says who is done, who failed and who
-has made no progress. So a rank that dies, fails or hangs ends the build on all ranks, in words. A timeout of days was
-rejected: a stopped rank held the job for as long.
+has made no progress. So a rank that dies, fails or hangs ends the work on all ranks, in words. A timeout of days was
+rejected: a stopped rank held the job for as long. The meetings go over gloo on CPU tensors: they neither wait for a
+GPU's queue nor disturb it, and NCCL, which gives up after ten minutes, has no part in them.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ _WORK_CPU_SECONDS = 0.01
 
 
 class Team:
-    """The ranks that build together.
+    """The ranks of a job.
 
     Args:
         rank: This process's rank.
@@ -59,6 +60,42 @@ class Team:
         self.meeting_timeout = meeting_timeout
         self.group = step_group(meeting_timeout) if world_size > 1 else None
         self._meetings: Meetings | None = None
+
+    @classmethod
+    def of_all_ranks(cls) -> Team:
+        """All ranks of this job, or this process alone; every rank calls it at the same point."""
+        return cls(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else cls()
+
+    def on_main(self, function: Callable[[], Result], what: str) -> Result:
+        """Let rank 0 do something while the others wait; its result, or its error, is everybody's.
+
+        Without this an error on rank 0 would leave the others in a collective until it times out.
+
+        Args:
+            function: Its result is pickled to the other ranks.
+            what: What it does, for messages: "write the checkpoint".
+
+        Raises:
+            RefreshError: Rank 0 hangs, or was lost.
+        """
+        if self.group is None:
+            return function()
+
+        def work() -> tuple[Result | None, Exception | None]:
+            if self.rank != 0:
+                return None, None
+            try:
+                return function(), None
+            except Exception as error:  # noqa: BLE001 - raised again on every rank below
+                return None, error
+
+        outcome = [self.together(what, work)]
+        with told_in_words(f"hear how rank 0 could {what}", self.meeting_timeout):
+            dist.broadcast_object_list(outcome, src=0, group=self.group)
+        result, error = outcome[0]
+        if error is not None:
+            raise error
+        return result  # type: ignore[return-value]
 
     def together(self, what: str, work: Callable[[], Result]) -> Result:
         """Do this rank's part of something; every rank calls it, and all return when all are done.
@@ -184,7 +221,7 @@ class Meetings:
         reasons: list[str | None] = [None] * self.team.world_size
         dist.all_gather_object(reasons, self._reason if self._done.is_set() else None, group=self.team.group)
         told = "; ".join(f"rank {rank}: {reason}" for rank, reason in enumerate(reasons) if reason is not None)
-        return RefreshError(f"The index could not be built together, {self.what} failed ({told}).")
+        return RefreshError(f"The ranks could not go on together, {self.what} failed ({told}).")
 
 
 def _clock_of_this_thread() -> Callable[[], float]:

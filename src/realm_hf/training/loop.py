@@ -240,12 +240,16 @@ class TrainingLoop(TrainingTask):
         """Surrounds a forward pass: bfloat16 where the run uses it."""
         return autocast(self.device, self.bf16)
 
-    def sum_over_ranks(self, values: Sequence[float], waits: str | None = None) -> list[float]:
+    def sum_over_ranks(self, values: Sequence[float]) -> list[float]:
         """See [`Ranks.sum`]."""
-        return self._ranks.sum(values, waits)
+        return self._ranks.sum(values)
+
+    def together(self, what: str, work: Callable[[], T]) -> T:
+        """See [`Ranks.together`]."""
+        return self._ranks.together(what, work)
 
     def on_main(self, function: Callable[[], T], what: str) -> T:
-        """Run `function` on the main process; its result, or its error, is everybody's. See [`run_on_main`]."""
+        """Run `function` on the main process; its result, or its error, is everybody's. See [`Team.on_main`]."""
         return self._ranks.on_main(function, what)
 
     @property
