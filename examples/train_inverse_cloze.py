@@ -52,7 +52,7 @@ def main() -> int:
     if result.interrupted:
         return end_interrupted(result, accelerator)
     if accelerator.is_main_process:
-        with StagedDirectory(run / "model", replace=True) as staged:
+        with StagedDirectory(run / "model", replace=True, place=trainer.place) as staged:
             model.save_pretrained(staged.path)
             tokenizer.save_pretrained(staged.path)
         print(f"Done at step {result.step}: {run / 'model'}")

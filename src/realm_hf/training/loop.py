@@ -23,7 +23,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from realm_hf.precision import autocast
+from realm_hf.refresh.leftovers import remove_leftovers
 from realm_hf.refresh.lock import TrainerLock
+from realm_hf.refresh.term import Term
 from realm_hf.storage.errors import explained
 from realm_hf.training.arguments import LoopArguments
 from realm_hf.training.callbacks import LoopCallback, TrainingResult
@@ -33,6 +35,7 @@ from realm_hf.training.checkpoints import (
     micro_batch_seed,
     prune_checkpoints,
     save_checkpoint,
+    set_later_aside,
 )
 from realm_hf.training.finite import SkippedSteps, require_finite_weights
 from realm_hf.training.launch_environment import check_accelerator
@@ -87,6 +90,8 @@ class TrainingLoop(TrainingTask):
         self.step = 0
         self.cursor = 0
         self.epoch = 0
+        #: On the main process, while it trains: what it changes in the directory goes through the term's place.
+        self.term: Term | None = None
         self.log: StepLog | None = None
         #: Set by a subclass on all ranks: no further step is taken, and the training ends as after its last one.
         self.ends_early = False
@@ -115,7 +120,10 @@ class TrainingLoop(TrainingTask):
             checkpoint = self.on_main(lambda: find_checkpoint(self.checkpoints, resume), "look for a checkpoint")
             if checkpoint is not None:
                 self._restore(checkpoint)
-            self.log = StepLog(self.log_path, after_step=self.step) if self.accelerator.is_main_process else None
+            self.on_main(
+                lambda: set_later_aside(self.checkpoints, checkpoint, self.place), "set later checkpoints aside"
+            )
+            self.log = StepLog(self.log_path, self.step, self.term) if self.accelerator.is_main_process else None
             start_trackers(self.accelerator, self.args, self.name)
             self.progress = Progress(
                 self.args.max_steps,
@@ -161,7 +169,7 @@ class TrainingLoop(TrainingTask):
         self._call("on_train_end")
         if self.accelerator.is_main_process:
             facts = {**extra, "evaluation": self._metrics, "skipped_steps": self.skipped_steps.total}
-            summarize(self.log_path, self.directory / "summary.json", facts)
+            summarize(self.log_path, self.directory / "summary.json", facts, self.place)
         finish_trackers(self.accelerator)
         # A warm start's moments would otherwise stay in memory for as long as the accelerator that both share.
         self.accelerator.free_memory()
@@ -251,16 +259,25 @@ class TrainingLoop(TrainingTask):
         started = time.perf_counter()
         state, tensors = self.loop_state()
         state |= {"step": self.step, "cursor": self.cursor, "world_size": self.world_size, "seed": self.args.seed}
-        state |= {"skipped_steps": self.skipped_steps.total, **recorded(self.args, self.trained_on())}
+        state |= {
+            "term": self.epoch,
+            "skipped_steps": self.skipped_steps.total,
+            **recorded(self.args, self.trained_on()),
+        }
         everything = {
             f"rank{rank}.{name}": t for rank, own in enumerate(self._ranks.gather(tensors)) for name, t in own.items()
         }
 
         def write() -> Path:
             path = save_checkpoint(
-                self.checkpoints, self.model, self.optimizer.optimizer, state=state, tensors=everything
+                self.checkpoints,
+                self.model,
+                self.optimizer.optimizer,
+                state=state,
+                tensors=everything,
+                place=self.place,
             )
-            prune_checkpoints(self.checkpoints, self.args.save_total_limit)
+            prune_checkpoints(self.checkpoints, self.args.save_total_limit, self.place)
             return path
 
         path = self.on_main(write, "write the checkpoint")
@@ -277,7 +294,8 @@ class TrainingLoop(TrainingTask):
         checkpoint.load_optimizer(self.optimizer.optimizer, self.model)
         self.step, self.cursor = checkpoint.step, int(checkpoint.state["cursor"])
         self.skipped_steps.total = int(checkpoint.state.get("skipped_steps", 0))
-        self._last_saved = (checkpoint.step, checkpoint.path)
+        if checkpoint.path.parent.resolve() == self.checkpoints.resolve():
+            self._last_saved = (checkpoint.step, checkpoint.path)
         logger.info("resuming from %s", checkpoint.path)
 
     def _evaluate(self) -> None:
@@ -323,9 +341,18 @@ class TrainingLoop(TrainingTask):
         """Take the directory's lock; on the main process."""
         return TrainerLock.acquire(self.directory / "trainer.lock", 0)
 
+    @property
+    def place(self) -> Path | None:
+        """The directory through which this process publishes and removes; see [`Term`]."""
+        return None if self.term is None else self.term.place
+
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
-        """Make the directory this trainer's own for the time of the training."""
+        """Make the directory this trainer's own for the time of the training.
+
+        Raises:
+            RunTakenOver: It is another trainer's by now; whatever failed for that reason ends in these words.
+        """
         lock: TrainerLock | None = None
 
         def acquire() -> int:
@@ -337,7 +364,14 @@ class TrainingLoop(TrainingTask):
 
         self.epoch = self.on_main(acquire, "lock the run")
         try:
-            yield
+            if lock is None:
+                yield
+            else:
+                self.term = lock.term
+                with lock.term.enforced():
+                    remove_leftovers(self.directory)
+                    yield
+                    lock.term.require()
         finally:
             if lock is not None:
                 lock.release()

@@ -281,7 +281,7 @@ class OpenQATrainer(TrainingLoop):
         matched, recalled, asked = self.sum_over_ranks([float(right), float(held), float(len(own))], "evaluate")
         metrics = {"eval_exact_match": matched / asked, "eval_answer_recall": recalled / asked}
         if self.best.consider(self.step, metrics["eval_exact_match"], generation):
-            self.on_main(lambda: self.best.save(self.model), "keep the best weights")
+            self.on_main(lambda: self.best.save(self.model, self.term), "keep the best weights")
         self.ends_early = self.best.exhausted
         return metrics
 
@@ -330,7 +330,10 @@ class OpenQATrainer(TrainingLoop):
     def _write_model(self, generation: str | None) -> None:
         """The best weights, the tokenizer and, with `save_retriever` and a generation, all that they search."""
         final = self.directory / "model"
-        with explained("write the model into", final), StagedDirectory(final, replace=True) as staged:
+        with (
+            explained("write the model into", final),
+            StagedDirectory(final, replace=True, place=self.place) as staged,
+        ):
             if self.args.save_retriever and generation is not None:
                 self._save_retriever(generation, staged.path)
             if self.best.folder is None:

@@ -322,7 +322,10 @@ class PreTrainer(TrainingLoop):
 
     def _write_model(self) -> None:
         final = self.directory / "model"
-        with explained("write the model into", final), StagedDirectory(final, replace=True) as staged:
+        with (
+            explained("write the model into", final),
+            StagedDirectory(final, replace=True, place=self.place) as staged,
+        ):
             save_model(self.model, staged.path)
             self.tokenizer.save_pretrained(staged.path)
 
@@ -341,7 +344,7 @@ class PreTrainer(TrainingLoop):
         with self.autocast():
             examples = explain(self.model, self.collator, self.passages, shown, rows) if shown else []
         with explained("write the examples into", self.directory):
-            write_json(self.directory / "examples.json", examples)
+            write_json(self.directory / "examples.json", examples, place=self.place)
 
     def close(self) -> None:
         """End the retrieval thread and the builder."""

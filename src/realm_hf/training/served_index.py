@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from realm_hf.index.fingerprints import state_fingerprint
@@ -112,7 +113,7 @@ class ServedIndex:
         opener = cast("Callable[[str], Generation]", self._open)
         self._refresh = IndexRefresh(
             refresher,
-            SwapCoordinator(self.accelerator, opener, quarantine=self.store.quarantine),
+            SwapCoordinator(self.accelerator, opener, quarantine=partial(self.store.quarantine, place=self.run.place)),
             refresh_steps=args.refresh_steps,
             max_staleness=args.max_staleness,
             on_stale=args.on_stale,
