@@ -11,8 +11,8 @@ from transformers import AutoConfig
 
 from realm_hf import RealmForPreTraining, RealmTokenizer
 from realm_hf.data import PassageStore, build_passages, load_documents, passages_from_rows
+from realm_hf.refresh.team import Team
 from realm_hf.training.callbacks import TrainingResult
-from realm_hf.training.process_groups import patient_group, run_on_main
 from realm_hf.training.signals import resume_command
 
 
@@ -81,8 +81,8 @@ def end_interrupted(result: TrainingResult, accelerator: Accelerator) -> int:
 
 
 def once(directory: Path, settings: Any, build: Any) -> None:
-    """Let the main process build `directory` unless it is there; the others wait, for days if need be. The Accelerator
-    is made before.
+    """Let the main process build `directory` unless it is there; the others wait for as long as it works. The
+    Accelerator is made before.
 
     A build that was killed leaves no directory. What it had split and tagged is in the cache of `datasets`, so that
     the next one goes on from there.
@@ -90,7 +90,7 @@ def once(directory: Path, settings: Any, build: Any) -> None:
     Raises:
         SystemExit: It is there, but was built with other settings.
     """
-    problem = run_on_main(lambda: _build_once(directory, settings, build), f"prepare {directory}", patient_group())
+    problem = Team.of_all_ranks().on_main(lambda: _build_once(directory, settings, build), f"prepare {directory}")
     if problem is not None:
         raise SystemExit(problem)
 

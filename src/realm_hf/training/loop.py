@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from signal import Signals
 from typing import Any, TypeVar
@@ -117,9 +118,8 @@ class TrainingLoop(TrainingTask):
             checkpoint = self.on_main(lambda: find_checkpoint(self.checkpoints, resume), "look for a checkpoint")
             if checkpoint is not None:
                 self._restore(checkpoint)
-            self.on_main(
-                lambda: set_later_aside(self.checkpoints, checkpoint, self.place), "set later checkpoints aside"
-            )
+            later = partial(set_later_aside, self.checkpoints, checkpoint, self.place)
+            self.on_main(later, "set later checkpoints aside")
             self.log = StepLog(self.log_path, self.step, self.term) if self.accelerator.is_main_process else None
             start_trackers(self.accelerator, self.args, self.name)
             self.progress = Progress(
@@ -237,12 +237,16 @@ class TrainingLoop(TrainingTask):
         """Surrounds a forward pass: bfloat16 where the run uses it."""
         return autocast(self.device, self.bf16)
 
-    def sum_over_ranks(self, values: Sequence[float], waits: str | None = None) -> list[float]:
+    def sum_over_ranks(self, values: Sequence[float]) -> list[float]:
         """See [`Ranks.sum`]."""
-        return self._ranks.sum(values, waits)
+        return self._ranks.sum(values)
+
+    def together(self, what: str, work: Callable[[], T]) -> T:
+        """See [`Ranks.together`]."""
+        return self._ranks.together(what, work)
 
     def on_main(self, function: Callable[[], T], what: str) -> T:
-        """Run `function` on the main process; its result, or its error, is everybody's. See [`run_on_main`]."""
+        """Run `function` on the main process; its result, or its error, is everybody's. See [`Team.on_main`]."""
         return self._ranks.on_main(function, what)
 
     @property
@@ -256,11 +260,8 @@ class TrainingLoop(TrainingTask):
         started = time.perf_counter()
         state, tensors = self.loop_state()
         state |= {"step": self.step, "cursor": self.cursor, "world_size": self.world_size, "seed": self.args.seed}
-        state |= {
-            "term": self._tenure.epoch,
-            "skipped_steps": self.skipped_steps.total,
-            **recorded(self.args, self.trained_on()),
-        }
+        state |= {"term": self._tenure.epoch, "skipped_steps": self.skipped_steps.total}
+        state |= recorded(self.args, self.trained_on())
         everything = {
             f"rank{rank}.{name}": t for rank, own in enumerate(self._ranks.gather(tensors)) for name, t in own.items()
         }

@@ -275,19 +275,26 @@ class OpenQATrainer(TrainingLoop):
         """
         if not self.dev:
             return {}
-        own = self.dev[self.rank :: self.world_size]
-        with self.index.reading() as served, self.autocast():
-            generation = served.name
-            answers = self.answer(served.retriever, [example.question for example in own])
-        right = sum(is_right(example, answer) for example, answer in zip(own, answers, strict=True))
-        held = sum(self._holds_answer(example, answer) for example, answer in zip(own, answers, strict=True))
-        matched, recalled, asked = self.sum_over_ranks([float(right), float(held), float(len(own))], "evaluate")
+        generation, own = self.together("evaluate", self._evaluate_own)
+        matched, recalled, asked = self.sum_over_ranks(own)
         metrics = {"eval_exact_match": matched / asked, "eval_answer_recall": recalled / asked}
         if self.best.consider(self.step, metrics["eval_exact_match"], generation):
             self.on_main(lambda: self.best.save(self.model, self.term), "keep the best weights")
             self._keep_best_index()
         self.ends_early = self.best.exhausted
         return metrics
+
+    def _evaluate_own(self) -> tuple[str, list[float]]:
+        """The generation that was searched, and of this rank's questions the right ones, those whose passages hold an
+        answer, and their number.
+        """
+        own = self.dev[self.rank :: self.world_size]
+        with self.index.reading() as served, self.autocast():
+            generation = served.name
+            answers = self.answer(served.retriever, [example.question for example in own])
+        right = sum(is_right(example, answer) for example, answer in zip(own, answers, strict=True))
+        held = sum(self._holds_answer(example, answer) for example, answer in zip(own, answers, strict=True))
+        return generation, [float(right), float(held), float(len(own))]
 
     def _keep_best_index(self) -> None:
         """Lease the generation that the best weights searched: no collection takes it before the model is written."""

@@ -296,6 +296,14 @@ class PreTrainer(TrainingLoop):
         """
         if not self.eval_queries:
             return {}
+        total = self.sum_over_ranks(self.together("evaluate", self._evaluate_own))
+        total[0] /= max(
+            1.0, total[SUMS.index("tokens" if self.model.config.marginalization == "token" else "examples")]
+        )
+        return means(total, "eval_")
+
+    def _evaluate_own(self) -> list[float]:
+        """[`SUMS`] over this rank's share of the held-out sentences."""
         rows = self._retrieve(self.eval_queries)
         size = self.args.per_device_eval_batch_size
         # A rank may have no batch of its own.
@@ -305,11 +313,7 @@ class PreTrainer(TrainingLoop):
             batch = self._collate(self.eval_queries[start : start + size], rows[start : start + size])
             with torch.no_grad(), self.autocast():
                 figures.append(batch_sums(self.model(**batch, num_items=1), batch["mlm_labels"]))
-        total = self.sum_over_ranks(torch.stack(figures).sum(0).tolist(), "evaluate")
-        total[0] /= max(
-            1.0, total[SUMS.index("tokens" if self.model.config.marginalization == "token" else "examples")]
-        )
-        return means(total, "eval_")
+        return torch.stack(figures).sum(0).tolist()
 
     def _retrieve(self, queries: list[MaskedQuery]) -> np.ndarray:
         embeddings = self._embed_live(queries) if self.args.query_encoder == "live" else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from signal import SIGINT, SIGTERM, Signals
 from typing import Any, TypeVar
 
@@ -10,7 +11,8 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 
-from realm_hf.training.process_groups import patient_group, run_on_main, step_group, told_while_waiting
+from realm_hf.refresh.process_groups import STEP_TIMEOUT, told_in_words
+from realm_hf.refresh.team import Team
 from realm_hf.training.signals import StopRequest
 
 T = TypeVar("T")
@@ -22,43 +24,44 @@ class Ranks:
     Args:
         accelerator: Its process and their number; constructing this is a collective call where there are several.
         stop: This rank's wish to stop.
+        timeout: Longest that a rank may come later than another to a sum.
     """
 
-    def __init__(self, accelerator: Accelerator, stop: StopRequest):
-        self.rank, self.size = accelerator.process_index, accelerator.num_processes
-        self._stop = stop
-        self._step_group, self._patient_group = step_group(), patient_group()
+    def __init__(self, accelerator: Accelerator, stop: StopRequest, timeout: timedelta = STEP_TIMEOUT):
+        self._stop, self._timeout = stop, timeout
+        self._team = Team(accelerator.process_index, accelerator.num_processes, meeting_timeout=timeout)
         #: The signal that ends the training, once all ranks know of it.
         self.stopped_by: Signals | None = None
 
-    def sum(self, values: Sequence[float], waits: str | None = None) -> list[float]:
+    def sum(self, values: Sequence[float]) -> list[float]:
         """Element-wise sum over the ranks in float64. The ranks also learn here whether one of them is to stop.
 
-        Args:
-            values: As many on every rank.
-            waits: For sums that a rank may come to hours later than another: what it is busy with until then.
+        Raises:
+            LostRank: Another rank ended, or did not come within `timeout`.
         """
         asked = self._stop.signal
         total = torch.tensor([*values, float(asked == SIGINT), float(asked == SIGTERM)], dtype=torch.float64)
-        if self._step_group is not None:
-            if waits is None:
-                dist.all_reduce(total, group=self._step_group)
-            else:
-                with told_while_waiting(f"for the other ranks to {waits}"):
-                    dist.all_reduce(total, group=self._patient_group)
+        if self._team.group is not None:
+            with told_in_words("a sum over the ranks", self._timeout):
+                dist.all_reduce(total, group=self._team.group)
         *sums, interrupts, terminations = total.tolist()
         if self.stopped_by is None and interrupts + terminations > 0:
             self.stopped_by = SIGINT if interrupts > 0 else SIGTERM
         return sums
 
+    def together(self, what: str, work: Callable[[], T]) -> T:
+        """Do this rank's part of what one may be hours longer at than another; see [`Team.together`]."""
+        return self._team.together(what, work)
+
     def on_main(self, function: Callable[[], T], what: str) -> T:
-        """Run `function` on rank 0; see [`run_on_main`]."""
-        return run_on_main(function, what, self._patient_group)
+        """Run `function` on rank 0; see [`Team.on_main`]."""
+        return self._team.on_main(function, what)
 
     def gather(self, value: Any) -> list[Any]:
         """Every rank's `value`, in the order of the ranks."""
-        if self._step_group is None:
+        if self._team.group is None:
             return [value]
-        gathered: list[Any] = [None] * self.size
-        dist.all_gather_object(gathered, value, group=self._step_group)
+        gathered: list[Any] = [None] * self._team.world_size
+        with told_in_words("gather what the ranks keep", self._timeout):
+            dist.all_gather_object(gathered, value, group=self._team.group)
         return gathered
