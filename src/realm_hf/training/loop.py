@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from signal import Signals
 from typing import Any, TypeVar
@@ -117,9 +118,8 @@ class TrainingLoop(TrainingTask):
             checkpoint = self.on_main(lambda: find_checkpoint(self.checkpoints, resume), "look for a checkpoint")
             if checkpoint is not None:
                 self._restore(checkpoint)
-            self.on_main(
-                lambda: set_later_aside(self.checkpoints, checkpoint, self.place), "set later checkpoints aside"
-            )
+            later = partial(set_later_aside, self.checkpoints, checkpoint, self.place)
+            self.on_main(later, "set later checkpoints aside")
             self.log = StepLog(self.log_path, self.step, self.term) if self.accelerator.is_main_process else None
             start_trackers(self.accelerator, self.args, self.name)
             self.progress = Progress(
@@ -260,11 +260,8 @@ class TrainingLoop(TrainingTask):
         started = time.perf_counter()
         state, tensors = self.loop_state()
         state |= {"step": self.step, "cursor": self.cursor, "world_size": self.world_size, "seed": self.args.seed}
-        state |= {
-            "term": self._tenure.epoch,
-            "skipped_steps": self.skipped_steps.total,
-            **recorded(self.args, self.trained_on()),
-        }
+        state |= {"term": self._tenure.epoch, "skipped_steps": self.skipped_steps.total}
+        state |= recorded(self.args, self.trained_on())
         everything = {
             f"rank{rank}.{name}": t for rank, own in enumerate(self._ranks.gather(tensors)) for name, t in own.items()
         }
