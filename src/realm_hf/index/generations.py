@@ -116,6 +116,7 @@ class GenerationStore:
         factory: str,
         epoch: int = 0,
         build_seconds: float = 0.0,
+        encode_dtype: str = "float32",
     ) -> Generation:
         """
         Commit a generation: temporary directory, fsync of files and directory, one rename, fsync of the parent.
@@ -130,6 +131,7 @@ class GenerationStore:
             factory (`str`): The factory string of `index`.
             epoch (`int`, *optional*, defaults to 0): The trainer's epoch.
             build_seconds (`float`, *optional*, defaults to 0.0): Time the build took.
+            encode_dtype (`str`, *optional*, defaults to `"float32"`): In what the embeddings were computed.
 
         Returns:
             [`Generation`]: The committed generation, open.
@@ -164,6 +166,7 @@ class GenerationStore:
                 build_seconds=build_seconds,
                 created=time.time(),
                 files={file.path.name: FileRecord(file.bytes, file.sha256) for file in (embeddings_file, index_file)},
+                encode_dtype=encode_dtype,
             )
             with staged.file(MANIFEST_FILE) as manifest:
                 manifest.write(info.to_json())

@@ -33,6 +33,7 @@ class AsyncRefresher(SnapshotRefresher):
         run: See [`StoreRefresher`].
         accelerator: See [`StoreRefresher`].
         builder_threads: Processor threads of the builder.
+        index_threads: Those of its index; `builder_threads` by default.
         builder_device: Its device, such as "cpu" or "cuda:1".
         builder_nice: Added to its niceness.
         heartbeat_timeout: Seconds without progress after which a builder is killed and replaced.
@@ -49,6 +50,7 @@ class AsyncRefresher(SnapshotRefresher):
         accelerator: Accelerator,
         *,
         builder_threads: int = 1,
+        index_threads: int | None = None,
         builder_device: str = "cpu",
         builder_nice: int = 0,
         heartbeat_timeout: float = 120.0,
@@ -62,6 +64,7 @@ class AsyncRefresher(SnapshotRefresher):
         if not 0 <= builder_nice <= 19:
             raise ValueError(f"builder_nice is {builder_nice}, but niceness is added: choose one from 0 to 19.")
         self.builder_threads = builder_threads
+        self.index_threads = index_threads
         self.builder_device = builder_device
         self.builder_nice = builder_nice
         self.heartbeat_timeout = heartbeat_timeout
@@ -181,5 +184,9 @@ class AsyncRefresher(SnapshotRefresher):
 
     def _spawn(self) -> BuilderProcess:
         return BuilderProcess(
-            self.run, threads=self.builder_threads, device=self.builder_device, nice=self.builder_nice
+            self.run,
+            threads=self.builder_threads,
+            index_threads=self.index_threads,
+            device=self.builder_device,
+            nice=self.builder_nice,
         )

@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import faiss
 import numpy as np
 import torch
 import torch.distributed as dist
@@ -28,13 +29,12 @@ from realm_hf.index.embedding import embed_passages, shard
 from realm_hf.index.exact import recall_at_k
 from realm_hf.index.faiss_index import build_index
 from realm_hf.index.generations import GenerationInfo, GenerationStore
+from realm_hf.precision import encoding_in, resolved_encode_dtype
 from realm_hf.refresh.errors import RunDirectoryError
 from realm_hf.refresh.run_directory import RunDirectory
 from realm_hf.refresh.snapshots import SnapshotInfo
 
 if TYPE_CHECKING:
-    import faiss
-
     from realm_hf.modeling_realm import RealmEmbedder
 
 logger = logging.get_logger(__name__)
@@ -132,10 +132,13 @@ def build_generation(
     if team.rank == 0:
         store.require_space(_bytes_at_least(run, embedder))
     shares = run.shards / team.share(f"{snapshot.name}-{uuid.uuid4().hex[:8]}")
-    embeddings = _embed(run, embedder, passages, device, team, shares, tell)
+    dtype = resolved_encode_dtype(run.config.encode_dtype, torch.device(device))
+    with encoding_in(dtype, torch.device(device)):
+        embeddings = _embed(run, embedder, passages, device, team, shares, tell)
     if embeddings is None:
         return None
     tell("indexing", len(passages), len(passages))
+    logger.info("building index %s on %d threads", run.config.index_factory, faiss.omp_get_max_threads())
     index = _index(run, snapshot, embeddings, store)
     tell("writing", len(passages), len(passages))
     generation = store.write(
@@ -148,6 +151,7 @@ def build_generation(
         embedder_fingerprint=snapshot.fingerprint,
         factory=run.config.index_factory,
         build_seconds=time.monotonic() - started,
+        encode_dtype=dtype,
     )
     generation.close()
     return generation.info

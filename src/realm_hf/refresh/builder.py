@@ -26,6 +26,7 @@ import torch
 
 from realm_hf.data.passage_store import PassageStore
 from realm_hf.index.generations import GenerationInfo, GenerationStore
+from realm_hf.index.threads import usable_cores
 from realm_hf.refresh.build import Team, build_generation
 from realm_hf.refresh.builder_device import known_device
 from realm_hf.refresh.errors import RunDirectoryError
@@ -140,7 +141,8 @@ def run(options: argparse.Namespace) -> int:
         lower_priority(os.getpid(), options.nice)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-        faiss.omp_set_num_threads(options.threads)
+    # A launcher leaves each rank one thread, but only the first of them builds the index, and the others wait for it.
+    faiss.omp_set_num_threads(options.index_threads or options.threads or usable_cores())
     try:
         directory = RunDirectory.open(options.run)
         known_device(options.device)
@@ -196,6 +198,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     mode.add_argument("--watch", action="store_true", help="build each newest snapshot, until interrupted")
     parser.add_argument("--device", default="cpu", help="where to embed, such as cuda:1 (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=None, help="processor threads (default: the libraries' own)")
+    parser.add_argument(
+        "--index-threads",
+        type=int,
+        default=None,
+        help="threads of k-means and of filling the index (default: those of --threads, else all usable cores)",
+    )
     parser.add_argument("--nice", type=int, default=0, help="niceness to add, for a processor that others use too")
     parser.add_argument("--name", help=argparse.SUPPRESS)  # of the heartbeat file: the trainer knows it beforehand
     parser.add_argument(

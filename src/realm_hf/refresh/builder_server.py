@@ -46,12 +46,14 @@ class BuilderServer:
         run: RUN.
         device: Where builds embed.
         threads: Processor threads of a build.
+        index_threads: Those of its index.
     """
 
-    def __init__(self, run: Path, *, device: str, threads: int):
+    def __init__(self, run: Path, *, device: str, threads: int, index_threads: int):
         self.run = run
         self.device = device
         self.threads = threads
+        self.index_threads = index_threads
         self._trainer = os.getppid()
         self._build: tuple[str, int] | None = None
         self._unread = b""
@@ -79,7 +81,7 @@ class BuilderServer:
     def _fork(self, name: str) -> None:
         pid = os.fork()
         if pid == 0:
-            _be_a_build(self.run, name, self.device, self.threads)
+            _be_a_build(self.run, name, self.device, self.threads, self.index_threads)
         self._build = (name, pid)
         _say(f"started {name} {pid}")
 
@@ -106,7 +108,7 @@ def _say(line: str) -> None:
         os.write(_STDOUT, f"{line}\n".encode())
 
 
-def _be_a_build(run: Path, name: str, device: str, threads: int) -> None:
+def _be_a_build(run: Path, name: str, device: str, threads: int, index_threads: int) -> None:
     """The forked child: never returns."""
     code = 1
     try:
@@ -117,10 +119,11 @@ def _be_a_build(run: Path, name: str, device: str, threads: int) -> None:
         os.dup2(log, _STDERR)
         threading.Thread(target=_end_with_parent, args=(os.getppid(),), name="parent-guard", daemon=True).start()
         # Read by FAISS's OpenBLAS, which is loaded only here.
-        os.environ["OPENBLAS_NUM_THREADS"] = str(threads)
+        os.environ["OPENBLAS_NUM_THREADS"] = str(index_threads)
         from realm_hf.refresh.builder import main
 
-        code = main([str(run), "--once", "--name", name, "--device", device, "--threads", str(threads)])
+        counts = ["--threads", str(threads), "--index-threads", str(index_threads)]
+        code = main([str(run), "--once", "--name", name, "--device", device, *counts])
     except BaseException:  # noqa: BLE001 - a forked child must not run on as a second server
         traceback.print_exc()
     finally:
@@ -141,10 +144,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("run", type=Path)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--index-threads", type=int, default=1)
     options = parser.parse_args(arguments)
     # What is loaded by now lives as long as the process: the collector need not touch it, nor a fork copy it.
     gc.freeze()
-    BuilderServer(options.run, device=options.device, threads=options.threads).serve()
+    BuilderServer(
+        options.run, device=options.device, threads=options.threads, index_threads=options.index_threads
+    ).serve()
     return 0
 
 

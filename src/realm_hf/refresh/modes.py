@@ -128,6 +128,7 @@ def make_refresher(
     accelerator: Accelerator,
     *,
     builder_threads: int = 1,
+    index_threads: int | None = None,
     builder_device: str = "cpu",
     builder_nice: int = 0,
     heartbeat_timeout: float = 120.0,
@@ -141,6 +142,8 @@ def make_refresher(
         run: The run directory; on rank 0 the very object whose lock is held.
         accelerator: Tells rank, number of ranks and device.
         builder_threads: Processor threads of the builder ("async").
+        index_threads: Threads of the index in the builder ("async"); `builder_threads` by default. What a trainer
+            builds itself takes the threads that FAISS has on the calling thread.
         builder_device: The builder's device ("async").
         builder_nice: Added to the builder's niceness ("async"). On a processor that training keeps busy, 10 leaves the
             builder about a tenth of a core's time and 0 an equal share: the trade of step time for staleness.
@@ -156,6 +159,7 @@ def make_refresher(
             run,
             accelerator,
             builder_threads=builder_threads,
+            index_threads=index_threads,
             builder_device=builder_device,
             builder_nice=builder_nice,
             heartbeat_timeout=heartbeat_timeout,
