@@ -31,7 +31,10 @@ def relevance_scores(query: torch.Tensor, candidates: torch.Tensor, scale: float
         `torch.Tensor` of shape `(B, K)`: The scores.
     """
     with torch.autocast(query.device.type, enabled=False):
-        return torch.einsum("bd,bkd->bk", full_precision(query), full_precision(candidates)) * scale
+        query, candidates = full_precision(query), full_precision(candidates)
+        # What an index stores is float32; the tower's own query may be float64.
+        wider = torch.promote_types(query.dtype, candidates.dtype)
+        return torch.einsum("bd,bkd->bk", query.to(wider), candidates.to(wider)) * scale
 
 
 def gold_log_probs(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -25,8 +25,9 @@ from .index.edited_corpus import EditedCorpus
 from .index.faiss_index import ABSENT, build_index
 from .index.hub_retriever import HubRetriever
 from .index.reader_inputs import ReaderInputs
-from .index.retriever_files import MANIFEST, load_retriever_files, save_retriever_files
+from .index.retriever_files import load_retriever_files, save_retriever_files
 from .index.selection import RetrievalBatch, SearchStats, Served, as_queries, select_candidates
+from .index.whose_files import is_own_retriever
 from .legacy.retriever import load_published_or_old
 from .retrieval_edits import KnowledgeEdits
 
@@ -306,7 +307,7 @@ class RealmRetriever(KnowledgeEdits, ReaderInputs, BeamEmbeddings, HubRetriever)
             IndexFileError: If the index file is none that may be loaded.
         """
         folder = Path(pretrained_model_name_or_path)
-        if not (folder / MANIFEST).is_file():
+        if not is_own_retriever(folder):
             found = load_published_or_old(
                 pretrained_model_name_or_path, revision=revision, index=index, mmap=mmap, **hub
             )

@@ -17,9 +17,13 @@ from realm_hf.training.pretraining import PreTrainer
 
 @pytest.fixture
 def used(monkeypatch):
-    """FAISS's threads in each build and each search."""
-    seen = {"build": [], "search": []}
-    build_index, search = build.build_index, faiss.IndexFlat.search
+    """FAISS's threads in each embedding, each build and each search; torch may share them (one OpenMP library)."""
+    seen = {"embedding": [], "build": [], "search": []}
+    build_index, search, embed = build.build_index, faiss.IndexFlat.search, build.embed_passages
+
+    def watched_embedding(*args, **kwargs):
+        seen["embedding"].append(faiss.omp_get_max_threads())
+        return embed(*args, **kwargs)
 
     def watched_build(*args, **kwargs):
         seen["build"].append(faiss.omp_get_max_threads())
@@ -30,6 +34,7 @@ def used(monkeypatch):
             seen["search"].append(faiss.omp_get_max_threads())
         return search(index, queries, *args, **kwargs)
 
+    monkeypatch.setattr(build, "embed_passages", watched_embedding)
     monkeypatch.setattr(build, "build_index", watched_build)
     monkeypatch.setattr(faiss.IndexFlat, "search", watched_search)
     before = faiss.omp_get_max_threads()
@@ -51,7 +56,7 @@ def test_a_trainers_builds_take_all_cores_and_its_searches_what_the_launcher_lef
     monkeypatch.setattr("realm_hf.training.index_threads.usable_cores", lambda: 3)
     pretrain(world, tmp_path)
     assert set(used["build"]) == {3} and len(used["build"]) == 3
-    assert set(used["search"]) == {1}
+    assert set(used["search"]) == set(used["embedding"]) == {1}
     assert faiss.omp_get_max_threads() == 1
 
 

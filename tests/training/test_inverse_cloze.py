@@ -12,14 +12,22 @@ from realm_hf.training.tracking import read_log
 
 
 def trainer(passages, folder, model=None, **overrides):
-    settings = {"max_steps": 1, "use_cpu": True, "max_query_length": 48, "disable_tqdm": True, "max_grad_norm": 0.0}
+    settings = {
+        "max_steps": 1,
+        "use_cpu": True,
+        "bf16": False,
+        "max_query_length": 48,
+        "disable_tqdm": True,
+        "max_grad_norm": 0.0,
+    }
     args = InverseClozeArguments(output_dir=str(folder), **{**settings, **overrides})
     return InverseClozeTrainer(model or tiny_model(), passages, tiny_tokenizer(), args)
 
 
 def gradients(trainer):
     trainer.module.train()
-    loss = trainer.accumulate(1)["loss"]
+    computed = trainer.accumulate(1)
+    loss = computed.record(computed.sums.tolist())["loss"]
     return loss, {name: p.grad for name, p in trainer.model.embedder.named_parameters() if p.grad is not None}
 
 

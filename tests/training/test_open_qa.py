@@ -41,7 +41,8 @@ def one_step(trainer):
     class Watch(LoopCallback):
         def on_train_begin(self, loop):
             loop.module.train()
-            seen["record"] = loop.accumulate(1)
+            computed = loop.accumulate(1)
+            seen["record"] = computed.record(computed.sums.tolist())
             seen["gradients"] = {n: p.grad.clone() for n, p in loop.model.named_parameters() if p.grad is not None}
             loop.optimizer.zero_grad(set_to_none=True)
 
@@ -336,7 +337,7 @@ def test_training_ends_when_patience_does_and_the_best_weights_become_the_model(
     again = qa_trainer(world, tmp_path, max_steps=50, eval_steps=2, early_stopping_patience=2)
     Scripted(again, [0.4])
     assert again.train(resume_from_checkpoint=True).step == 8, "an early end is an end"
-    patient = qa_trainer(world, tmp_path, max_steps=12, eval_steps=2, early_stopping_patience=3)
+    patient = qa_trainer(world, tmp_path, max_steps=50, eval_steps=2, early_stopping_patience=3)
     Scripted(patient, [0.3])
     assert patient.train(resume_from_checkpoint=True).step == 10, "with more patience it goes on, and counts on"
 
@@ -388,6 +389,7 @@ def pretrained(world, run):
         learning_rate=1e-3,
         refresh="sync",
         use_cpu=True,
+        bf16=False,
         disable_tqdm=True,
     )
     passages, sentences = load_world(world)
@@ -455,6 +457,17 @@ def test_best_weights_get_the_index_that_they_were_best_with(world, tmp_path):
     manifest = json.loads((tmp_path / "model" / "retriever.json").read_text())
     assert manifest["generation_name"].startswith("step-2-")
     assert json.loads((tmp_path / "summary.json").read_text())["model"]["step"] == 3
+
+
+def test_index_of_the_best_weights_outlives_every_refresh(world, tmp_path, monkeypatch, caplog):
+    made = qa_trainer(
+        world, tmp_path, max_steps=5, refresh="sync", refresh_steps=1, eval_steps=1, dev=questions(world)
+    )
+    monkeypatch.setattr("realm_hf.training.open_qa.is_right", lambda example, answer: made.step == 1)
+    made.train()
+    assert "is gone" not in caplog.text
+    assert json.loads((tmp_path / "summary.json").read_text())["model"]["step"] == 1
+    assert json.loads((tmp_path / "model" / "retriever.json").read_text())["generation_name"].startswith("step-1-")
 
 
 # What is refused

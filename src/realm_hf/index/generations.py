@@ -19,14 +19,16 @@ import socket
 import time
 import uuid
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
 from transformers.utils import logging
 
-from ..storage.directories import FileLock, StagedDirectory, remove_stale_staging, retire_directory
+from ..storage.directories import FileLock, StagedDirectory, move_into, remove_stale_staging, retire_directory
 from ..storage.errors import explained
 from ..storage.files import file_sha256, fsync_path, read_json, write_json
+from ..storage.leases import take_lease
 from .generation_files import check_hash, check_pair, check_sizes, map_files, write_array
 from .index_file import index_file_bytes, write_index
 from .manifest import (
@@ -70,7 +72,9 @@ class Generation:
         index (`faiss.Index`): Read-only map; changing it aborts the process.
     """
 
-    def __init__(self, info: GenerationInfo, path: Path, embeddings: np.ndarray, index: faiss.Index, lease: FileLock):
+    def __init__(
+        self, info: GenerationInfo, path: Path, embeddings: np.ndarray, index: faiss.Index, lease: FileLock | None
+    ):
         self.info = info
         self.path = path
         self.embeddings = embeddings
@@ -84,7 +88,8 @@ class Generation:
 
     def close(self) -> None:
         """Give the lease back. The maps stay valid for whoever still holds them, even if the files are removed."""
-        self._lease.release()
+        if self._lease is not None:
+            self._lease.release()
 
     def __enter__(self) -> Self:
         return self
@@ -117,6 +122,7 @@ class GenerationStore:
         epoch: int = 0,
         build_seconds: float = 0.0,
         encode_dtype: str = "float32",
+        place: Path | None = None,
     ) -> Generation:
         """
         Commit a generation: temporary directory, fsync of files and directory, one rename, fsync of the parent.
@@ -132,6 +138,7 @@ class GenerationStore:
             epoch (`int`, *optional*, defaults to 0): The trainer's epoch.
             build_seconds (`float`, *optional*, defaults to 0.0): Time the build took.
             encode_dtype (`str`, *optional*, defaults to `"float32"`): In what the embeddings were computed.
+            place (`Path`, *optional*): The directory of the trainer that builds; see [`StagedDirectory`].
 
         Returns:
             [`Generation`]: The committed generation, open.
@@ -143,7 +150,10 @@ class GenerationStore:
         check_pair(embeddings, index)
         name = f"step-{snapshot_step}-{uuid.uuid4().hex[:8]}"
         self.require_space(embeddings.nbytes + index_file_bytes(index))
-        with explained(f"write generation {name}", self.root), StagedDirectory(self.root / name) as staged:
+        with (
+            explained(f"write generation {name}", self.root),
+            StagedDirectory(self.root / name, place=place) as staged,
+        ):
             with staged.file(EMBEDDINGS_FILE) as embeddings_file:
                 write_array(embeddings, embeddings_file.write)
             with staged.file(INDEX_FILE) as index_file:
@@ -207,7 +217,8 @@ class GenerationStore:
 
     def open(self, name: str, verify: Literal["sizes", "sha256"] = "sizes") -> Generation:
         """
-        Lease, check and map a generation. Safe in a background thread.
+        Lease, check and map a generation. Safe in a background thread. A lock of somebody else's is waited for up to
+        30 s, then told and done without.
 
         Args:
             name (`str`): The generation's name.
@@ -226,7 +237,7 @@ class GenerationStore:
             raise ValueError(f"verify is {verify!r}: 'sizes' or 'sha256' was expected.")
         path = self._path(name)
         try:
-            lease = FileLock(path / MANIFEST_FILE, exclusive=False, wait=True)
+            lease = take_lease(path / MANIFEST_FILE)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise self._not_found(name) from error
         try:
@@ -237,11 +248,14 @@ class GenerationStore:
                     check_hash(path / file, file_sha256(path / file), record)
             embeddings, index = map_files(path, info)
         except BaseException:
-            lease.release()
+            if lease is not None:
+                lease.release()
             raise
         return Generation(info, path, embeddings, index, lease)
 
-    def collect(self, keep: Iterable[str] = (), *, keep_newest: int = 1) -> builtins.list[str]:
+    def collect(
+        self, keep: Iterable[str] = (), *, keep_newest: int = 1, place: Path | None = None
+    ) -> builtins.list[str]:
         """
         Remove generations that nobody needs, and temporary directories of dead writers.
 
@@ -251,6 +265,8 @@ class GenerationStore:
         Args:
             keep (`Iterable[str]`, *optional*): Names: what is served, and what kept checkpoints refer to.
             keep_newest (`int`, *optional*, defaults to 1): How many of the newest stay in any case.
+            place (`Path`, *optional*): The collecting trainer's own directory, through which it removes; see
+                [`StagedDirectory`].
 
         Returns:
             `list[str]`: The names of the removed generations.
@@ -265,23 +281,25 @@ class GenerationStore:
                 path = self._path(info.name)
                 try:
                     with FileLock(path / MANIFEST_FILE, exclusive=True, wait=False):
-                        retire_directory(path)
+                        retire_directory(path, place)
                 except (BlockingIOError, FileNotFoundError):
                     continue  # leased, or another collector was faster
                 removed.append(info.name)
             remove_stale_staging(self.root)
             quarantined = sorted((self.root / _QUARANTINE).glob("step-*/"), key=lambda path: path.stat().st_mtime)
             for path in quarantined[:-1]:
-                shutil.rmtree(path, ignore_errors=True)
+                with suppress(FileNotFoundError):
+                    retire_directory(path, place)
         return removed
 
-    def quarantine(self, name: str, why: str) -> None:
+    def quarantine(self, name: str, why: str, place: Path | None = None) -> None:
         """
         Take a generation out of the list, with the reason beside it. Processes that mapped it are not disturbed.
 
         Args:
             name (`str`): The generation; one that is gone already is left at that.
             why (`str`): The reason, written to `quarantine/<name>.json`.
+            place (`Path`, *optional*): The trainer's own directory, through which it goes; see [`StagedDirectory`].
         """
         source, folder = self._path(name), self.root / _QUARANTINE
         if not source.exists():
@@ -289,7 +307,9 @@ class GenerationStore:
         with explained(f"quarantine generation {name}", folder):
             folder.mkdir(exist_ok=True)
             note = {"name": name, "why": why, "host": socket.gethostname(), "pid": os.getpid(), "time": time.time()}
-            write_json(folder / f"{name}.json", note)
+            write_json(folder / f"{name}.json", note, place=place)
+            if place is not None:
+                source = move_into(place, source, name)
             source.rename(folder / name)
             os.utime(folder / name)
             fsync_path(folder)

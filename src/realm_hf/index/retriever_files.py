@@ -16,18 +16,20 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from datasets import Dataset
 
 from ..data.passages import PassageStore
+from ..hub_files import check_name
 from ..storage.directories import StagedDirectory
 from ..storage.errors import explained
 from ..storage.files import HashingFile, describe_files, file_sha256, read_json, replacement, write_json
 from .compaction import CompactedFiles, EditedStore
 from .corpus import Corpus
 from .generation_files import check_hash, write_array
+from .hub_manifest import DESCRIPTION, PUBLICATION
 from .index_file import open_index, write_index
 from .manifest import EMBEDDINGS_FILE, INDEX_FILE, FileRecord
 
@@ -76,7 +78,13 @@ def save_retriever_files(
 
     Raises:
         OSError: If the disk is full or read-only, in words.
+        ValueError: If a publication lies in the directory.
     """
+    if published := [name for name in (DESCRIPTION, PUBLICATION) if (folder / name).exists()]:
+        raise ValueError(
+            f"{folder} holds {published[0]}, so that a publication would be loaded from it and not what is saved: "
+            "choose another directory."
+        )
     with explained("save the retriever into", folder):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / MANIFEST).unlink(missing_ok=True)
@@ -132,11 +140,7 @@ def load_retriever_files(
             "none): save one with `RealmRetriever.save_pretrained`."
         )
     manifest = read_json(path)
-    if manifest["format_version"] != FORMAT_VERSION:
-        raise ValueError(
-            f"{path} has format_version {manifest['format_version']}; this version reads {FORMAT_VERSION}."
-        )
-    records = {name: FileRecord(**record) for name, record in manifest["files"].items()}
+    records = _checked_records(manifest, path)
     for name, record in records.items():
         size = (folder / name).stat().st_size if (folder / name).is_file() else None
         if size != record.bytes:
@@ -157,6 +161,22 @@ def load_retriever_files(
     return RetrieverFiles(
         passages, index, embeddings, manifest["generation_name"], folder / _EMBEDDER if has_embedder else None
     )
+
+
+def _checked_records(manifest: dict[str, Any], path: Path) -> dict[str, FileRecord]:
+    """The files that a manifest lists; a `ValueError` if it is none."""
+    if manifest.get("format_version") != FORMAT_VERSION:
+        raise ValueError(
+            f"{path} has format_version {manifest.get('format_version')}; this version reads {FORMAT_VERSION}."
+        )
+    try:
+        if type(manifest["rows"]) is not int or type(manifest["dimension"]) is not int:
+            raise TypeError("rows and dimension are no numbers")
+        if not isinstance(manifest["generation_name"], str | None):
+            raise TypeError("generation_name is no text")
+        return {check_name(name): FileRecord(**record) for name, record in manifest["files"].items()}
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}): save the retriever again.") from error
 
 
 def _save_embedder(folder: Path, embedder: RealmEmbedder | None) -> dict[str, FileRecord]:

@@ -68,6 +68,7 @@ def adopt_newest_generation(run: RunDirectory, source: str | Path, embedder: Rea
             epoch=epoch,
             build_seconds=newest.build_seconds,
             encode_dtype=newest.encode_dtype,
+            place=run.place,
         )
     copy.close()
     logger.info("Serving %s of %s as %s.", newest.name, source, copy.name)

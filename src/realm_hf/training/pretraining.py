@@ -38,6 +38,7 @@ from realm_hf.training.optimization import make_accelerator
 from realm_hf.training.retrieval_ahead import MaskedSentences, RetrievalAhead, RetrievedStep, encode_queries
 from realm_hf.training.served_index import ServedIndex
 from realm_hf.training.swap_probes import SwapProbes
+from realm_hf.training.task import StepFigures
 
 EXAMPLES_SHOWN = 5
 
@@ -130,7 +131,9 @@ class PreTrainer(TrainingLoop):
         """Serve a generation, the checkpoint's if there is one, and ask for the first candidates."""
         name = None
         if checkpoint is not None:
-            name = self.on_main(lambda: self.index.servable(checkpoint.state["generation"]))
+            ended = self.step >= self.args.max_steps
+            served, tower = checkpoint.state["generation"], self.model.embedder
+            name = self.on_main(lambda: self.index.resumed(served, self.step, tower, ended), "look for the index")
         if name is None:
             self._say(f"Building the first index of {len(self.passages)} passages.")
         started = time.perf_counter()
@@ -148,7 +151,7 @@ class PreTrainer(TrainingLoop):
 
     def _open_run(self, root: Path, passages: PassageStore, tokenizer: RealmTokenizer) -> RunDirectory:
         create = {"passages": passages, "tokenizer": tokenizer, **self.args.index_settings}
-        self.on_main(lambda: RunDirectory.open_or_create(root, **create).root)
+        self.on_main(lambda: RunDirectory.open_or_create(root, **create).root, "prepare the run directory")
         return RunDirectory.open(root)
 
     def _embed_live(self, queries: list[MaskedQuery]) -> np.ndarray:
@@ -156,7 +159,22 @@ class PreTrainer(TrainingLoop):
 
     # One step
 
-    def accumulate(self, step: int) -> dict[str, Any]:
+    def trained_on(self) -> dict[str, Any]:
+        """Corpora, and what of the model's configuration the loss depends on."""
+        sentences, config = self.examples.sentences, self.model.config
+        return {
+            "passages": self.passages.fingerprint,
+            "sentences": f"{len(sentences)} of {sentences.fingerprint}",
+            "marginalization": config.marginalization,
+            "score_scale": config.score_scale,
+        }
+
+    def verify_data(self) -> None:
+        """The files of passages and sentences."""
+        PassageStore.load(self.passages.directory, verify=True)
+        SentenceStore.load(self.examples.sentences.directory, verify=True)
+
+    def accumulate(self, step: int) -> StepFigures:
         """Forward and backward over all micro-batches of this rank, normalised by what all ranks masked."""
         assert self.ahead is not None
         started = time.perf_counter()
@@ -169,7 +187,7 @@ class PreTrainer(TrainingLoop):
         )
         items = max(1.0, tokens if self.model.config.marginalization == "token" else examples)
         learns = self._retriever_learns(step)
-        sums = np.zeros(len(SUMS))
+        figures = []
         last = len(retrieved.micro_batches) - 1
         for index, (micro, rows) in enumerate(retrieved.micro_batches):
             batch = self._collate(micro, rows)
@@ -178,11 +196,10 @@ class PreTrainer(TrainingLoop):
                     output = self.module(**batch, num_items=items, detach_retrieval=not learns)
                 # DDP averages over ranks what is already a mean over all of them.
                 self.accelerator.backward(output.loss * self.world_size)
-            sums += batch_sums(output, batch["mlm_labels"])
+            figures.append(batch_sums(output, batch["mlm_labels"]))
         if not learns:
             self._rest_the_towers()
-        return {
-            **means(self.sum_over_ranks(sums.tolist())),
+        facts = {
             "masked_tokens": int(tokens),
             "skipped": int(skipped),
             "excluded": int(excluded),
@@ -192,6 +209,7 @@ class PreTrainer(TrainingLoop):
             "search_seconds": retrieved.search_seconds,
             "search_wait_seconds": waited,
         }
+        return StepFigures(torch.stack(figures).sum(0), lambda total: {**means(total), **facts})
 
     def _collate(self, queries: list[MaskedQuery], rows: np.ndarray) -> dict[str, torch.Tensor]:
         # A rank or micro-batch without any example still takes part: DDP waits for everybody.
@@ -273,42 +291,59 @@ class PreTrainer(TrainingLoop):
         """
         if not self.eval_queries:
             return {}
-        rows = self._retrieve(self.eval_queries)
-        size = self.args.per_device_eval_batch_size
-        sums = np.zeros(len(SUMS))
-        self.model.eval()
-        for start in range(self.rank * size, len(self.eval_queries), size * self.world_size):
-            batch = self._collate(self.eval_queries[start : start + size], rows[start : start + size])
-            with torch.no_grad(), self.autocast():
-                sums += batch_sums(self.model(**batch, num_items=1), batch["mlm_labels"])
-        total = self.sum_over_ranks(sums.tolist())
+        total = self.sum_over_ranks(self.together("evaluate", self._evaluate_own))
         total[0] /= max(
             1.0, total[SUMS.index("tokens" if self.model.config.marginalization == "token" else "examples")]
         )
         return means(total, "eval_")
+
+    def _evaluate_own(self) -> list[float]:
+        """[`SUMS`] over this rank's share of the held-out sentences."""
+        rows = self._retrieve(self.eval_queries)
+        size = self.args.per_device_eval_batch_size
+        # A rank may have no batch of its own.
+        figures = [torch.zeros(len(SUMS), device=self.device)]
+        self.model.eval()
+        for start in range(self.rank * size, len(self.eval_queries), size * self.world_size):
+            batch = self._collate(self.eval_queries[start : start + size], rows[start : start + size])
+            with torch.no_grad(), self.autocast():
+                figures.append(batch_sums(self.model(**batch, num_items=1), batch["mlm_labels"]))
+        return torch.stack(figures).sum(0).tolist()
 
     def _retrieve(self, queries: list[MaskedQuery]) -> np.ndarray:
         embeddings = self._embed_live(queries) if self.args.query_encoder == "live" else None
         with self.index.reading() as served:
             return served.retrieve(queries, self.args.num_candidates, embeddings)[0]
 
+    def write_result(self) -> None:
+        """RUN/model: weights and tokenizer."""
+        self.on_main(self._write_model, "write the model")
+
+    def _write_model(self) -> None:
+        final = self.directory / "model"
+        with (
+            explained("write the model into", final),
+            StagedDirectory(final, replace=True, place=self.place) as staged,
+        ):
+            save_model(self.model, staged.path)
+            self.tokenizer.save_pretrained(staged.path)
+
     def finish(self) -> dict[str, Any]:
-        """Index the final weights, write RUN/model and RUN/examples.json."""
+        """Index the final weights and write RUN/examples.json."""
         learned = self._retriever_learns(self.step)
         event = self.index.final(self.step, self.model.embedder) if learned else None
         if event is not None:
             self._note({"events": [event]})
         shown = self.eval_queries[:EXAMPLES_SHOWN] or self.examples.first(EXAMPLES_SHOWN)
         rows = self._retrieve(shown)
-        if self.accelerator.is_main_process:
-            with self.autocast():
-                examples = explain(self.model, self.collator, self.passages, shown, rows) if shown else []
-            with explained("write the model into", self.directory):
-                with StagedDirectory(self.directory / "model", replace=True) as staged:
-                    save_model(self.model, staged.path)
-                    self.tokenizer.save_pretrained(staged.path)
-                write_json(self.directory / "examples.json", examples)
+        self.on_main(lambda: self._write_examples(shown, rows), "explain the examples")
         return {"final_generation": self.index.state()["generation"]}
+
+    def _write_examples(self, shown: list[MaskedQuery], rows: np.ndarray) -> None:
+        with self.autocast():
+            examples = explain(self.model, self.collator, self.passages, shown, rows) if shown else []
+        with explained("write the examples into", self.directory):
+            write_json(self.directory / "examples.json", examples, place=self.place)
 
     def close(self) -> None:
         """End the retrieval thread and the builder."""

@@ -180,7 +180,12 @@ class RetrievalAhead:
         embed: Callable[[list[MaskedQuery]], np.ndarray] | None,
     ):
         self._examples, self._coordinator, self._embed = examples, coordinator, embed
-        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="retrieval-ahead")
+        # Its encoder leaves `torch.autocast` in every pass; leaving the outermost one empties the cache of bfloat16
+        # weights that all threads share, also for the step under way, whose gradients would be summed otherwise, by
+        # chance. Inside a level that never ends, no level of this thread is the outermost.
+        self._worker = ThreadPoolExecutor(
+            max_workers=1, thread_name_prefix="retrieval-ahead", initializer=torch.autocast_increment_nesting
+        )
         self._queue: deque[tuple[int, Future[RetrievedStep]]] = deque()
 
     def __len__(self) -> int:

@@ -7,17 +7,18 @@ import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from realm_hf.index.faiss_search import search_threads
+from realm_hf.index.fingerprints import state_fingerprint
 from realm_hf.index.generations import GenerationError, GenerationStore
 from realm_hf.refresh.builder_device import build_bytes, check_on_all_ranks
 from realm_hf.refresh.errors import RunDirectoryError
 from realm_hf.refresh.modes import Refresher, make_refresher
 from realm_hf.refresh.run_directory import RunDirectory
-from realm_hf.refresh.snapshots import load_snapshot, read_snapshot, snapshot_name
+from realm_hf.refresh.snapshots import copy_embedder_state, load_snapshot, read_snapshot, snapshot_name
 from realm_hf.refresh.staleness import IndexRefresh
 from realm_hf.refresh.swap import Swap, SwapCoordinator
 from realm_hf.retrieval_realm import RealmRetriever
@@ -114,6 +115,7 @@ class ServedIndex:
             self.run,
             self.accelerator,
             builder_threads=args.builder_threads,
+            build_threads=self.threads.build,
             index_threads=self.threads.builder,
             builder_device=args.builder_device,
             keep_generations=args.keep_generations or None,
@@ -122,18 +124,36 @@ class ServedIndex:
         opener = cast("Callable[[str], Generation]", self._open)
         self._refresh = IndexRefresh(
             refresher,
-            SwapCoordinator(self.accelerator, opener, quarantine=self.store.quarantine),
+            SwapCoordinator(self.accelerator, opener, quarantine=partial(self.store.quarantine, place=self.run.place)),
             refresh_steps=args.refresh_steps,
             max_staleness=args.max_staleness,
             on_stale=args.on_stale,
         )
-        with search_threads(self.threads.build):
-            swap = self._refresh.start(step, embedder, name)
+        swap = self._refresh.start(step, embedder, name)
         if self._forecast is None and name is None:
             self._forecast = self._forecast_on_card(swap.generation.info)
         if self._forecast is not None:
             self._forecast.begin()
         return self._event(swap)
+
+    def resumed(self, name: str, step: int, embedder: RealmEmbedder, ended: bool) -> str | None:
+        """What a resumed run serves; on the main process.
+
+        Args:
+            name: The checkpoint's generation.
+            step: Its step.
+            embedder: The passage tower with its weights.
+            ended: No step is left: then rather the last index, which was built after that checkpoint.
+
+        Returns:
+            `None` where nothing can be served that fits.
+        """
+        if ended:
+            weights = state_fingerprint(copy_embedder_state(embedder))
+            for info in reversed(self.store.list()):
+                if (info.snapshot_step, info.embedder_fingerprint) == (step, weights):
+                    return self.servable(info.name)
+        return self.servable(name)
 
     def servable(self, name: str) -> str | None:
         """`name`, if that generation can still be opened and its query weights are there, else `None`."""
@@ -151,17 +171,14 @@ class ServedIndex:
         """Between two optimizer steps; returns the swap, if there was one, as the log has it."""
         if self._forecast is not None:
             self._forecast.step_done()
-        # On this thread FAISS is called there only to build, while training stands still.
-        with search_threads(self.threads.build):
-            swap = self.refresh.after_step(step, embedder, interrupted=interrupted)
+        swap = self.refresh.after_step(step, embedder, interrupted=interrupted)
         return None if swap is None else self._event(swap)
 
     def final(self, step: int, embedder: RealmEmbedder) -> dict[str, Any] | None:
         """Index the final weights and serve them, unless they are served already or nothing is ever refreshed."""
         if self.refresher.mode == "off" or self.refresh.staleness(step) == 0:
             return None
-        with search_threads(self.threads.build):
-            info = self.refresher.build(step, embedder)
+        info = self.refresher.build(step, embedder)
         swap = self.coordinator.swap_now(info.name if info is not None else None, step)
         self.refresher.mark_served(swap.generation.info)
         return self._event(swap)
