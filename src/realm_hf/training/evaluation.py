@@ -9,7 +9,9 @@ import numpy as np
 import torch
 
 from realm_hf.data.passage_store import NULL_PASSAGE
+from realm_hf.host_facts import PreTrainingFacts
 from realm_hf.training.retrieval_ahead import encode_queries
+from realm_hf.transfer import to_device
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -24,8 +26,9 @@ if TYPE_CHECKING:
 SUMS = ("loss", "retrieval_utility", "null_mass", "entropy", "examples", "tokens")
 
 
-def batch_sums(output: RealmForPreTrainingOutput, labels: torch.Tensor) -> np.ndarray:
-    """Sums over the examples of one forward pass, in the order of [`SUMS`]; float64.
+def batch_sums(output: RealmForPreTrainingOutput, labels: torch.Tensor) -> torch.Tensor:
+    """Sums over the examples of one forward pass, in the order of [`SUMS`]; on the device, where they are left until
+    [`read_sums`] reads those of a whole step at once.
 
     Args:
         output: Of [`RealmForPreTraining`]; its `loss` is taken as it stands, already normalised or not.
@@ -33,19 +36,17 @@ def batch_sums(output: RealmForPreTrainingOutput, labels: torch.Tensor) -> np.nd
     """
     assert output.candidate_log_probs is not None and output.loss is not None
     assert output.marginal_utility is not None and output.null_mass is not None
-    counted = (labels != -100).any(-1)
-    log_probs = output.candidate_log_probs.detach()[counted]
-    entropy = torch.special.entr(log_probs.exp()).sum()
-    return np.array(
-        [
-            float(output.loss.detach()),
-            float(output.marginal_utility[counted].sum()),
-            float(output.null_mass[counted].sum()),
-            float(entropy),
-            float(counted.sum()),
-            float((labels != -100).sum()),
-        ]
-    )
+    labelled = labels != -100
+    counted = labelled.any(-1)
+    entropy = torch.special.entr(output.candidate_log_probs.detach().exp()).sum(-1)
+    by_example = torch.stack([output.marginal_utility, output.null_mass, entropy]).masked_fill(~counted, 0.0)
+    sums = [output.loss.detach(), *by_example.sum(-1), counted.sum(), labelled.sum()]
+    return torch.stack([value.to(by_example.dtype) for value in sums])
+
+
+def read_sums(figures: Sequence[torch.Tensor]) -> np.ndarray:
+    """The sums of several batches added up, float64 `[6]`; the one time that the device is waited for."""
+    return torch.stack(list(figures)).cpu().double().numpy().sum(axis=0)
 
 
 def means(sums: Sequence[float], prefix: str = "") -> dict[str, float]:
@@ -143,9 +144,10 @@ def explain(
     """
     training = model.training
     model.eval()
-    batch = {name: tensor.to(model.device) for name, tensor in collator(list(zip(queries, rows, strict=True))).items()}
+    collated = collator(list(zip(queries, rows, strict=True)))
+    batch = to_device(collated, model.device)
     with torch.no_grad():
-        output = model(**batch)
+        output = model(**batch, facts=PreTrainingFacts.of(**collated))
         joint = {name.removeprefix("joint_"): t for name, t in batch.items() if name.startswith("joint_")}
         logits = model.encoder(**joint, mlm_positions=batch["mlm_positions"]).logits
     model.train(training)

@@ -21,6 +21,7 @@ from realm_hf.data.collators import PreTrainingCollator
 from realm_hf.data.masking import MaskedQuery
 from realm_hf.data.passages import NULL_PASSAGE, PassageStore
 from realm_hf.data.sentences import SentenceStore
+from realm_hf.host_facts import PreTrainingFacts
 from realm_hf.modeling_realm import RealmForPreTraining
 from realm_hf.refresh.lock import TrainerLock
 from realm_hf.refresh.run_directory import RunDirectory
@@ -32,12 +33,13 @@ from realm_hf.training.arguments import PreTrainingArguments
 from realm_hf.training.callbacks import LoopCallback
 from realm_hf.training.checkpoints import Checkpoint, save_model
 from realm_hf.training.data_order import DataOrder, step_positions
-from realm_hf.training.evaluation import SUMS, batch_sums, explain, means
+from realm_hf.training.evaluation import SUMS, batch_sums, explain, means, read_sums
 from realm_hf.training.loop import TrainingLoop
 from realm_hf.training.optimization import make_accelerator
 from realm_hf.training.retrieval_ahead import MaskedSentences, RetrievalAhead, RetrievedStep, encode_queries
 from realm_hf.training.served_index import ServedIndex
 from realm_hf.training.swap_probes import SwapProbes
+from realm_hf.transfer import to_device
 
 EXAMPLES_SHOWN = 5
 
@@ -173,7 +175,7 @@ class PreTrainer(TrainingLoop):
         )
         items = max(1.0, tokens if self.model.config.marginalization == "token" else examples)
         learns = self._retriever_learns(step)
-        sums = np.zeros(len(SUMS))
+        figures = []
         last = len(retrieved.micro_batches) - 1
         for index, (micro, rows) in enumerate(retrieved.micro_batches):
             batch = self._collate(micro, rows)
@@ -182,11 +184,11 @@ class PreTrainer(TrainingLoop):
                     output = self.module(**batch, num_items=items, detach_retrieval=not learns)
                 # DDP averages over ranks what is already a mean over all of them.
                 self.accelerator.backward(output.loss * self.world_size)
-            sums += batch_sums(output, batch["mlm_labels"])
+            figures.append(batch_sums(output, batch["mlm_labels"]))
         if not learns:
             self._rest_the_towers()
         return {
-            **means(self.sum_over_ranks(sums.tolist())),
+            **means(self.sum_over_ranks(read_sums(figures).tolist())),
             "masked_tokens": int(tokens),
             "skipped": int(skipped),
             "excluded": int(excluded),
@@ -197,10 +199,11 @@ class PreTrainer(TrainingLoop):
             "search_wait_seconds": waited,
         }
 
-    def _collate(self, queries: list[MaskedQuery], rows: np.ndarray) -> dict[str, torch.Tensor]:
+    def _collate(self, queries: list[MaskedQuery], rows: np.ndarray) -> dict[str, Any]:
         # A rank or micro-batch without any example still takes part: DDP waits for everybody.
         pairs = list(zip(queries, rows, strict=True)) or [(self.placeholder, np.array([NULL_PASSAGE]))]
-        return {name: tensor.to(self.device) for name, tensor in self.collator(pairs).items()}
+        batch = self.collator(pairs)
+        return {**to_device(batch, self.device), "facts": PreTrainingFacts.of(**batch)}
 
     def _retriever_learns(self, step: int) -> bool:
         return step > self.args.freeze_retriever_steps and not self.args.detach_retrieval
@@ -279,13 +282,14 @@ class PreTrainer(TrainingLoop):
             return {}
         rows = self._retrieve(self.eval_queries)
         size = self.args.per_device_eval_batch_size
-        sums = np.zeros(len(SUMS))
+        # A rank may have no batch of its own.
+        figures = [torch.zeros(len(SUMS), device=self.device)]
         self.model.eval()
         for start in range(self.rank * size, len(self.eval_queries), size * self.world_size):
             batch = self._collate(self.eval_queries[start : start + size], rows[start : start + size])
             with torch.no_grad(), self.autocast():
-                sums += batch_sums(self.model(**batch, num_items=1), batch["mlm_labels"])
-        total = self.sum_over_ranks(sums.tolist())
+                figures.append(batch_sums(self.model(**batch, num_items=1), batch["mlm_labels"]))
+        total = self.sum_over_ranks(read_sums(figures).tolist())
         total[0] /= max(
             1.0, total[SUMS.index("tokens" if self.model.config.marginalization == "token" else "examples")]
         )
