@@ -24,9 +24,9 @@ from realm_hf.index.generations import GenerationStore
 from realm_hf.refresh import guarded_start
 from realm_hf.refresh.async_refresh import AsyncRefresher
 from realm_hf.refresh.builder_process import builder_environment
-from realm_hf.refresh.heartbeat import read_beat
 from realm_hf.refresh.run_directory import RunDirectory
 from realm_hf.refresh.snapshots import collect_snapshots, write_snapshot
+from realm_hf.storage.directories import FileLock
 
 pytestmark = pytest.mark.multiprocess
 
@@ -177,16 +177,25 @@ def test_a_builder_that_hangs_is_killed_and_replaced(slow_run, slow_embedder):
         refresher.stop()
 
 
+def is_leased(path: Path) -> bool:
+    try:
+        FileLock(path, exclusive=True, wait=False).release()
+    except BlockingIOError:
+        return True
+    return False
+
+
 @contextlib.contextmanager
 def builder_at_work(run: RunDirectory) -> Iterator[subprocess.Popen[bytes]]:
-    """A builder of its own, as "external" has them, that has begun to build."""
+    """A builder of its own, as "external" has them, stopped in its build of step 1, however quick it is."""
     command = [sys.executable, "-m", "realm_hf.refresh.builder", str(run.root), "--once", "--name", "slow"]
     builder = subprocess.Popen(command, env=builder_environment(1), stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 60
-        while (beat := read_beat(run.heartbeats / "slow.json")) is None or not beat.is_building:
+        while not is_leased(run.snapshots / "step-1-e0" / "snapshot.json"):
             assert builder.poll() is None and time.monotonic() < deadline
             time.sleep(0.002)
+        builder.send_signal(signal.SIGSTOP)
         yield builder
     finally:
         builder.kill()
@@ -196,7 +205,6 @@ def builder_at_work(run: RunDirectory) -> Iterator[subprocess.Popen[bytes]]:
 def test_a_snapshot_is_kept_while_a_builder_works_from_it(slow_run, slow_embedder):
     write_snapshot(slow_run, slow_embedder, 1, 0)
     with builder_at_work(slow_run) as builder:
-        builder.send_signal(signal.SIGSTOP)
         write_snapshot(slow_run, slow_embedder, 2, 0)
         assert collect_snapshots(slow_run) == []
         builder.send_signal(signal.SIGCONT)
