@@ -1,4 +1,4 @@
-"""A published passage tower: safetensors only, and only if the weights are those that its configuration asks for.
+"""A published tower: safetensors only, and only if the weights are those that its configuration asks for.
 
 A configuration that claims a vocabulary of a billion words would be allocated before anybody sees that the file has no
 such weights; so shapes are compared first, on a device without memory.
@@ -20,30 +20,33 @@ from ..modeling_embedder import RealmEmbedder
 
 __all__ = ["load_tower"]
 
-CONFIG, WEIGHTS = "embedder/config.json", "embedder/model.safetensors"
 _LARGEST_NUMBER = 1 << 31
 
 
-def load_tower(paths: Mapping[str, Path], where: str) -> RealmEmbedder:
+def load_tower(paths: Mapping[str, Path], where: str, folder: str = "embedder") -> RealmEmbedder:
     """
-    Load a passage tower in evaluation mode.
+    Load a tower in evaluation mode.
 
     Args:
         paths (`Mapping[str, Path]`): Its files, by their names in the repository.
         where (`str`): The source, for messages.
+        folder (`str`, *optional*, defaults to `"embedder"`): Its folder there: the passage tower's, or
+            `"query_embedder"`.
 
     Raises:
         HubArtefactError: If there are other files than configuration and safetensors, if they do not fit together, or
             if they are damaged.
     """
-    if set(paths) != {CONFIG, WEIGHTS}:
+    which = "query" if folder == "query_embedder" else "passage"
+    described, weights = f"{folder}/config.json", f"{folder}/model.safetensors"
+    if set(paths) != {described, weights}:
         raise HubArtefactError(
-            f"The passage tower of {where} must be config.json and model.safetensors, but it is {sorted(paths)}: "
+            f"The {which} tower of {where} must be config.json and model.safetensors, but it is {sorted(paths)}: "
             "pickled weights are not loaded."
         )
     try:
-        config = _read_config(paths[CONFIG])
-        with safe_open(paths[WEIGHTS], framework="pt") as file:
+        config = _read_config(paths[described])
+        with safe_open(paths[weights], framework="pt") as file:
             found = {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
         if config.num_hidden_layers > len(found):
             raise ValueError(f"it claims {config.num_hidden_layers} layers, and has {len(found)} tensors")
@@ -56,9 +59,9 @@ def load_tower(paths: Mapping[str, Path], where: str) -> RealmEmbedder:
         missing = sorted(set(expected) - set(found) - tied - {"realm.embeddings.position_ids"})
         if missing:
             raise ValueError(f"it lacks {missing[0]!r} and {len(missing) - 1} more")
-        return RealmEmbedder.from_pretrained(paths[CONFIG].parent, config=config, use_safetensors=True).eval()
+        return RealmEmbedder.from_pretrained(paths[described].parent, config=config, use_safetensors=True).eval()
     except (ValueError, OSError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-        raise HubArtefactError(f"The passage tower of {where} cannot be loaded: {error}") from error
+        raise HubArtefactError(f"The {which} tower of {where} cannot be loaded: {error}") from error
 
 
 def _read_config(path: Path) -> RealmConfig:

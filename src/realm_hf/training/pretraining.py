@@ -36,6 +36,7 @@ from realm_hf.training.evaluation import SUMS, batch_sums, explain, means
 from realm_hf.training.loop import TrainingLoop
 from realm_hf.training.optimization import make_accelerator
 from realm_hf.training.retrieval_ahead import MaskedSentences, RetrievalAhead, RetrievedStep, encode_queries
+from realm_hf.training.run_retriever import name_model, save_run_retriever
 from realm_hf.training.served_index import ServedIndex
 from realm_hf.training.swap_probes import SwapProbes
 
@@ -128,6 +129,7 @@ class PreTrainer(TrainingLoop):
 
     def begin(self, checkpoint: Checkpoint | None) -> None:
         """Serve a generation, the checkpoint's if there is one, and ask for the first candidates."""
+        self.on_main(lambda: name_model(self.run, self.model))
         name = None
         if checkpoint is not None:
             name = self.on_main(lambda: self.index.servable(checkpoint.state["generation"]))
@@ -297,7 +299,7 @@ class PreTrainer(TrainingLoop):
             return served.retrieve(queries, self.args.num_candidates, embeddings)[0]
 
     def finish(self) -> dict[str, Any]:
-        """Index the final weights, write RUN/model and RUN/examples.json."""
+        """Index the final weights, write RUN/model with its retriever, and RUN/examples.json."""
         learned = self._retriever_learns(self.step)
         event = self.index.final(self.step, self.model.embedder) if learned else None
         if event is not None:
@@ -310,6 +312,7 @@ class PreTrainer(TrainingLoop):
                 with StagedDirectory(self.directory / "model", replace=True) as staged:
                     save_model(self.model, staged.path)
                     self.tokenizer.save_pretrained(staged.path)
+                    save_run_retriever(self.run, self.index.state()["generation"], staged.path)
                 write_json(self.directory / "examples.json", examples)
         return {"final_generation": self.index.state()["generation"]}
 
