@@ -14,10 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from corpora import KnowledgeArguments, ModelArguments, load_model, load_tokenizer, prepare_passages, set_up_logging
-from realm_hf.storage.directories import StagedDirectory
-from realm_hf.training.arguments import InverseClozeArguments, parse_arguments
-from realm_hf.training.inverse_cloze import InverseClozeTrainer
-from realm_hf.training.optimization import make_accelerator
+from realm_hf.training import InverseClozeArguments, InverseClozeTrainer, make_accelerator, parse_arguments
 
 
 @dataclass
@@ -42,9 +39,8 @@ def main() -> int:
         print(f"{len(passages):,} passages; {trainer.examples_per_step} sentences, and as many negatives, a step")
     result = trainer.train()
     if accelerator.is_main_process and not result.interrupted:
-        with StagedDirectory(run / "model", replace=True) as staged:
-            model.save_pretrained(staged.path)
-            tokenizer.save_pretrained(staged.path)
+        model.save_pretrained(run / "model")
+        tokenizer.save_pretrained(run / "model")
         print(f"Done at step {result.step}: {run / 'model'}")
     accelerator.end_training()
     return 0

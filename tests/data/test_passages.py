@@ -11,7 +11,8 @@ import pytest
 from datasets import Dataset
 
 from realm_hf import RealmTokenizer
-from realm_hf.data import PassageStore, build_passages, passages_from_rows, split_sentences
+from realm_hf.data import PassageStore, build_passages, passages_from_rows
+from realm_hf.data.sentence_splitter import split_sentences
 
 
 def ids_of(tokenizer, text):
