@@ -17,7 +17,7 @@ SCRATCH := $(CURDIR)/.cache/tmp
 export NO_MKDOCS_2_WARNING := 1
 CODE := src tests examples docs $(wildcard benchmarks)
 
-.PHONY: help demo test faults bench style quality docs constraints clean
+.PHONY: help demo test faults portable bench style quality docs constraints clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -53,6 +53,10 @@ test: $(VENV)/.dev  ## all tests, no network
 faults: $(VENV)/.dev  ## kill the store, the builder and the trainer at every point
 	@mkdir -p $(SCRATCH)
 	OMP_NUM_THREADS=1 TMPDIR=$(SCRATCH) $(BIN)/python -m pytest -q --full tests/faults $(TEST_ARGS)
+
+portable: $(VENV)/.dev  ## the numeric tests under other processors' kernels: about five minutes
+	@mkdir -p $(SCRATCH)
+	TMPDIR=$(SCRATCH) $(BIN)/python tests/portable.py $(TEST_ARGS)
 
 bench: $(VENV)/.dev  ## side by side with the old port, FAISS and sentence-transformers: benchmarks/README.md
 	$(BIN)/python benchmarks/bench.py $(BENCH_ARGS)

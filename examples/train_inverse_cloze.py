@@ -14,7 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from corpora import KnowledgeArguments, ModelArguments, load_model, load_tokenizer, prepare_passages, set_up_logging
-from realm_hf.training import InverseClozeArguments, InverseClozeTrainer, make_accelerator, parse_arguments
+from realm_hf.training import (
+    InverseClozeArguments,
+    InverseClozeTrainer,
+    make_accelerator,
+    parse_arguments,
+    save_trained_model,
+)
 
 
 @dataclass
@@ -39,8 +45,7 @@ def main() -> int:
         print(f"{len(passages):,} passages; {trainer.examples_per_step} sentences, and as many negatives, a step")
     result = trainer.train()
     if accelerator.is_main_process and not result.interrupted:
-        model.save_pretrained(run / "model")
-        tokenizer.save_pretrained(run / "model")
+        save_trained_model(trainer, tokenizer)
         print(f"Done at step {result.step}: {run / 'model'}")
     accelerator.end_training()
     return 0

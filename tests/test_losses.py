@@ -87,6 +87,11 @@ def test_bfloat16_scores_keep_differences_that_bfloat16_would_lose():
     assert relevance_scores(query, candidates).tolist() == [[128.0, 127.875]]
 
 
+def test_a_float64_query_keeps_its_precision_against_stored_float32_vectors():
+    query, stored = torch.tensor([[1 + 2**-40, 1.0]], dtype=torch.float64), torch.tensor([[[1.0, -1.0]]])
+    assert relevance_scores(query, stored).tolist() == [[2**-40]]
+
+
 def test_relevance_scores_are_scaled_inner_products():
     query, candidates = torch.tensor([[1.0, 2.0]]), torch.tensor([[[3.0, 4.0], [-1.0, 0.5]]])
     torch.testing.assert_close(relevance_scores(query, candidates, 0.5), torch.tensor([[5.5, 0.0]]))

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from promises import same_scores
 
 from realm_hf import RealmConfig, RealmReader
 from realm_hf.losses import span_log_softmax
@@ -195,11 +196,13 @@ def test_answers_outside_the_passage_or_too_wide_are_not_counted(reader):
 
 
 def test_of_equal_spans_the_first_is_the_answer(reader):
+    # Equal rows of a batch are equal to the last digits only, spans that weigh nothing to the bit.
+    reader.qa_outputs.dense_output.weight.data.zero_()
     inputs = {name: value.repeat(3, 1) for name, value in joint_inputs(1).items()}
-    best = [
-        int(reader(**inputs, relevance_score=torch.tensor(scores)).block_idx) for scores in ([1.0, 1, 1], [0, 1, 1])
-    ]
-    assert best == [0, 1]
+    first = inputs["block_mask"][0].nonzero()[0].item()
+    for scores, block in (([1.0, 1, 1], 0), ([0.0, 1, 1], 1)):
+        found = reader(**inputs, relevance_score=torch.tensor(scores))
+        assert (int(found.block_idx), int(found.start_pos), int(found.end_pos)) == (block, first, first)
 
 
 def test_of_equal_spans_in_one_passage_the_shortest_is_the_answer_as_in_the_port(reader):
@@ -271,7 +274,9 @@ def test_saving_and_loading_keeps_all_weights_and_the_answer(reader, tmp_path):
     loaded, info = RealmReader.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(info[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     inputs = joint_inputs(3)
-    assert torch.equal(loaded.score_spans(**inputs).logits, reader.score_spans(**inputs).logits)
+    same_scores(loaded.score_spans(**inputs).logits, reader.score_spans(**inputs).logits)
+    stored = dict(reader.named_parameters())
+    assert all(torch.equal(parameter, stored[name]) for name, parameter in loaded.named_parameters())
 
 
 def test_a_resized_reader_scores_as_before_and_loads(reader, tmp_path):
@@ -279,7 +284,7 @@ def test_a_resized_reader_scores_as_before_and_loads(reader, tmp_path):
     before = reader.score_spans(**inputs).logits
     reader.resize_token_embeddings(reader.config.vocab_size + 3)
     reader.save_pretrained(tmp_path)
-    assert torch.equal(RealmReader.from_pretrained(tmp_path).score_spans(**inputs).logits, before)
+    same_scores(RealmReader.from_pretrained(tmp_path).score_spans(**inputs).logits, before)
 
 
 def test_autocast_scores_spans_in_float32(reader):

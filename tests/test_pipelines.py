@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from datasets import Dataset
+from promises import same_answers
 from tiny_answerers import tiny_answerer
 from transformers import pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
@@ -39,29 +40,20 @@ def saved(asked, tmp_path_factory):
     return folder
 
 
-def close(found, expected):
-    """The same answers; numbers up to the last digits, which differ with the size of a batch."""
-    if isinstance(expected, dict):
-        return found.keys() == expected.keys() and all(close(found[key], expected[key]) for key in expected)
-    if isinstance(expected, list):
-        return len(found) == len(expected) and all(map(close, found, expected))
-    return found == pytest.approx(expected, abs=1e-4) if isinstance(expected, float) else found == expected
-
-
 def test_the_pipeline_gives_the_answerers_answers(asked, answerer):
     assert isinstance(asked, OpenQAPipeline) and asked.task == TASK
     expected = [answer.to_dict() for answer in answerer(QUESTIONS)]
-    assert close(asked(QUESTIONS), expected)
-    assert close(asked(QUESTIONS[0]), expected[0])
+    assert same_answers(asked(QUESTIONS), expected)
+    assert same_answers(asked(QUESTIONS[0]), expected[0])
     assert json.loads(json.dumps(asked(QUESTIONS), allow_nan=False)) == asked(QUESTIONS)
 
 
 def test_every_kind_of_input_is_taken(asked):
     expected = asked(QUESTIONS)
     rows = [{"question": question} for question in QUESTIONS]
-    assert close(asked(tuple(QUESTIONS)), expected)
-    assert close(asked(rows), expected)
-    assert close(asked(rows[1]), expected[1])
+    assert same_answers(asked(tuple(QUESTIONS)), expected)
+    assert same_answers(asked(rows), expected)
+    assert same_answers(asked(rows[1]), expected[1])
     assert asked([]) == [] and asked(()) == []
     for stream in (
         asked(question for question in QUESTIONS),
@@ -69,7 +61,7 @@ def test_every_kind_of_input_is_taken(asked):
         asked(_Questions()),
     ):
         assert not isinstance(stream, list)
-        assert close(list(stream), expected)
+        assert same_answers(list(stream), expected)
 
 
 def test_a_stream_is_answered_as_it_comes(asked):
@@ -116,7 +108,7 @@ def test_parameters_hold_for_the_pipeline_or_for_a_call(answerer):
 
 def test_a_saved_pipeline_comes_back_from_its_directory(asked, saved):
     again = pipeline(TASK, model=str(saved), device="cpu")
-    assert close(again(QUESTIONS), asked(QUESTIONS))
+    assert same_answers(again(QUESTIONS), asked(QUESTIONS))
     assert "custom_pipelines" not in json.loads((saved / "config.json").read_text())
     assert not list(saved.glob("*.py"))
 
@@ -133,7 +125,7 @@ def test_model_and_retriever_may_be_objects_or_directories(asked, saved, answere
         {"model": bare, "retriever": retriever, "tokenizer": str(saved)},
         {"model": bare},
     ):
-        assert close(pipeline(TASK, device="cpu", **options)(QUESTIONS), expected)
+        assert same_answers(pipeline(TASK, device="cpu", **options)(QUESTIONS), expected)
 
 
 def test_without_a_corpus_it_is_refused(answerer, tmp_path):

@@ -31,7 +31,10 @@ def relevance_scores(query: torch.Tensor, candidates: torch.Tensor, scale: float
         `torch.Tensor` of shape `(B, K)`: The scores.
     """
     with torch.autocast(query.device.type, enabled=False):
-        return torch.einsum("bd,bkd->bk", full_precision(query), full_precision(candidates)) * scale
+        query, candidates = full_precision(query), full_precision(candidates)
+        # What an index stores is float32; the tower's own query may be float64.
+        wider = torch.promote_types(query.dtype, candidates.dtype)
+        return torch.einsum("bd,bkd->bk", query.to(wider), candidates.to(wider)) * scale
 
 
 def gold_log_probs(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -133,7 +136,7 @@ def inverse_cloze_loss(
         labels = torch.arange(len(queries), device=queries.device)
         false_negative = (groups[:, None] == groups[None]) & (labels[:, None] != labels[None])
         scores = scores.masked_fill(false_negative, -torch.inf)
-        accuracy = (scores.detach().argmax(dim=1) == labels).double().mean()
+        accuracy = (scores.detach().argmax(dim=1) == labels).float().mean()
         return F.cross_entropy(scores, labels), accuracy
 
 

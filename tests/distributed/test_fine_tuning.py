@@ -28,6 +28,7 @@ def test_two_ranks_with_accumulation_equal_one_process_with_the_same_global_batc
         "refresh": "sync",
         "refresh_steps": 4,
         "save_steps": 0,
+        "float64": True,  # but what an index stores is float32, and two ranks embed in other batches than one
         "dropout": 0.1,  # the masks follow the micro-batch's place in the global batch
         "answerless": 3,  # at times a rank has nothing to learn from
     }
@@ -35,13 +36,13 @@ def test_two_ranks_with_accumulation_equal_one_process_with_the_same_global_batc
     finish([*two_ranks, start_trainer(world, tmp_path / "one", gradient_accumulation_steps=4, **settings)])
 
     one, two = tmp_path / "one", tmp_path / "two"
-    assert records(two, "loss") == pytest.approx(records(one, "loss"), abs=1e-4)
+    assert records(two, "loss") == pytest.approx(records(one, "loss"), abs=1e-6)
     for counted in ("answerless", "reader_answerless", "questions", "eval_exact_match", "eval_answer_recall"):
         assert records(two, counted) == records(one, counted), counted
     assert sum(records(one, "answerless")) > 4
     ours, theirs = (load_file(run / "model" / "model.safetensors") for run in (one, two))
     for name in ours:
-        assert (ours[name] - theirs[name]).abs().max() < 1e-4, name
+        assert (ours[name] - theirs[name]).abs().max() < 1e-5, name
     logs = [rank_log(two, rank) for rank in (0, 1)]
     assert len(logs[0]) == len(logs[1]) == 8
     assert [entry["generation"] for entry in logs[0]] == [entry["generation"] for entry in logs[1]]

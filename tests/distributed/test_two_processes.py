@@ -41,16 +41,18 @@ def test_two_ranks_with_accumulation_equal_one_process_with_the_same_global_batc
         "save_steps": 0,
         "learning_rate": 1e-3,
         "marginalization": marginalization,
+        "float64": True,  # equality is the point: in float32 Adam makes much of the last digits
+        "distinct": True,  # else near-ties in the search flip with the shape of the batch
         "dropout": 0.1,  # the masks follow the micro-batch's place in the global batch
     }
     two_ranks = start_ranks(uneven, tmp_path / "two", 2, gradient_accumulation_steps=2, **settings)
     finish([*two_ranks, start_trainer(uneven, tmp_path / "one", gradient_accumulation_steps=4, **settings)])
 
-    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-4)
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-9)
     one, two = (load_file(tmp_path / run / "model" / "model.safetensors") for run in ("one", "two"))
     assert one.keys() == two.keys()
     for name in one:
-        assert (one[name] - two[name]).abs().max() < 1e-4, name
+        assert (one[name] - two[name]).abs().max() < 1e-9, name
     # The case is what it claims to be: different examples, unequal counts, and at times one rank has none.
     masked = [[record["masked"] for record in rank_log(tmp_path / "two", rank)] for rank in (0, 1)]
     assert len(masked[0]) == len(masked[1]) == STEPS

@@ -1,5 +1,6 @@
 """Calls that publish a model with its retriever and load them again, each in a process of its own."""
 
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +21,17 @@ QUESTIONS = ["How many people has island number 2?", "Where lies the harbour?", 
 
 
 def made(folder: str, seed: int = 0, answers: bool = True):
-    """A model and its retriever over the passages in `folder`; equal for equal seeds, in every process."""
+    """A model and its retriever over the passages in `folder`; equal for equal seeds, in every process: float64 rounds
+    to the same float32 wherever the weights lie.
+    """
     root = Path(folder)
     store = PassageStore.load(root / "passages")
     tokenizer = AutoTokenizer.from_pretrained(root / "tokenizer")
     model = tiny_model(seed=seed).eval()
     batch = {name: torch.as_tensor(array) for name, array in store.pad_candidates(np.arange(len(store))).items()}
     with torch.no_grad():
-        vectors = model.embedder.encode(batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
+        tower = deepcopy(model.embedder).double()
+        vectors = tower.encode(batch["input_ids"], batch["attention_mask"], batch["token_type_ids"]).float()
     retriever = RealmRetriever(store, tokenizer, embeddings=vectors.numpy(), embedder=model.embedder)
     if not answers:
         return model, retriever

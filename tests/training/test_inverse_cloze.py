@@ -12,7 +12,14 @@ from realm_hf.training.tracking import read_log
 
 
 def trainer(passages, folder, model=None, **overrides):
-    settings = {"max_steps": 1, "use_cpu": True, "max_query_length": 48, "disable_tqdm": True, "max_grad_norm": 0.0}
+    settings = {
+        "max_steps": 1,
+        "use_cpu": True,
+        "bf16": False,
+        "max_query_length": 48,
+        "disable_tqdm": True,
+        "max_grad_norm": 0.0,
+    }
     args = InverseClozeArguments(output_dir=str(folder), **{**settings, **overrides})
     return InverseClozeTrainer(model or tiny_model(), passages, tiny_tokenizer(), args)
 

@@ -1,5 +1,6 @@
 """What the loop promises whatever it trains: batches, precision and resuming change nothing that they should not."""
 
+import json
 import shutil
 
 import numpy as np
@@ -27,6 +28,7 @@ def pretrainer(world, run, model=None, **overrides):
         "refresh_steps": 2,
         "probe_queries": 0,
         "use_cpu": True,
+        "bf16": False,
         "disable_tqdm": True,
     }
     args = PreTrainingArguments(output_dir=str(run), **{**settings, **overrides})
@@ -65,6 +67,27 @@ def test_bfloat16_trains_close_to_float32_with_float32_weights(world, tmp_path, 
     assert {p.dtype for p in made.model.parameters()} == {torch.float32}
 
 
+def test_a_search_in_the_background_leaves_the_bfloat16_copies_of_weights_to_the_step(world, tmp_path):
+    """Made anew in mid-step, they take gradients apart from the first ones: bits that hang on the search's moment."""
+    made = pretrainer(world, tmp_path, bf16=True, max_steps=1)
+    copies = []
+
+    class Search(LoopCallback):
+        def on_train_end(self, loop):
+            tower = loop.model.embedder.realm.pooler.dense
+            with loop.autocast():
+                for step in (2, 3):
+                    # The product's backward -> the transposition's -> the copy's.
+                    copies.append(tower(torch.ones(1, 32)).grad_fn.next_functions[2][0].next_functions[0][0])
+                    loop.ahead.request(step, np.arange(4).reshape(1, 4), 3)
+                    loop.ahead.take(step)
+
+    made.callbacks.append(Search())
+    made.train()
+    assert copies[0].name() == "ToCopyBackward0"
+    assert copies[0] is copies[1]
+
+
 def test_evaluation_between_steps_changes_no_loss(world, tmp_path):
     for name, evaluated in (("a", 0), ("b", 1)):
         passages, sentences = load_world(world)
@@ -95,6 +118,78 @@ def test_resume_with_another_batch_goes_on_at_the_next_example(world, tmp_path):
     made.train(resume_from_checkpoint=True)
     assert np.array_equal(seen[0], [[8, 9]])
     assert len(losses(tmp_path)) == 3
+
+
+def test_going_back_leaves_the_later_checkpoints_and_saves_its_own(world, tmp_path, caplog):
+    settings = {"save_steps": 1, "save_total_limit": 2}
+    pretrainer(world, tmp_path, max_steps=4, save_steps=1, save_total_limit=None).train()
+    left = (tmp_path / "checkpoints" / "step-3" / "model" / "model.safetensors").read_bytes()
+    other = pretrainer(world, tmp_path, max_steps=3, learning_rate=3e-3, **settings)
+    other.train(resume_from_checkpoint=tmp_path / "checkpoints" / "step-1")
+    present = list_checkpoints(tmp_path / "checkpoints")
+    assert [(checkpoint.step, checkpoint.term) for checkpoint in present] == [(2, 2), (3, 2)]
+    assert (present[-1].path / "model" / "model.safetensors").read_bytes() != left
+    aside = tmp_path / "checkpoints" / "aside"
+    assert sorted(path.name for path in aside.iterdir()) == ["step-2-term-1", "step-3-term-1", "step-4-term-1"]
+    assert (aside / "step-3-term-1" / "model" / "model.safetensors").read_bytes() == left
+    assert "step-2, step-3, step-4 set aside" in caplog.text
+    # And back to the course that was left.
+    again = pretrainer(world, tmp_path, max_steps=5, **settings)
+    assert again.train(resume_from_checkpoint=aside / "step-4-term-1").step == 5
+    assert [(c.step, c.term) for c in list_checkpoints(tmp_path / "checkpoints")] == [(5, 3)]
+
+
+def test_run_that_went_back_and_was_stopped_before_its_first_checkpoint_goes_back_again(world, tmp_path):
+    pretrainer(world, tmp_path, max_steps=3, save_steps=1, save_total_limit=None).train()
+
+    class Break(LoopCallback):
+        def on_step_end(self, loop, record):
+            raise KeyboardInterrupt
+
+    broken = pretrainer(world, tmp_path, max_steps=3)
+    broken.callbacks.append(Break())
+    with pytest.raises(KeyboardInterrupt):
+        broken.train(resume_from_checkpoint=tmp_path / "checkpoints" / "step-1")
+    seen = []
+
+    class Watch(LoopCallback):
+        def on_train_begin(self, loop):
+            seen.append(loop.step)
+
+    made = pretrainer(world, tmp_path, max_steps=3)
+    made.callbacks.append(Watch())
+    made.train(resume_from_checkpoint=True)
+    assert seen == [1]
+    assert [r["step"] for r in read_log(tmp_path / "log.jsonl") if "loss" in r] == [1, 2, 3]
+
+
+def test_damaged_newest_checkpoint_costs_the_steps_since_the_one_before_and_is_kept(world, tmp_path, caplog):
+    pretrainer(world, tmp_path, save_steps=1, save_total_limit=None).train()
+    weights = tmp_path / "checkpoints" / "step-3" / "optimizer.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-5] ^= 1
+    weights.write_bytes(content)
+    reference = losses(tmp_path)
+    pretrainer(world, tmp_path).train(resume_from_checkpoint=True)
+    assert "does not have its recorded sha256" in caplog.text and "newest sound checkpoint is" in caplog.text
+    assert losses(tmp_path) == reference
+    aside = tmp_path / "checkpoints" / "aside" / "step-3-term-1"
+    assert (aside / "optimizer.safetensors").read_bytes() == content
+    assert list_checkpoints(tmp_path / "checkpoints")[-1].damage() is None
+
+
+def test_run_of_the_first_protocol_goes_on(world, tmp_path):
+    """As the versions before terms wrote it: no terms, no hashes."""
+    pretrainer(world, tmp_path, max_steps=2).train()
+    marker = tmp_path / "checkpoints" / "step-2" / "state.json"
+    state = json.loads(marker.read_text())
+    for name in ("sha256", "sha256_of_the_rest", "term"):
+        del state[name]
+    marker.write_text(json.dumps({**state, "protocol": 1}, indent=2, ensure_ascii=False) + "\n")
+    shutil.rmtree(tmp_path / "terms")
+    assert pretrainer(world, tmp_path, max_steps=4).train(resume_from_checkpoint=True).step == 4
+    assert [(c.step, c.term) for c in list_checkpoints(tmp_path / "checkpoints")] == [(2, 0), (4, 2)]
+    assert [r["step"] for r in read_log(tmp_path / "log.jsonl") if "loss" in r] == [1, 2, 3, 4]
 
 
 def test_missing_generation_is_built_anew_on_resume(world, tmp_path, caplog):

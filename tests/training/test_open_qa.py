@@ -388,6 +388,7 @@ def pretrained(world, run):
         learning_rate=1e-3,
         refresh="sync",
         use_cpu=True,
+        bf16=False,
         disable_tqdm=True,
     )
     passages, sentences = load_world(world)
@@ -455,6 +456,17 @@ def test_best_weights_get_the_index_that_they_were_best_with(world, tmp_path):
     manifest = json.loads((tmp_path / "model" / "retriever.json").read_text())
     assert manifest["generation_name"].startswith("step-2-")
     assert json.loads((tmp_path / "summary.json").read_text())["model"]["step"] == 3
+
+
+def test_index_of_the_best_weights_outlives_every_refresh(world, tmp_path, monkeypatch, caplog):
+    made = qa_trainer(
+        world, tmp_path, max_steps=5, refresh="sync", refresh_steps=1, eval_steps=1, dev=questions(world)
+    )
+    monkeypatch.setattr("realm_hf.training.open_qa.is_right", lambda example, answer: made.step == 1)
+    made.train()
+    assert "is gone" not in caplog.text
+    assert json.loads((tmp_path / "summary.json").read_text())["model"]["step"] == 1
+    assert json.loads((tmp_path / "model" / "retriever.json").read_text())["generation_name"].startswith("step-1-")
 
 
 # What is refused

@@ -4,8 +4,9 @@ import pytest
 import torch
 from tiny_worlds import tiny_model
 
+from realm_hf.precision import native_bfloat16
 from realm_hf.training.arguments import PreTrainingArguments
-from realm_hf.training.optimization import adamw, learning_rate, native_bfloat16
+from realm_hf.training.optimization import adamw, learning_rate
 
 
 def test_rate_rises_to_its_peak_and_falls_to_nothing():

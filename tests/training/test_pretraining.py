@@ -30,6 +30,7 @@ def pretrainer(world, run, model=None, heldout=True, sentences=None, **overrides
         "refresh_steps": 2,
         "max_eval_sentences": 16,
         "use_cpu": True,
+        "bf16": False,
         "disable_tqdm": True,
     }
     args = PreTrainingArguments(output_dir=str(run), **{**settings, **overrides})

@@ -17,6 +17,7 @@ from ..data.passages import NULL_PASSAGE, PassageStore
 from ..data.vocabulary import SpecialTokens, encode_texts, require_fast_tokenizer
 from ..index.faiss_index import ABSENT
 from ..losses import relevance_scores
+from ..precision import in_float64
 from ..retrieval_realm import RealmRetriever, RetrievalBatch
 from .answers import Answer
 from .best_spans import best_spans
@@ -270,10 +271,10 @@ class QuestionAnswerer:
         scores = scores.masked_fill(absent, -torch.inf)
         null = self.retriever.null_embedding()
         if null is None:
-            return scores, torch.softmax(scores.double(), -1).nan_to_num(0.0).cpu().numpy(), None
+            return scores, torch.softmax(in_float64(scores), -1).nan_to_num(0.0).cpu().numpy(), None
         embedded = torch.from_numpy(null).to(queries.device).expand(len(queries), 1, -1)
-        beam = torch.cat([relevance_scores(queries, embedded, scale), scores], dim=-1).double()
-        shares = torch.softmax(beam, -1).cpu().numpy()
+        beam = torch.cat([relevance_scores(queries, embedded, scale), scores], dim=-1)
+        shares = torch.softmax(in_float64(beam), -1).cpu().numpy()
         return scores, shares[:, 1:], shares[:, 0]
 
     @contextmanager

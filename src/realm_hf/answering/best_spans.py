@@ -7,7 +7,7 @@ a handful as a rule) are handed on to be compared as strings.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 
 from ..losses import span_log_softmax
 from ..modeling_outputs import SpanScores
+from ..precision import has_float64
 
 __all__ = ["BestSpans", "SpanTable", "best_spans"]
 
@@ -92,6 +93,9 @@ def best_spans(
         [`BestSpans`]
     """
     # In float32 the shares of half a million spans would add up to 1 only to the fifth digit.
+    if not has_float64(spans.logits.device):
+        spans = replace(spans, **{column.name: getattr(spans, column.name).cpu() for column in fields(spans)})
+        relevance, pair_question, input_ids = relevance.cpu(), pair_question.cpu(), input_ids.cpu()
     scores = spans.logits.double() + relevance[spans.pair]
     question = pair_question[spans.pair]
     probabilities = span_log_softmax(scores, question, num_questions).exp()

@@ -19,12 +19,13 @@ import socket
 import time
 import uuid
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
 from transformers.utils import logging
 
-from ..storage.directories import FileLock, StagedDirectory, remove_stale_staging, retire_directory
+from ..storage.directories import FileLock, StagedDirectory, move_into, remove_stale_staging, retire_directory
 from ..storage.errors import explained
 from ..storage.files import file_sha256, fsync_path, read_json, write_json
 from .generation_files import check_hash, check_pair, check_sizes, map_files, write_array
@@ -116,6 +117,7 @@ class GenerationStore:
         factory: str,
         epoch: int = 0,
         build_seconds: float = 0.0,
+        place: Path | None = None,
     ) -> Generation:
         """
         Commit a generation: temporary directory, fsync of files and directory, one rename, fsync of the parent.
@@ -130,6 +132,7 @@ class GenerationStore:
             factory (`str`): The factory string of `index`.
             epoch (`int`, *optional*, defaults to 0): The trainer's epoch.
             build_seconds (`float`, *optional*, defaults to 0.0): Time the build took.
+            place (`Path`, *optional*): The directory of the trainer that builds; see [`StagedDirectory`].
 
         Returns:
             [`Generation`]: The committed generation, open.
@@ -141,7 +144,10 @@ class GenerationStore:
         check_pair(embeddings, index)
         name = f"step-{snapshot_step}-{uuid.uuid4().hex[:8]}"
         self.require_space(embeddings.nbytes + index_file_bytes(index))
-        with explained(f"write generation {name}", self.root), StagedDirectory(self.root / name) as staged:
+        with (
+            explained(f"write generation {name}", self.root),
+            StagedDirectory(self.root / name, place=place) as staged,
+        ):
             with staged.file(EMBEDDINGS_FILE) as embeddings_file:
                 write_array(embeddings, embeddings_file.write)
             with staged.file(INDEX_FILE) as index_file:
@@ -238,7 +244,9 @@ class GenerationStore:
             raise
         return Generation(info, path, embeddings, index, lease)
 
-    def collect(self, keep: Iterable[str] = (), *, keep_newest: int = 1) -> builtins.list[str]:
+    def collect(
+        self, keep: Iterable[str] = (), *, keep_newest: int = 1, place: Path | None = None
+    ) -> builtins.list[str]:
         """
         Remove generations that nobody needs, and temporary directories of dead writers.
 
@@ -248,6 +256,8 @@ class GenerationStore:
         Args:
             keep (`Iterable[str]`, *optional*): Names: what is served, and what kept checkpoints refer to.
             keep_newest (`int`, *optional*, defaults to 1): How many of the newest stay in any case.
+            place (`Path`, *optional*): The collecting trainer's own directory, through which it removes; see
+                [`StagedDirectory`].
 
         Returns:
             `list[str]`: The names of the removed generations.
@@ -262,23 +272,25 @@ class GenerationStore:
                 path = self._path(info.name)
                 try:
                     with FileLock(path / MANIFEST_FILE, exclusive=True, wait=False):
-                        retire_directory(path)
+                        retire_directory(path, place)
                 except (BlockingIOError, FileNotFoundError):
                     continue  # leased, or another collector was faster
                 removed.append(info.name)
             remove_stale_staging(self.root)
             quarantined = sorted((self.root / _QUARANTINE).glob("step-*/"), key=lambda path: path.stat().st_mtime)
             for path in quarantined[:-1]:
-                shutil.rmtree(path, ignore_errors=True)
+                with suppress(FileNotFoundError):
+                    retire_directory(path, place)
         return removed
 
-    def quarantine(self, name: str, why: str) -> None:
+    def quarantine(self, name: str, why: str, place: Path | None = None) -> None:
         """
         Take a generation out of the list, with the reason beside it. Processes that mapped it are not disturbed.
 
         Args:
             name (`str`): The generation; one that is gone already is left at that.
             why (`str`): The reason, written to `quarantine/<name>.json`.
+            place (`Path`, *optional*): The trainer's own directory, through which it goes; see [`StagedDirectory`].
         """
         source, folder = self._path(name), self.root / _QUARANTINE
         if not source.exists():
@@ -286,7 +298,9 @@ class GenerationStore:
         with explained(f"quarantine generation {name}", folder):
             folder.mkdir(exist_ok=True)
             note = {"name": name, "why": why, "host": socket.gethostname(), "pid": os.getpid(), "time": time.time()}
-            write_json(folder / f"{name}.json", note)
+            write_json(folder / f"{name}.json", note, place=place)
+            if place is not None:
+                source = move_into(place, source, name)
             source.rename(folder / name)
             os.utime(folder / name)
             fsync_path(folder)

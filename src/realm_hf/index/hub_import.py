@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from datasets import Dataset, Features, Value
 from datasets.arrow_writer import ArrowWriter
 from huggingface_hub import cached_assets_path
@@ -28,11 +27,11 @@ from ..storage.directories import StagedDirectory
 from ..storage.errors import explained
 from ..storage.files import HashingFile, describe_files, file_sha256, write_json
 from .faiss_index import build_index
-from .hub_export import hub_features
 from .hub_manifest import ARRAYS, COLUMNS, HubManifest, IndexRecord
 from .index_file import IndexFileError, open_index
 from .index_probe import probe_index
 from .manifest import EMBEDDINGS_FILE
+from .published_rows import published_rows
 
 if TYPE_CHECKING:
     import faiss
@@ -41,8 +40,6 @@ __all__ = ["open_published_index", "open_published_passages", "published_files"]
 
 logger = logging.get_logger(__name__)
 
-_ROWS_A_BATCH = 1000
-_LARGEST_GROUP = 1 << 30
 _ROW_FEATURES = Features(
     {
         "title": Value("large_string"),
@@ -196,9 +193,9 @@ def _assemble(work: Path, manifest: HubManifest, paths: dict[str, Path]) -> None
         ):
             file.write(vectors.header())
             start = 0
-            for batch in _batches(manifest, paths):
+            for batch in _rows(manifest, paths):
                 stop = start + len(batch)
-                columns = {name: batch[name].cast(pa.large_string()) for name in ("title", "text")}
+                columns = {name: batch[name] for name in ("title", "text")}
                 columns |= {name: pa.array(values[start:stop]) for name, values in numbers.items()}
                 rows.write_table(pa.table(columns))
                 file.write(vectors.of(batch, start).reshape(-1).view(np.uint8).data)
@@ -246,29 +243,9 @@ class _Vectors:
         return vectors.astype(self.dtype)
 
 
-def _batches(manifest: HubManifest, paths: dict[str, Path]) -> Iterator[pa.Table]:
-    """The rows of all shards in bounded pieces, after their headers were compared with the description."""
-    expected = hub_features(manifest.dimension).arrow_schema
+def _rows(manifest: HubManifest, paths: dict[str, Path]) -> Iterator[pa.Table]:
     for shard in manifest.shards:
-        with pq.ParquetFile(paths[shard.file]) as file:
-            if not file.schema_arrow.equals(expected):
-                raise HubArtefactError(
-                    f"{shard.file} has columns {file.schema_arrow.names} of types {file.schema_arrow.types}, expected "
-                    f"are title, text and embeddings of dimension {manifest.dimension}."
-                )
-            if file.metadata.num_rows != shard.rows:
-                raise HubArtefactError(
-                    f"{shard.file} has {file.metadata.num_rows} rows, the description says {shard.rows}."
-                )
-            groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
-            if any(group.total_byte_size > _LARGEST_GROUP for group in groups):
-                raise HubArtefactError(f"{shard.file} has a row group of more than {human_bytes(_LARGEST_GROUP)}.")
-            found = 0
-            for batch in file.iter_batches(_ROWS_A_BATCH):
-                found += len(batch)
-                yield pa.Table.from_batches([batch])
-            if found != shard.rows:
-                raise HubArtefactError(f"{shard.file} holds {found} rows, the description says {shard.rows}.")
+        yield from published_rows(shard, paths[shard.file], manifest.dimension)
 
 
 def _assemble_store(work: Path, store: dict[str, Any], paths: dict[str, Path], rows_file: Path) -> None:

@@ -149,6 +149,7 @@ def build_generation(
         embedder_fingerprint=snapshot.fingerprint,
         factory=run.config.index_factory,
         build_seconds=time.monotonic() - started,
+        place=run.place,
     )
     generation.close()
     return generation.info

@@ -27,6 +27,7 @@ import torch
 from realm_hf.data.passage_store import PassageStore
 from realm_hf.index.generations import GenerationInfo, GenerationStore
 from realm_hf.refresh.build import Team, build_generation
+from realm_hf.refresh.builder_device import known_device
 from realm_hf.refresh.errors import RunDirectoryError
 from realm_hf.refresh.heartbeat import Heartbeat
 from realm_hf.refresh.priority import lower_priority
@@ -142,6 +143,7 @@ def run(options: argparse.Namespace) -> int:
         faiss.omp_set_num_threads(options.threads)
     try:
         directory = RunDirectory.open(options.run)
+        known_device(options.device)
         team, device = _team(options.device)
         builder = Builder(directory, name=options.name, device=device, team=team)
     except (RunDirectoryError, OSError, ValueError) as error:

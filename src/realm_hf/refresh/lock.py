@@ -1,10 +1,13 @@
-"""One trainer a run: a lock file that says who holds it, and the epoch that fences what a replaced trainer left
-behind.
+"""One trainer a run: a lock file that says who holds it, and the [`Term`] that fences off a replaced trainer.
 
 The lock is created exclusively with its content in place (a hard link of a finished file: unlike `O_CREAT | O_EXCL`
 followed by a write, a kill between the two leaves no empty lock that nobody can judge). A holder that died on this
 very boot of this very machine is taken over; whether one on another machine is alive cannot be known from here, so
 that one is refused.
+
+The lock keeps two trainers from starting beside each other; it does not keep one from going on that was stopped while
+its lock was removed by hand. That is the term's part: a number claimed before the lock is taken, and places of
+all lower numbers removed after it. (The lock's and `run.json`'s `epoch` is the number of the term.)
 
 `flock` alone was rejected: it is advisory, not kept by every network file system, and says nothing about the holder.
 """
@@ -12,21 +15,24 @@ that one is refused.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import platform
 import socket
 import subprocess
+import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from realm_hf.refresh.errors import RunDirectoryError
+from realm_hf.refresh.term import Term
 from realm_hf.storage.errors import explained
-from realm_hf.storage.files import TEMPORARY_PREFIX, fsync_path, read_json
+from realm_hf.storage.files import fsync_path, read_json
+
+_GUARD_SECONDS = 30.0
 
 
 class RunLocked(RunDirectoryError):  # noqa: N818 - it is the state that is named
@@ -122,18 +128,19 @@ class TrainerLock:
     Acquire it through [`RunDirectory.lock`].
     """
 
-    def __init__(self, path: Path, holder: LockHolder):
+    def __init__(self, path: Path, holder: LockHolder, term: Term):
         self.path = path
         self.holder = holder
+        self.term = term
 
     @property
     def epoch(self) -> int:
-        """The epoch under which this trainer writes snapshots and serves generations."""
+        """The number of the term, under which this trainer writes snapshots and serves generations."""
         return self.holder.epoch
 
     @classmethod
     def acquire(cls, path: Path, epoch: int) -> TrainerLock:
-        """Take the lock, also from a holder that is known to be dead.
+        """Take the lock, also from a holder that is known to be dead, and fence off all earlier trainers.
 
         Args:
             path: The lock file.
@@ -143,23 +150,31 @@ class TrainerLock:
             RunLocked: Somebody else holds it, or nobody can tell.
             OSError: The directory cannot be written to; the message says why.
         """
-        with explained("lock", path), _alone_on_this_host(path):
-            if path.exists():
-                epoch = max(epoch, _refuse_unless_dead(path).epoch)
-                path.unlink()
-            holder = LockHolder.of_this_process(epoch + 1)
-            temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{uuid.uuid4().hex[:8]}")
-            temporary.write_text(json.dumps(asdict(holder), indent=2), encoding="utf-8")
+        with explained("lock", path):
+            stands = _holder_if_any(path)
+            known = epoch if stands is None else max(epoch, stands.epoch)
+            # Claimed before anybody is judged dead: who stands still after the judgement, and takes the lock away when
+            # it is a successor's already, has lost its place to that successor and cannot.
+            term = Term.claim(path.parent, known, lambda number: asdict(LockHolder.of_this_process(number)))
+            with term.enforced():
+                lock = cls(path, read_holder(term.signature), term)
             try:
-                fsync_path(temporary)
-                os.link(temporary, path)
-            except FileExistsError:
-                # A trainer on another host was faster: it does not see our flock, but it sees the file.
-                raise RunLocked(_refusal(path, read_holder(path))) from None
-            finally:
-                temporary.unlink()
-            fsync_path(path.parent)
-        return cls(path, holder)
+                with term.enforced():
+                    if stands is None:
+                        lock._put()
+                    else:
+                        lock._succeed()
+                    term.retire_earlier()
+                    # A predecessor that was just giving its lock back may have taken ours; from here on none can.
+                    if not lock.is_held():
+                        lock._put()
+            except RunLocked:
+                term.abandon()
+                raise
+            except BaseException:
+                lock.release()
+                raise
+        return lock
 
     def is_held(self) -> bool:
         """Whether the file still names this holder: false after a person or another trainer took it away."""
@@ -171,13 +186,49 @@ class TrainerLock:
     def release(self) -> None:
         """Give the lock back; one that was taken over meanwhile is left alone."""
         if self.is_held():
-            self.path.unlink(missing_ok=True)
+            try:
+                taken = self._take_away()
+            except FileNotFoundError:
+                return  # fenced off or removed by hand since the line above
+            if read_holder(taken) != self.holder:  # a successor's, who was about to fence us off
+                with suppress(FileExistsError, FileNotFoundError):
+                    os.link(taken, self.path)
+            taken.unlink(missing_ok=True)
 
     def __enter__(self) -> TrainerLock:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.release()
+
+    def _put(self) -> None:
+        try:
+            os.link(self.term.signature, self.path)
+        except FileExistsError:  # another trainer was faster
+            holder = _holder_if_any(self.path)
+            raise RunLocked(
+                f"Another trainer of {self.path.parent} began and ended at this moment: start again."
+                if holder is None
+                else _refusal(self.path, holder)
+            ) from None
+        fsync_path(self.path.parent)
+
+    def _succeed(self) -> None:
+        """Take the lock from a holder that is dead."""
+        with _alone_on_this_host(self.path):
+            holder = _holder_if_any(self.path)
+            if holder is not None:
+                # One with a later term is dead only if it died since we looked; whoever starts next sees it.
+                if not holder.is_judged_from_here() or holder.is_alive() or holder.epoch >= self.epoch:
+                    raise RunLocked(_refusal(self.path, holder))
+                with suppress(FileNotFoundError):  # a person removed it since
+                    self._take_away().unlink()
+            self._put()
+
+    def _take_away(self) -> Path:
+        taken = self.term.place / f"lock-{uuid.uuid4().hex[:8]}"
+        self.path.rename(taken)
+        return taken
 
 
 def read_holder(path: Path) -> LockHolder:
@@ -195,16 +246,31 @@ def read_holder(path: Path) -> LockHolder:
 def _alone_on_this_host(path: Path) -> Iterator[None]:
     # Only a process on the dead holder's own host takes over, so that a lock among this host's processes is enough to
     # keep two of them from each removing the other's fresh lock in the belief that it is the dead one's.
-    with path.with_name(f"{path.name}.guard").open("w", encoding="utf-8") as guard:
-        fcntl.flock(guard, fcntl.LOCK_EX)
+    with path.with_name(f"{path.name}.guard").open("a+", encoding="utf-8") as guard:
+        deadline = time.monotonic() + _GUARD_SECONDS
+        while True:
+            try:
+                fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    guard.seek(0)
+                    raise RunLocked(
+                        f"Process {guard.read() or '?'} of this machine has been about to take {path.parent} over for "
+                        f"{_GUARD_SECONDS:.0f} s and does not go on: is it stopped? End it (kill -9) and start again."
+                    ) from None
+                time.sleep(0.05)
+        guard.truncate(0)
+        guard.write(str(os.getpid()))
+        guard.flush()
         yield
 
 
-def _refuse_unless_dead(path: Path) -> LockHolder:
-    holder = read_holder(path)
-    if not holder.is_judged_from_here() or holder.is_alive():
-        raise RunLocked(_refusal(path, holder))
-    return holder
+def _holder_if_any(path: Path) -> LockHolder | None:
+    try:
+        return read_holder(path)
+    except FileNotFoundError:
+        return None
 
 
 def _refusal(path: Path, holder: LockHolder) -> str:

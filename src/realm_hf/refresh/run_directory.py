@@ -8,6 +8,7 @@
     RUN/heartbeats/ logs/       of the builders
     RUN/shards/                 what ranks that build together hand to rank 0
     RUN/trainer.lock            who trains here
+    RUN/terms/                  the place through which that trainer changes the run: see [`Term`]
 
 An index builder on any machine is given this path and nothing else.
 """
@@ -16,7 +17,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+import uuid
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -24,11 +26,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from realm_hf.index.default_index import AUTO, plan_index
+from realm_hf.refresh.checkpoint_names import names_in_checkpoints
 from realm_hf.refresh.errors import RunDirectoryError
 from realm_hf.refresh.lock import TrainerLock
-from realm_hf.storage.directories import StagedDirectory
+from realm_hf.storage.directories import StagedDirectory, link_or_copy
 from realm_hf.storage.errors import explained
-from realm_hf.storage.files import read_json, write_json
+from realm_hf.storage.files import TEMPORARY_PREFIX, fsync_path, read_json, write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -54,8 +57,8 @@ class RunConfig:
         embedding_dtype: Type of the stored embeddings: "float32", or "float16", which takes half the disk and rounds
             coordinates above 2 by up to 0.001 and above 4 by up to 0.002.
         max_tokens_per_batch: Wordpieces that a builder forwards at once, or `None` for what suits its device.
-        epoch: Counts the trainers that took the run's lock; snapshots and generations of an earlier one are not
-            served.
+        epoch: Counts the trainers that took the run's lock (it is the number of the newest [`Term`]); snapshots and
+            generations of an earlier one are not served.
         protocol: Version of the directory's layout.
         created: ISO 8601, UTC.
         packages: Versions of the libraries that created the run.
@@ -89,6 +92,8 @@ class RunDirectory:
     def __init__(self, root: str | Path, config: RunConfig):
         self.root = Path(root).absolute()
         self.config = config
+        #: Set by `lock()`: through this directory the trainer publishes and removes; see [`Term`].
+        self.place: Path | None = None
 
     def __repr__(self) -> str:
         return f"RunDirectory({str(self.root)!r}, epoch={self.config.epoch}, rows={self.config.rows})"
@@ -146,7 +151,7 @@ class RunDirectory:
             if not run.tokenizer.exists():
                 with StagedDirectory(run.tokenizer) as staged:
                     tokenizer.save_pretrained(staged.path)
-            write_json(root / "run.json", asdict(config))
+            _write_first(root / "run.json", asdict(config))
         return run
 
     @classmethod
@@ -245,8 +250,10 @@ class RunDirectory:
         # Only a trainer that holds the lock may move the epoch: one that is refused must not fence off the one that
         # runs.
         try:
-            self.config = replace(_read_config(self.root), epoch=lock.epoch)
-            write_json(self.root / "run.json", asdict(self.config))
+            with lock.term.enforced():
+                self.config = replace(_read_config(self.root), epoch=lock.epoch)
+                write_json(self.root / "run.json", asdict(self.config), place=lock.term.place)
+            self.place = lock.term.place
         except BaseException:
             lock.release()
             raise
@@ -257,17 +264,8 @@ class RunDirectory:
         return _read_config(self.root).epoch
 
     def named_by_checkpoints(self) -> set[str]:
-        """Names of generations and snapshots that some checkpoint's `state.json` holds; collection keeps them.
-
-        Every string below the keys "generation", "snapshot" and "pending_snapshot" counts, wherever they stand.
-        """
-        names: set[str] = set()
-        for state in self.checkpoints.glob("*/state.json"):
-            try:
-                names.update(_names_in(read_json(state)))
-            except FileNotFoundError:
-                continue  # the checkpoint was removed while we looked
-        return names
+        """Names of generations and snapshots that checkpoints hold, or may hold; collection keeps them."""
+        return names_in_checkpoints(self.checkpoints, (self.index, self.snapshots))
 
 
 def _read_config(root: Path) -> RunConfig:
@@ -285,17 +283,6 @@ def _read_config(root: Path) -> RunConfig:
     return RunConfig(**content)
 
 
-def _names_in(value: object, *, under_name: bool = False) -> Iterator[str]:
-    if isinstance(value, str) and under_name:
-        yield value
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield from _names_in(item, under_name=key in ("generation", "snapshot", "pending_snapshot"))
-    elif isinstance(value, list):
-        for item in value:
-            yield from _names_in(item, under_name=under_name)
-
-
 def _package_versions() -> Iterable[tuple[str, str]]:
     for name in _PACKAGES:
         try:
@@ -304,14 +291,25 @@ def _package_versions() -> Iterable[tuple[str, str]]:
             continue  # faiss may be installed as faiss-gpu, this package be run from its source
 
 
+def _write_first(path: Path, content: dict[str, Any]) -> None:
+    """Write a file that must not be there: one process may have made the run that another was about to make, and a
+    late rename would set its epoch back.
+    """
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{uuid.uuid4().hex[:8]}")
+    try:
+        write_json(temporary, content)
+        os.link(temporary, path)
+    except FileExistsError:
+        raise RunDirectoryError(
+            f"{path.parent} was made a run by another process at this moment: start again to resume it, or choose "
+            "another output_dir."
+        ) from None
+    finally:
+        temporary.unlink(missing_ok=True)
+    fsync_path(path.parent)
+
+
 def _link_directory(source: Path, final: Path) -> None:
     # The passages never change once written, so that a second name for the same file is as good as a copy.
     with StagedDirectory(final) as staged:
-        shutil.copytree(source, staged.path, copy_function=_link_or_copy, dirs_exist_ok=True)
-
-
-def _link_or_copy(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)  # another file system, or one without hard links
+        shutil.copytree(source, staged.path, copy_function=link_or_copy, dirs_exist_ok=True)

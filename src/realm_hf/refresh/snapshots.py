@@ -135,7 +135,7 @@ def write_snapshot(
             f"The embedder's weight {broken[0]} holds NaN or infinity at step {step} ({len(broken)} such weights): "
             "training has diverged. Resume from an earlier checkpoint with a lower learning rate."
         )
-    with explained(f"write the snapshot of step {step}", final), StagedDirectory(final) as staged:
+    with explained(f"write the snapshot of step {step}", final), StagedDirectory(final, place=run.place) as staged:
         with staged.file(_WEIGHTS) as file:
             file.write(save(weights))
         info = SnapshotInfo(
@@ -226,7 +226,7 @@ def collect_snapshots(run: RunDirectory, keep: Iterable[str] = ()) -> list[str]:
         kept.add(max(names, key=lambda name: tuple(reversed(_parse(name)))))
     doomed = [name for name in names if name not in kept]
     for name in doomed:
-        retire_directory(run.snapshots / name)
+        retire_directory(run.snapshots / name, run.place)
     remove_stale_staging(run.snapshots)
     return doomed
 

@@ -4,7 +4,6 @@ newest.
 
 from __future__ import annotations
 
-import shutil
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,6 +27,7 @@ from realm_hf.refresh.snapshots import (
     snapshot_name,
     write_snapshot,
 )
+from realm_hf.storage.directories import retire_directory
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -150,13 +150,14 @@ class StoreRefresher:
 
     def _collect(self, served: str, keep_generations: int) -> None:
         try:
-            self.store.collect({served} | self.run.named_by_checkpoints(), keep_newest=keep_generations)
+            place = self.run.place
+            self.store.collect({served} | self.run.named_by_checkpoints(), keep_newest=keep_generations, place=place)
             behind = {snapshot_name(info.snapshot_step, info.epoch) for info in self.store.list()}
             collect_snapshots(self.run, behind)
             for shares in self.run.shards.glob("*"):
                 # Left by ranks that were killed, if their snapshot is gone: nobody would build it any more.
                 if not (self.run.snapshots / shares.name.rpartition("-")[0]).exists():
-                    shutil.rmtree(shares, ignore_errors=True)
+                    retire_directory(shares, place)
         except (OSError, ValueError) as error:
             logger.warning("old generations could not be removed: %s", error)
 

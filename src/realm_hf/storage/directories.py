@@ -20,8 +20,18 @@ from typing import Self
 
 from .files import TEMPORARY_PREFIX, HashingFile, fsync_path
 
-__all__ = ["FileLock", "StagedDirectory", "remove_stale_staging", "retire_directory"]
+__all__ = [
+    "TWINS",
+    "FileLock",
+    "StagedDirectory",
+    "link_or_copy",
+    "move_into",
+    "remove_stale_staging",
+    "retire_directory",
+]
 
+TWINS = ".terms"
+"""Where the twins of a writer's place are, in a directory that is on another file system."""
 _LOCK_SUFFIX = ".lock"
 
 
@@ -76,14 +86,19 @@ class StagedDirectory:
             is ever overwritten, but an empty directory may be there.
         replace (`bool`, *optional*, defaults to `False`): Take the place of an earlier directory, which stays whole
             until the new one is. Between two renames there is none.
+        place (`Path`, *optional*): A directory of the writer's own, through which everything goes: once somebody has
+            taken it away, nothing is published or removed any more. It is not made if it is missing. See
+            [`move_into`] for one on another file system.
 
     Raises:
         FileExistsError: If `final` already holds something, at the beginning or at the end of the block.
+        FileNotFoundError: If `place` was taken away.
     """
 
-    def __init__(self, final: str | Path, *, replace: bool = False):
+    def __init__(self, final: str | Path, *, replace: bool = False, place: Path | None = None):
         self.final = Path(final).absolute()
         self.replace = replace
+        self.place = place
         self.path = self.final.with_name(f"{TEMPORARY_PREFIX}{self.final.name}-{uuid.uuid4().hex[:8]}")
         self._lock_path = self.path.with_name(self.path.name + _LOCK_SUFFIX)
         self._files: list[HashingFile] = []
@@ -131,8 +146,12 @@ class StagedDirectory:
                 if path not in synced:  # a library wrote it
                     fsync_path(path)
             fsync_path(Path(folder))
+        if self.place is not None:
+            # Libraries write into the directory, and make missing parents: had they written below `place`, they would
+            # have made one anew that was taken away.
+            self.path = move_into(self.place, self.path, self.path.name)
         if self.replace and self.final.exists():
-            retire_directory(self.final)
+            retire_directory(self.final, self.place)
         try:
             self.path.rename(self.final)
         except OSError as error:
@@ -152,11 +171,41 @@ class StagedDirectory:
         self._lock.release()
 
 
-def retire_directory(path: Path) -> None:
-    """Remove a published directory: one rename takes its name away, then its files go. Maps of them stay valid."""
-    doomed = path.with_name(f"{TEMPORARY_PREFIX}gone-{path.name}-{uuid.uuid4().hex[:8]}")
-    path.rename(doomed)
+def retire_directory(path: Path, place: Path | None = None) -> None:
+    """Remove a published directory: one rename takes its name away, then its files go. Maps of them stay valid.
+
+    Args:
+        path (`Path`): The directory.
+        place (`Path`, *optional*): See [`StagedDirectory`]; by default it is renamed beside itself.
+    """
+    name = f"{TEMPORARY_PREFIX}gone-{path.name}-{uuid.uuid4().hex[:8]}"
+    doomed = path.rename(path.with_name(name)) if place is None else move_into(place, path, name)
     shutil.rmtree(doomed, ignore_errors=True)
+
+
+def move_into(place: Path, path: Path, name: str) -> Path:
+    """
+    Rename a file or directory into a writer's own place, or, where that is on another file system, into its twin of
+    the same name below [`TWINS`] in a directory above `path` (RUN/index may be a link to a larger disk).
+
+    Raises:
+        FileNotFoundError: There is no such file, or the place was taken away.
+    """
+    try:
+        return path.rename(place / name)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+    twins = next((folder / TWINS for folder in path.parents if (folder / TWINS).is_dir()), path.parent / TWINS)
+    return path.rename(twins / place.name / name)
+
+
+def link_or_copy(source: str, target: str) -> None:
+    """A second name for a file that never changes; a copy where the file system has no hard links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def remove_stale_staging(root: Path, name: str | None = None) -> list[str]:

@@ -110,7 +110,7 @@ class HashingFile:
 
 
 @contextmanager
-def replacement(path: Path, *, durable: bool = True) -> Iterator[Path]:
+def replacement(path: Path, *, durable: bool = True, place: Path | None = None) -> Iterator[Path]:
     """
     Give a path beside `path` to write to, and let that file take the place of `path` when the block ends well.
 
@@ -119,8 +119,10 @@ def replacement(path: Path, *, durable: bool = True) -> Iterator[Path]:
     Args:
         path (`Path`): The file to write; an earlier one is replaced as a whole.
         durable (`bool`, *optional*, defaults to `True`): Fsync the file before and its directory after the rename.
+        place (`Path`, *optional*): A directory of the writer's own on the same file system to write in instead: once
+            somebody has taken it away, nothing is replaced any more.
     """
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{uuid.uuid4().hex[:8]}")
+    temporary = (place or path.parent) / f"{TEMPORARY_PREFIX}{path.name}-{uuid.uuid4().hex[:8]}"
     try:
         yield temporary
         if durable:
@@ -133,7 +135,9 @@ def replacement(path: Path, *, durable: bool = True) -> Iterator[Path]:
         fsync_path(path.parent)
 
 
-def write_json(path: Path, content: Mapping[str, Any] | Sequence[Any], *, durable: bool = True) -> None:
+def write_json(
+    path: Path, content: Mapping[str, Any] | Sequence[Any], *, durable: bool = True, place: Path | None = None
+) -> None:
     """
     Replace `path` by `content`, as indented JSON in UTF-8, in one rename.
 
@@ -142,12 +146,13 @@ def write_json(path: Path, content: Mapping[str, Any] | Sequence[Any], *, durabl
         content (`Mapping` or `Sequence`): What `json.dumps` accepts.
         durable (`bool`, *optional*, defaults to `True`): See [`replacement`]. Heartbeats, which are worth nothing
             after a crash, go without; so do files of a [`StagedDirectory`], which fsyncs them itself.
+        place (`Path`, *optional*): See [`replacement`].
 
     Raises:
         OSError: The file system is full or read-only; the message says so, and the earlier file is untouched.
     """
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    with explained("write", path), replacement(path, durable=durable) as temporary:
+    with explained("write", path), replacement(path, durable=durable, place=place) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
@@ -164,10 +169,10 @@ def read_json(path: Path, error: Callable[[str], Exception] = ValueError) -> dic
         ValueError: It is damaged; or what `error` makes.
     """
     with explained("read", path):
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes()
     try:
-        content = json.loads(text)
-    except ValueError as reason:
+        content = json.loads(text.decode("utf-8"))
+    except (ValueError, RecursionError) as reason:  # no UTF-8, no JSON, or nested too deeply
         raise error(f"{path} is not valid JSON ({reason}): restore it from a copy or remove it.") from reason
     if not isinstance(content, dict):
         raise error(f"{path} holds a {type(content).__name__} where a JSON object was expected.")

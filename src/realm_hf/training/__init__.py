@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from realm_hf.training.open_qa import OpenQATrainer
     from realm_hf.training.optimization import make_accelerator
     from realm_hf.training.pretraining import PreTrainer
+    from realm_hf.training.run_retriever import save_trained_model
 
 __all__ = [
     "FineTuningArguments",
@@ -35,6 +36,7 @@ __all__ = [
     "parse_arguments",
     "permute",
     "retrieval_ranks",
+    "save_trained_model",
 ]
 
 __getattr__, __dir__ = lazy_exports(
@@ -51,5 +53,6 @@ __getattr__, __dir__ = lazy_exports(
         "open_qa": ["OpenQATrainer"],
         "optimization": ["make_accelerator"],
         "pretraining": ["PreTrainer"],
+        "run_retriever": ["save_trained_model"],
     },
 )

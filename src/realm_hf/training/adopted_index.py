@@ -67,6 +67,7 @@ def adopt_newest_generation(run: RunDirectory, source: str | Path, embedder: Rea
             factory=newest.factory,
             epoch=epoch,
             build_seconds=newest.build_seconds,
+            place=run.place,
         )
     copy.close()
     logger.info("Serving %s of %s as %s.", newest.name, source, copy.name)

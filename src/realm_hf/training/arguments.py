@@ -17,6 +17,8 @@ from typing import Any, Literal, get_args
 import yaml
 from transformers import HfArgumentParser
 
+from realm_hf.training.launch_environment import restarted_by_launcher
+
 RefreshMode = Literal["sync", "async", "external", "off"]
 OnStale = Literal["continue", "wait", "sync"]
 Masking = Literal["salient", "span", "uniform"]
@@ -95,10 +97,14 @@ class LoopArguments:
 
     @property
     def resume(self) -> bool | str:
-        """`resume_from_checkpoint` as `train` takes it: a path, True (newest complete one) or False."""
+        """`resume_from_checkpoint` as `train` takes it: a path, True (newest complete one) or False.
+
+        A run that an elastic launcher has restarted goes on where it was: it has the arguments of its first start, by
+        which it would be refused as a second training in the same directory.
+        """
         value = self.resume_from_checkpoint
         if value is None or value.lower() in ("false", "no"):
-            return False
+            return restarted_by_launcher()
         return True if value.lower() in ("true", "yes") else value
 
 

@@ -2,8 +2,9 @@
 
     RUN/best/step-400/     model.safetensors, config.json: as `save_pretrained` writes them
 
-What was best is part of every checkpoint, and its weights stay as long as a checkpoint names them: a run that goes
-back to an earlier checkpoint finds what was best then.
+What was best is part of every checkpoint, and its weights stay as long as a checkpoint names them, be it one that was
+set aside: a run that goes back to an earlier checkpoint finds what was best then. So a later course of training does
+not replace what an earlier one found best at the same step, but stands beside it as `step-400-term-3`.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from realm_hf.refresh.term import Term
 from realm_hf.storage.directories import StagedDirectory, retire_directory
 from realm_hf.storage.errors import explained
-from realm_hf.training.checkpoints import list_checkpoints, save_model
+from realm_hf.training.aside import all_states
+from realm_hf.training.checkpoints import save_model
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +35,7 @@ class BestModel:
     def __init__(self, run: Path, patience: int | None = None):
         self.run, self.patience = run, patience
         self.step: int | None = None
+        self.folder_name: str | None = None
         self.value = float("-inf")
         self.generation: str | None = None
         #: Evaluations since the best one.
@@ -46,7 +50,7 @@ class BestModel:
     @property
     def folder(self) -> Path | None:
         """Where the best weights are; `None` if there are none."""
-        path = self._folder(self.step) if self.step is not None else None
+        path = None if self.folder_name is None else self.run / "best" / self.folder_name
         return path if path is not None and path.is_dir() else None
 
     def consider(self, step: int, value: float, generation: str) -> bool:
@@ -66,23 +70,35 @@ class BestModel:
         self.since += 1
         return False
 
-    def save(self, model: PreTrainedModel) -> None:
-        """Keep `model` as the best; weights that no checkpoint names any more are removed. On the main process."""
+    def save(self, model: PreTrainedModel, term: Term | None = None) -> None:
+        """Keep `model` as the best; weights that no checkpoint names any more are removed. On the main process.
+
+        Args:
+            model: The model.
+            term: The trainer's term.
+        """
         assert self.step is not None
-        final = self._folder(self.step)
+        place = None if term is None else term.place
+        self.folder_name = f"step-{self.step}"
+        if term is not None and (self.run / "best" / self.folder_name).exists():
+            self.folder_name += f"-term-{term.number}"
+        final = self.run / "best" / self.folder_name
         with explained("keep the best weights in", final):
-            with StagedDirectory(final, replace=True) as staged:
+            with StagedDirectory(final, replace=True, place=place) as staged:
                 save_model(model, staged.path)
-            named = {checkpoint.state.get("best", {}).get("step") for checkpoint in list_checkpoints(self.checkpoints)}
-            kept = {self._folder(step) for step in {*named, self.step} if step is not None}
+            found, complete = all_states(self.run / "checkpoints")
+            if not complete:
+                return  # one of them may name any of the others
+            named = {self.folder_name, *(_folder_of(state.get("best")) for state in found)}
             for folder in final.parent.glob("step-*"):
-                if folder not in kept:
-                    retire_directory(folder)
+                if folder.name not in named:
+                    retire_directory(folder, place)
 
     def state(self) -> dict[str, Any]:
         """For the checkpoint."""
         return {
             "step": self.step,
+            "folder": self.folder_name,
             "value": self.value if self.step is not None else None,
             "generation": self.generation,
             "since": self.since,
@@ -94,17 +110,17 @@ class BestModel:
         self.step, self.generation = state["step"], state["generation"]
         self.value = float("-inf") if state["value"] is None else float(state["value"])
         self.since, self._last_step = int(state["since"]), state["last_step"]
+        self.folder_name = _folder_of(state)
         if self.step is not None and self.folder is None:
             logger.warning(
                 "%s is gone, which held the best weights so far: the best from here on counts.",
-                self._folder(self.step),
+                self.run / "best" / str(self.folder_name),
             )
-            self.step, self.value, self.generation = None, float("-inf"), None
+            self.step, self.folder_name, self.value, self.generation = None, None, float("-inf"), None
 
-    @property
-    def checkpoints(self) -> Path:
-        """The run's checkpoints."""
-        return self.run / "checkpoints"
 
-    def _folder(self, step: int) -> Path:
-        return self.run / "best" / f"step-{step}"
+def _folder_of(state: object) -> str | None:
+    """The folder that a checkpoint's "best" names; earlier versions wrote the step alone."""
+    if not isinstance(state, dict) or state.get("step") is None:
+        return None
+    return str(state.get("folder") or f"step-{state['step']}")

@@ -3,7 +3,12 @@
     step-1000/model/            weights and configuration, as `save_pretrained` writes them
     step-1000/optimizer.safetensors  `<parameter>|exp_avg` ... (the schedule is a function of the step: no state)
     step-1000/ahead.safetensors candidates retrieved for coming steps, of all ranks
-    step-1000/state.json        step, data cursor, served generation ...; sizes of all files: the marker, written last
+    step-1000/state.json        step, term, data cursor, served generation ...; sizes and sha256 of all files, and of
+                                itself: the marker, written last
+    aside/step-1200-term-2/     what a resume from an earlier checkpoint left: kept, never resumed unless named
+
+All `step-*` belong to one course of training. Who goes back to an earlier checkpoint sets the later ones aside, so
+that they are neither taken for the newest nor stand where the new ones must go; pruning never touches them.
 
 The random state is not there because there is none: each micro-batch seeds the generators from (seed, step, slice), so
 that dropout repeats on any number of processes, and an evaluation between two steps changes nothing. Rejected:
@@ -20,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, load_model, save_file
 from torch import nn
 from transformers import PreTrainedModel
@@ -29,11 +34,17 @@ from transformers.utils import logging as hf_logging
 from realm_hf.refresh.errors import RunDirectoryError
 from realm_hf.storage.directories import StagedDirectory, retire_directory
 from realm_hf.storage.errors import explained
-from realm_hf.storage.files import read_json, write_json
+from realm_hf.storage.files import describe_files, file_sha256
+from realm_hf.storage.sealed_json import read_sealed_json, write_sealed_json
+from realm_hf.training.aside import set_aside
 
 logger = logging.getLogger(__name__)
 
-PROTOCOL = 1
+PROTOCOL = 2
+_UNSEALED_PROTOCOL = 1
+# What every state.json of the first protocol holds, which has no hash of itself, and what it may hold.
+_UNSEALED_FIELDS: dict[str, type] = {"step": int, "cursor": int, "world_size": int, "seed": int}
+_UNSEALED_GROUPS: tuple[dict[str, type], ...] = ({"generation": str, "snapshot": str}, {"ahead": list, "layout": list})
 _NAME = re.compile(r"step-(\d+)")
 
 
@@ -62,6 +73,25 @@ class Checkpoint:
     def step(self) -> int:
         """Optimizer steps done."""
         return int(self.state["step"])
+
+    @property
+    def term(self) -> int:
+        """Number of the trainer's term that wrote it; 0 if it is of a version that counted none."""
+        return int(self.state.get("term", 0))
+
+    def damage(self) -> str | None:
+        """What is wrong with the content of its files, all of which are read; `None` if nothing is."""
+        try:
+            for name, expected in self.state.get("sha256", {}).items():
+                if file_sha256(self.path / name) != expected:
+                    return f"{self.path / name} does not have its recorded sha256"
+            if "sha256" not in self.state:  # of the first protocol: at least the headers
+                for file in sorted(self.path.rglob("*.safetensors")):
+                    with safe_open(file, "pt"):
+                        pass
+        except (OSError, SafetensorError) as error:
+            return f"a file of {self.path} cannot be read ({error})"
+        return None
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """What was saved as `tensors`."""
@@ -117,6 +147,7 @@ def save_checkpoint(
     *,
     state: Mapping[str, Any],
     tensors: Mapping[str, torch.Tensor],
+    place: Path | None = None,
 ) -> Path:
     """Write `root/step-<n>` so that it is there as a whole or not at all. Called on the main process only.
 
@@ -126,9 +157,10 @@ def save_checkpoint(
         optimizer: Whose state is saved under the parameters' names.
         state: JSON; must hold "step".
         tensors: Further arrays, as `Checkpoint.tensors` gives them back.
+        place: The trainer's own directory, through which it publishes; see [`Term`].
 
     Returns:
-        The checkpoint's directory. One that exists already (resumed, and saved again at the same step) stays.
+        The checkpoint's directory. An earlier one of this step is set aside.
 
     Raises:
         OSError: The file system is full, read-only or not permitted; earlier checkpoints are untouched.
@@ -141,65 +173,87 @@ def save_checkpoint(
         for parameter, entries in optimizer.state.items()
         for kind, value in entries.items()
     }
-    with explained("write the checkpoint", final):
+    with explained("write the checkpoint", final), StagedDirectory(final, replace=True, place=place) as staged:
+        folder = staged.path
+        try:
+            save_model(model, folder / "model")
+            save_file(moments, folder / "optimizer.safetensors")
+            save_file({name: t.contiguous() for name, t in tensors.items()}, folder / "ahead.safetensors")
+        except SafetensorError as error:
+            # safetensors wraps the system's error in words of its own; a full disk is the likely one.
+            raise RunDirectoryError(f"Could not write the checkpoint {final}: {error}.") from error
+        files = describe_files(folder, folder)
+        content = {
+            **state,
+            "protocol": PROTOCOL,
+            "files": {name: record["bytes"] for name, record in files.items()},
+            "sha256": {name: record["sha256"] for name, record in files.items()},
+        }
+        write_sealed_json(folder / "state.json", content, durable=False)
         if final.exists():
-            if read_checkpoint(final) is not None:
-                return final
-            retire_directory(final)
-        with StagedDirectory(final) as staged:
-            folder = staged.path
-            try:
-                save_model(model, folder / "model")
-                save_file(moments, folder / "optimizer.safetensors")
-                save_file({name: t.contiguous() for name, t in tensors.items()}, folder / "ahead.safetensors")
-            except SafetensorError as error:
-                # safetensors wraps the system's error in words of its own; a full disk is the likely one.
-                raise RunDirectoryError(f"Could not write the checkpoint {final}: {error}.") from error
-            files = {str(p.relative_to(folder)): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
-            write_json(folder / "state.json", {**state, "protocol": PROTOCOL, "files": files}, durable=False)
+            set_aside([final], place)
     return final
 
 
 def read_checkpoint(path: Path) -> Checkpoint | None:
-    """The checkpoint at `path`, or `None` where it is torn: no marker, or a file missing or of another size."""
+    """The checkpoint at `path`, or `None` where it is torn: no marker or a damaged one, or a file missing or of
+    another size. What is in the files is not looked at.
+    """
     try:
-        state = read_json(path / "state.json", RunDirectoryError)
+        return _read(path)
     except (OSError, RunDirectoryError):
         return None
-    if state.get("protocol") != PROTOCOL or "step" not in state:
-        return None
-    for name, size in state["files"].items():
+
+
+def _read(path: Path) -> Checkpoint:
+    state = read_sealed_json(path / "state.json", RunDirectoryError)
+    protocol = state.get("protocol")
+    if protocol not in (PROTOCOL, _UNSEALED_PROTOCOL):
+        raise RunDirectoryError(f"{path} has checkpoint protocol {protocol!r}, this version reads up to {PROTOCOL}.")
+    files: object = state.get("files")
+    fields: dict[str, type] = {"step": int}
+    if protocol == _UNSEALED_PROTOCOL:
+        fields |= _UNSEALED_FIELDS
+        for group in _UNSEALED_GROUPS:
+            fields |= group if group.keys() & state.keys() else {}
+    odd = [name for name, kind in fields.items() if type(state.get(name)) is not kind]
+    if odd or not isinstance(files, dict):
+        raise RunDirectoryError(f"{path / 'state.json'} lacks what it must hold ({', '.join(odd or ['files'])}).")
+    for name, size in files.items():
         file = path / name
         if not file.is_file() or file.stat().st_size != size:
-            return None
+            raise RunDirectoryError(f"{file} is missing or is not of its {size} bytes.")
     return Checkpoint(path, state)
 
 
 def list_checkpoints(root: Path) -> list[Checkpoint]:
-    """All complete checkpoints, oldest first; torn ones are named in a warning and passed over."""
+    """All complete checkpoints, oldest first, by term and step; torn ones are named in a warning and passed over."""
     found = []
-    for path in root.iterdir() if root.is_dir() else ():
-        if _NAME.fullmatch(path.name):
-            checkpoint = read_checkpoint(path)
-            if checkpoint is None:
-                logger.warning("%s is incomplete or damaged: it is passed over. Remove it at leisure.", path)
-            else:
-                found.append(checkpoint)
-    return sorted(found, key=lambda checkpoint: checkpoint.step)
+    for path in _folders(root):
+        try:
+            found.append(_read(path))
+        except (OSError, RunDirectoryError) as error:
+            logger.warning("%s is incomplete or damaged: it is passed over. Remove it at leisure. (%s)", path, error)
+    return sorted(found, key=lambda checkpoint: (checkpoint.term, checkpoint.step))
+
+
+def _folders(root: Path) -> list[Path]:
+    return [path for path in root.iterdir() if _NAME.fullmatch(path.name)] if root.is_dir() else []
 
 
 def find_checkpoint(root: Path, resume: bool | str | Path | None) -> Checkpoint | None:
-    """The checkpoint to resume from.
+    """The checkpoint to resume from; its files are hashed.
 
     Args:
         root: The run's checkpoints directory.
-        resume: `True` for the newest complete one, a path, or `None`/`False` to start afresh.
+        resume: `True` for the newest sound one, a path, or `None`/`False` to start afresh.
 
     Raises:
-        RunDirectoryError: None is there, or the named one is incomplete, or a fresh start would mix with an old run.
+        RunDirectoryError: None is there, or the named one is incomplete or damaged, or a fresh start would mix with an
+            old run.
     """
-    present = list_checkpoints(root)
     if resume is None or resume is False:
+        present = list_checkpoints(root)
         if present:
             raise RunDirectoryError(
                 f"{root} holds checkpoints up to step {present[-1].step} of an earlier training. Go on from there "
@@ -207,23 +261,58 @@ def find_checkpoint(root: Path, resume: bool | str | Path | None) -> Checkpoint 
             )
         return None
     if resume is True:
-        if not present:
-            logger.warning("There is no complete checkpoint in %s: training starts from the beginning.", root)
-            return None
-        return present[-1]
-    checkpoint = read_checkpoint(Path(resume))
-    if checkpoint is None:
+        return _newest_sound(root)
+    try:
+        checkpoint = _read(Path(resume))
+        wrong = checkpoint.damage()
+    except (OSError, RunDirectoryError) as error:
+        wrong = str(error)
+    if wrong is not None:
+        others = [str(c.path) for c in list_checkpoints(root) if c.path != Path(resume)]
         raise RunDirectoryError(
-            f"resume_from_checkpoint={resume} is no complete checkpoint. Complete ones: "
-            f"{', '.join(str(c.path) for c in present) or 'none'}."
+            f"resume_from_checkpoint={resume} is no complete checkpoint: {wrong}. Others that are complete: "
+            f"{', '.join(others) or 'none'}."
         )
     return checkpoint
 
 
-def prune_checkpoints(root: Path, limit: int | None) -> list[Checkpoint]:
+def _newest_sound(root: Path) -> Checkpoint | None:
+    present = list_checkpoints(root)
+    passed_over = len(present) < len(_folders(root))
+    for checkpoint in reversed(present):
+        wrong = checkpoint.damage()
+        if wrong is None:
+            if passed_over:
+                logger.warning("The newest sound checkpoint is %s: training goes on from there.", checkpoint.path)
+            return checkpoint
+        passed_over = True
+        logger.warning("%s is damaged: it is passed over. (%s)", checkpoint.path, wrong)
+    logger.warning("There is no complete checkpoint in %s: training starts from the beginning.", root)
+    return None
+
+
+def set_later_aside(root: Path, resumed: Checkpoint | None, place: Path | None = None) -> list[Path]:
+    """Set aside what does not lead to where training begins: all that is later than the resumed checkpoint, complete
+    or not; everything, if that is not one of `root`.
+
+    Args:
+        root: The run's checkpoints directory.
+        resumed: Where training goes on; `None` at its beginning.
+        place: The trainer's own directory; see [`Term`].
+
+    Returns:
+        Where they are now.
+    """
+    here = resumed is not None and resumed.path.parent.resolve() == root.resolve()
+    reached = resumed.step if resumed is not None and here else -1
+    steps = {path: int(path.name.rpartition("-")[2]) for path in _folders(root)}
+    return set_aside(sorted((path for path in steps if steps[path] > reached), key=steps.__getitem__), place)
+
+
+def prune_checkpoints(root: Path, limit: int | None, place: Path | None = None) -> list[Checkpoint]:
     """Remove all but the newest `limit` complete checkpoints (`None`: keep all); returns the kept ones."""
     present = list_checkpoints(root)
     doomed = [] if limit is None else present[: max(0, len(present) - limit)]
     for checkpoint in doomed:
-        retire_directory(checkpoint.path)
+        retire_directory(checkpoint.path, place)
     return present[len(doomed) :]

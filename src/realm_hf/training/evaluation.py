@@ -131,7 +131,7 @@ def explain(
     """Masked sentences with what was retrieved for them and what the model fills in, for people and for the report.
 
     Args:
-        model: In any mode; left in it.
+        model: In any mode; left in it. It computes in the caller's autocast, which FlashAttention needs.
         collator: Makes its inputs.
         passages: The corpus.
         queries: Masked sentences.

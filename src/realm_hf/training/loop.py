@@ -24,8 +24,11 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 from transformers import PreTrainedModel
 
+from realm_hf.precision import autocast
 from realm_hf.refresh.errors import RunDirectoryError
+from realm_hf.refresh.leftovers import remove_leftovers
 from realm_hf.refresh.lock import TrainerLock
+from realm_hf.refresh.term import Term
 from realm_hf.storage.errors import explained
 from realm_hf.training.arguments import LoopArguments
 from realm_hf.training.callbacks import LoopCallback, TrainingResult
@@ -35,8 +38,10 @@ from realm_hf.training.checkpoints import (
     micro_batch_seed,
     prune_checkpoints,
     save_checkpoint,
+    set_later_aside,
 )
-from realm_hf.training.optimization import adamw, enable_activation_checkpointing, learning_rate, native_bfloat16
+from realm_hf.training.launch_environment import check_accelerator
+from realm_hf.training.optimization import adamw, enable_activation_checkpointing, learning_rate, uses_bfloat16
 from realm_hf.training.signals import set_on_sigterm
 from realm_hf.training.tracking import Progress, StepLog, finish_trackers, start_trackers, summarize, track
 
@@ -73,7 +78,8 @@ class TrainingLoop(ABC):
         self.callbacks = list(callbacks)
         self.rank, self.world_size = accelerator.process_index, accelerator.num_processes
         self.device = accelerator.device
-        self.bf16 = native_bfloat16(self.device) if args.bf16 is None else args.bf16
+        check_accelerator(accelerator, args)
+        self.bf16 = uses_bfloat16(args, accelerator)
         if args.gradient_checkpointing:
             enable_activation_checkpointing(model)
         model.to(self.device)
@@ -84,6 +90,8 @@ class TrainingLoop(ABC):
         self.step = 0
         self.cursor = 0
         self.epoch = 0
+        #: On the main process, while it trains: what it changes in the directory goes through the term's place.
+        self.term: Term | None = None
         self.log: StepLog | None = None
         self.stop_requested = threading.Event()
         self._stop_agreed = False
@@ -145,7 +153,8 @@ class TrainingLoop(ABC):
             checkpoint = self.on_main(lambda: find_checkpoint(self.checkpoints, resume))
             if checkpoint is not None:
                 self._restore(checkpoint)
-            self.log = StepLog(self.log_path, after_step=self.step) if self.accelerator.is_main_process else None
+            self.on_main(lambda: set_later_aside(self.checkpoints, checkpoint, self.place))
+            self.log = StepLog(self.log_path, self.step, self.term) if self.accelerator.is_main_process else None
             start_trackers(self.accelerator, self.args, self.name)
             self.progress = Progress(
                 self.args.max_steps,
@@ -185,7 +194,8 @@ class TrainingLoop(ABC):
         self.save()
         self._call("on_train_end")
         if self.accelerator.is_main_process:
-            summarize(self.log_path, self.directory / "summary.json", {**extra, "evaluation": self._metrics})
+            facts = {**extra, "evaluation": self._metrics}
+            summarize(self.log_path, self.directory / "summary.json", facts, self.place)
         finish_trackers(self.accelerator)
         # A warm start's moments would otherwise stay in memory for as long as the accelerator that both share.
         self.accelerator.free_memory()
@@ -229,7 +239,7 @@ class TrainingLoop(ABC):
 
     def autocast(self) -> AbstractContextManager[None]:
         """Surrounds a forward pass: bfloat16 where the run uses it."""
-        return torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext()
+        return autocast(self.device, self.bf16)
 
     def sum_over_ranks(self, values: Sequence[float]) -> list[float]:
         """Element-wise sum over the ranks in float64. The ranks also learn here whether one of them is to stop."""
@@ -265,16 +275,22 @@ class TrainingLoop(ABC):
         started = time.perf_counter()
         state, tensors = self.loop_state()
         state |= {"step": self.step, "cursor": self.cursor, "world_size": self.world_size, "seed": self.args.seed}
+        state["term"] = self.epoch
         ranks = gather_object([tensors]) if self.world_size > 1 else [tensors]
         everything = {f"rank{rank}.{name}": t for rank, own in enumerate(ranks) for name, t in own.items()}
         path = self.on_main(
             lambda: save_checkpoint(
-                self.checkpoints, self.model, self.optimizer.optimizer, state=state, tensors=everything
+                self.checkpoints,
+                self.model,
+                self.optimizer.optimizer,
+                state=state,
+                tensors=everything,
+                place=self.place,
             )
         )
         self._last_saved = (self.step, path)
         if self.accelerator.is_main_process:
-            prune_checkpoints(self.checkpoints, self.args.save_total_limit)
+            prune_checkpoints(self.checkpoints, self.args.save_total_limit, self.place)
         self._note({"save_seconds": time.perf_counter() - started})
         self._call("on_save", path)
         return path
@@ -288,7 +304,8 @@ class TrainingLoop(ABC):
         checkpoint.load_model(self.model)
         checkpoint.load_optimizer(self.optimizer.optimizer, self.model)
         self.step, self.cursor = checkpoint.step, int(checkpoint.state["cursor"])
-        self._last_saved = (checkpoint.step, checkpoint.path)
+        if checkpoint.path.parent.resolve() == self.checkpoints.resolve():
+            self._last_saved = (checkpoint.step, checkpoint.path)
         logger.info("resuming from %s", checkpoint.path)
 
     def _evaluate(self) -> None:
@@ -334,9 +351,18 @@ class TrainingLoop(ABC):
         """Take the directory's lock; on the main process."""
         return TrainerLock.acquire(self.directory / "trainer.lock", 0)
 
+    @property
+    def place(self) -> Path | None:
+        """The directory through which this process publishes and removes; see [`Term`]."""
+        return None if self.term is None else self.term.place
+
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
-        """Make the directory this trainer's own for the time of the training."""
+        """Make the directory this trainer's own for the time of the training.
+
+        Raises:
+            RunTakenOver: It is another trainer's by now; whatever failed for that reason ends in these words.
+        """
         lock: TrainerLock | None = None
 
         def acquire() -> int:
@@ -348,7 +374,14 @@ class TrainingLoop(ABC):
 
         self.epoch = self.on_main(acquire)
         try:
-            yield
+            if lock is None:
+                yield
+            else:
+                self.term = lock.term
+                with lock.term.enforced():
+                    remove_leftovers(self.directory)
+                    yield
+                    lock.term.require()
         finally:
             if lock is not None:
                 lock.release()

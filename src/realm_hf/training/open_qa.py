@@ -15,6 +15,7 @@ import copy
 import logging
 import shutil
 from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from realm_hf.data.collators import pad_rows
 from realm_hf.data.open_qa import OpenQAExample
 from realm_hf.data.passages import PassageStore
 from realm_hf.data.vocabulary import SpecialTokens, encode_texts
+from realm_hf.index.manifest import GenerationNotFoundError
 from realm_hf.modeling_realm import RealmEmbedder
 from realm_hf.modeling_realm_qa import RealmForOpenQA
 from realm_hf.refresh.lock import TrainerLock
@@ -136,6 +138,7 @@ class OpenQATrainer(TrainingLoop):
             self.run, passages, tokenizer, args, self.accelerator, SwapProbes(probes, self.search.read)
         )
         self.best = BestModel(root, args.early_stopping_patience)
+        self._best_index = ExitStack()
         #: What this rank searched last; for callbacks.
         self.beam: Beam | None = None
 
@@ -152,12 +155,13 @@ class OpenQATrainer(TrainingLoop):
 
     def begin(self, checkpoint: Checkpoint | None) -> None:
         """Serve a generation: the checkpoint's, that of `index_from`, or one built now."""
-        self.on_main(lambda: name_model(self.run, self.model))
+        self.on_main(lambda: name_model(self.run, self.model, self.place))
         tower = self.passage_embedder if self.args.refresh == "off" else self.model.embedder
         name = None
         if checkpoint is not None:
             name = self.on_main(lambda: self.index.servable(checkpoint.state["generation"]))
             self.best.restore(checkpoint.state["best"])
+            self._keep_best_index()
             self.ends_early = self.best.exhausted
         source = self.index_from
         if source is not None and name is None and (self.step == 0 or self.args.refresh == "off"):
@@ -265,9 +269,17 @@ class OpenQATrainer(TrainingLoop):
         matched, recalled, asked = self.sum_over_ranks([float(right), float(held), float(len(own))])
         metrics = {"eval_exact_match": matched / asked, "eval_answer_recall": recalled / asked}
         if self.best.consider(self.step, metrics["eval_exact_match"], generation):
-            self.on_main(lambda: self.best.save(self.model))
+            self.on_main(lambda: self.best.save(self.model, self.term))
+            self._keep_best_index()
         self.ends_early = self.best.exhausted
         return metrics
+
+    def _keep_best_index(self) -> None:
+        """Lease the generation that the best weights searched: no collection takes it before the model is written."""
+        self._best_index.close()
+        if self.accelerator.is_main_process and self.best.generation is not None:
+            with suppress(GenerationNotFoundError):  # `finish` says so
+                self._best_index.enter_context(self.index.store.open(self.best.generation))
 
     def answer(self, retriever: RealmRetriever, questions: list[str]) -> list[Answer]:
         """Answer questions as the model would when it is done; the training mode is restored."""
@@ -309,7 +321,10 @@ class OpenQATrainer(TrainingLoop):
     def _write_model(self, generation: str) -> None:
         """RUN/model: the best weights, the tokenizer and, with `save_retriever`, all that they search."""
         final = self.directory / "model"
-        with explained("write the model into", final), StagedDirectory(final, replace=True) as staged:
+        with (
+            explained("write the model into", final),
+            StagedDirectory(final, replace=True, place=self.place) as staged,
+        ):
             if self.args.save_retriever:
                 save_run_retriever(self.run, generation, staged.path)
             if self.best.folder is None:
@@ -319,8 +334,9 @@ class OpenQATrainer(TrainingLoop):
             self.tokenizer.save_pretrained(staged.path)
 
     def close(self) -> None:
-        """End the builder and give the generation back."""
+        """End the builder and give the generations back."""
         self.index.stop()
+        self._best_index.close()
 
 
 def is_right(example: OpenQAExample, answer: Answer) -> bool:

@@ -49,7 +49,7 @@ class StepOutput:
         """Sums over the questions, in the order of [`SUMS`]; float64."""
         sums = [self.loss, self.retriever_loss.sum(), self.reader_loss.sum()]
         counts = [(~self.beam_has_answer).sum(), (~self.read_has_answer).sum(), self.best_is_answer.sum()]
-        return torch.stack([value.detach().double().cpu() for value in (*sums, *counts)]).numpy()
+        return torch.stack([value.detach().float() for value in (*sums, *counts)]).cpu().double().numpy()
 
 
 class OpenQAStep(nn.Module):

@@ -6,11 +6,14 @@ from collections.abc import Mapping
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.utils import DistributedType, ProjectConfiguration
+from accelerate.utils import GradientAccumulationPlugin, ProjectConfiguration
 from torch import nn
 from transformers import PreTrainedModel
 
-from realm_hf.training.arguments import LoopArguments
+from realm_hf.precision import native_bfloat16
+from realm_hf.refresh.builder_device import check_on_all_ranks
+from realm_hf.training.arguments import LoopArguments, RefreshArguments
+from realm_hf.training.launch_environment import check_accelerator, check_launch, launcher_precision
 from realm_hf.training.tracking import installed_trackers
 
 
@@ -18,33 +21,36 @@ def make_accelerator(args: LoopArguments) -> Accelerator:
     """The Accelerator of a run, from `use_cpu` and `report_to`.
 
     Raises:
-        ValueError: The launcher asks for FSDP or DeepSpeed, or a tracker is not installed.
+        ValueError: The launcher asks for what this loop does not do (see [`check_launch`]), a tracker is not
+            installed, or the builder's device cannot be used.
     """
+    check_launch(args)
     folders = ProjectConfiguration(project_dir=args.output_dir, logging_dir=f"{args.output_dir}/tracking")
     accelerator = Accelerator(
         cpu=args.use_cpu,
+        # The loop accumulates and casts by itself. Both are said, and the first as a plugin, because only that goes
+        # before the launcher's variable.
+        mixed_precision="no",
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         log_with=installed_trackers(args.report_to) or None,
         project_config=folders,
         # BERT's buffers are constants (position ids): nothing to send round before every forward.
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
-    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-        raise ValueError(
-            f"The launcher asks for {accelerator.distributed_type.value}, but this loop keeps whole parameters on "
-            "each device: launch with distributed_type MULTI_GPU, MULTI_CPU or NO."
-        )
+    check_accelerator(accelerator, args)
+    if isinstance(args, RefreshArguments) and args.refresh == "async":
+        # Here, before corpora are prepared and towers warmed up: the builder itself is first needed hours later.
+        check_on_all_ranks(accelerator, args.builder_device)
     return accelerator
 
 
-def native_bfloat16(device: torch.device) -> bool:
-    """Whether `device` multiplies bfloat16 matrices faster than float32: on a CPU without AMX or AVX512-BF16 it takes
-    three times as long.
+def uses_bfloat16(args: LoopArguments, accelerator: Accelerator) -> bool:
+    """Whether the run computes in bfloat16: as the arguments say, else as the launcher or whoever made the Accelerator
+    does, else where the device is faster by it.
     """
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if device.type == "cpu":
-        return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
-    return False
+    if args.bf16 is not None:
+        return args.bf16
+    return "bf16" in (launcher_precision(), accelerator.mixed_precision) or native_bfloat16(accelerator.device)
 
 
 def enable_activation_checkpointing(model: PreTrainedModel) -> None:

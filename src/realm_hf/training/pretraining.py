@@ -129,7 +129,7 @@ class PreTrainer(TrainingLoop):
 
     def begin(self, checkpoint: Checkpoint | None) -> None:
         """Serve a generation, the checkpoint's if there is one, and ask for the first candidates."""
-        self.on_main(lambda: name_model(self.run, self.model))
+        self.on_main(lambda: name_model(self.run, self.model, self.place))
         name = None
         if checkpoint is not None:
             name = self.on_main(lambda: self.index.servable(checkpoint.state["generation"]))
@@ -158,7 +158,7 @@ class PreTrainer(TrainingLoop):
         return RunDirectory.open(root)
 
     def _embed_live(self, queries: list[MaskedQuery]) -> np.ndarray:
-        return encode_queries(self.model.query_embedder, [query.input_ids for query in queries])
+        return encode_queries(self.model.query_embedder, [query.input_ids for query in queries], bf16=self.bf16)
 
     # One step
 
@@ -307,13 +307,14 @@ class PreTrainer(TrainingLoop):
         shown = self.eval_queries[:EXAMPLES_SHOWN] or self.examples.first(EXAMPLES_SHOWN)
         rows = self._retrieve(shown)
         if self.accelerator.is_main_process:
-            examples = explain(self.model, self.collator, self.passages, shown, rows) if shown else []
+            with self.autocast():
+                examples = explain(self.model, self.collator, self.passages, shown, rows) if shown else []
             with explained("write the model into", self.directory):
-                with StagedDirectory(self.directory / "model", replace=True) as staged:
+                with StagedDirectory(self.directory / "model", replace=True, place=self.place) as staged:
                     save_model(self.model, staged.path)
                     self.tokenizer.save_pretrained(staged.path)
                     save_run_retriever(self.run, self.index.state()["generation"], staged.path)
-                write_json(self.directory / "examples.json", examples)
+                write_json(self.directory / "examples.json", examples, place=self.place)
         return {"final_generation": self.index.state()["generation"]}
 
     def close(self) -> None:

@@ -22,6 +22,7 @@ import torch
 
 from realm_hf.data.collators import pad_rows
 from realm_hf.data.masking import MaskedQuery, Skip, example_rng, mask_example
+from realm_hf.precision import autocast
 from realm_hf.retrieval_realm import RealmRetriever
 from realm_hf.training.data_order import DataOrder
 
@@ -74,12 +75,13 @@ class MaskedSentences:
         )
 
 
-def encode_queries(embedder: RealmEmbedder, queries: Sequence[np.ndarray]) -> np.ndarray:
-    """Embed queries for a search: no gradient, no dropout, no autocast.
+def encode_queries(embedder: RealmEmbedder, queries: Sequence[np.ndarray], *, bf16: bool = False) -> np.ndarray:
+    """Embed queries for a search: no gradient, no dropout.
 
     Args:
         embedder: A tower; left in the mode it was in.
         queries: Token ids of each, special tokens included.
+        bf16: Compute in bfloat16, as the run does; else in the embedder's own numbers, or the caller's autocast.
 
     Returns:
         float32 `[n, D]`.
@@ -89,7 +91,7 @@ def encode_queries(embedder: RealmEmbedder, queries: Sequence[np.ndarray]) -> np
     input_ids, attention_mask = (torch.from_numpy(a).to(embedder.device) for a in pad_rows(queries, padding=0))
     training = embedder.training
     embedder.eval()
-    with torch.no_grad():
+    with torch.no_grad(), autocast(embedder.device, bf16):
         embeddings = embedder.encode(input_ids, attention_mask)
     embedder.train(training)
     return embeddings.float().cpu().numpy()
@@ -102,10 +104,13 @@ class ServedGeneration:
         generation: As opened from the store.
         retriever: Over the same rows.
         encoder: Frozen; `None` if queries are encoded by the live tower.
+        bf16: Whether the run encodes in bfloat16.
     """
 
-    def __init__(self, generation: Generation, retriever: RealmRetriever, encoder: RealmEmbedder | None):
-        self.generation, self.retriever, self.encoder = generation, retriever, encoder
+    def __init__(
+        self, generation: Generation, retriever: RealmRetriever, encoder: RealmEmbedder | None, *, bf16: bool = False
+    ):
+        self.generation, self.retriever, self.encoder, self.bf16 = generation, retriever, encoder, bf16
 
     @property
     def name(self) -> str:
@@ -129,7 +134,7 @@ class ServedGeneration:
             return np.zeros((0, k), dtype=np.int64), 0
         if embeddings is None:
             assert self.encoder is not None
-            embeddings = encode_queries(self.encoder, [e.input_ids for e in examples])
+            embeddings = encode_queries(self.encoder, [e.input_ids for e in examples], bf16=self.bf16)
         found = self.retriever.retrieve(embeddings, k, exclude=[e.sentence_ids for e in examples], null_passage=True)
         return np.asarray(found.rows), int(np.sum(found.excluded))
 
@@ -175,7 +180,12 @@ class RetrievalAhead:
         embed: Callable[[list[MaskedQuery]], np.ndarray] | None,
     ):
         self._examples, self._coordinator, self._embed = examples, coordinator, embed
-        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="retrieval-ahead")
+        # Its encoder leaves `torch.autocast` in every pass; leaving the outermost one empties the cache of bfloat16
+        # weights that all threads share, also for the step under way, whose gradients would be summed otherwise, by
+        # chance. Inside a level that never ends, no level of this thread is the outermost.
+        self._worker = ThreadPoolExecutor(
+            max_workers=1, thread_name_prefix="retrieval-ahead", initializer=torch.autocast_increment_nesting
+        )
         self._queue: deque[tuple[int, Future[RetrievedStep]]] = deque()
 
     def __len__(self) -> int:

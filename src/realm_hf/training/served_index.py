@@ -6,9 +6,11 @@ import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from realm_hf.index.generations import GenerationError, GenerationStore
+from realm_hf.refresh.builder_device import build_bytes, check_on_all_ranks
 from realm_hf.refresh.errors import RunDirectoryError
 from realm_hf.refresh.modes import Refresher, make_refresher
 from realm_hf.refresh.run_directory import RunDirectory
@@ -17,6 +19,7 @@ from realm_hf.refresh.staleness import IndexRefresh
 from realm_hf.refresh.swap import Swap, SwapCoordinator
 from realm_hf.retrieval_realm import RealmRetriever
 from realm_hf.training.arguments import QueryEncoder, RefreshArguments
+from realm_hf.training.optimization import uses_bfloat16
 from realm_hf.training.retrieval_ahead import ServedGeneration
 from realm_hf.training.swap_probes import ProbeReport, SwapProbes
 
@@ -56,6 +59,7 @@ class ServedIndex:
     ):
         self.run, self.passages, self.tokenizer, self.args = run, passages, tokenizer, args
         self.accelerator, self.probes, self.query_encoder = accelerator, probes, query_encoder
+        self.bf16 = uses_bfloat16(args, accelerator)
         self.store = GenerationStore(run.index)
         self._reports: dict[str, ProbeReport | None] = {}
         self._refresh: IndexRefresh | None = None
@@ -88,8 +92,14 @@ class ServedIndex:
             step: Optimizer steps done.
             embedder: The passage tower as it is now.
             name: A generation that [`servable`] said yes to, the same on all ranks.
+
+        Raises:
+            ValueError: The builder's device cannot be used, or has too little memory left.
         """
         args = self.args
+        if args.refresh == "async":
+            needed = build_bytes(embedder, self.run.config.max_tokens_per_batch)
+            check_on_all_ranks(self.accelerator, args.builder_device, needed)
         refresher = make_refresher(
             args.refresh,
             self.run,
@@ -102,7 +112,7 @@ class ServedIndex:
         opener = cast("Callable[[str], Generation]", self._open)
         self._refresh = IndexRefresh(
             refresher,
-            SwapCoordinator(self.accelerator, opener, quarantine=self.store.quarantine),
+            SwapCoordinator(self.accelerator, opener, quarantine=partial(self.store.quarantine, place=self.run.place)),
             refresh_steps=args.refresh_steps,
             max_staleness=args.max_staleness,
             on_stale=args.on_stale,
@@ -163,7 +173,7 @@ class ServedIndex:
             if by_snapshot or probing:
                 snapshot = snapshot_name(generation.info.snapshot_step, generation.info.epoch)
                 encoder = load_snapshot(self.run, snapshot, self.accelerator.device)
-            served = ServedGeneration(generation, retriever, encoder if by_snapshot else None)
+            served = ServedGeneration(generation, retriever, encoder if by_snapshot else None, bf16=self.bf16)
             if probing and encoder is not None:
                 self._reports[name] = self._probe(served, encoder)
         except BaseException:

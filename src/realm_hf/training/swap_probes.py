@@ -75,7 +75,7 @@ class SwapProbes:
         """
         if not self.queries:
             return None
-        embeddings = encode_queries(encoder, self.queries)
+        embeddings = encode_queries(encoder, self.queries, bf16=new.bf16)
         rows = self._search(new, embeddings)
         best = rows[:, 0][rows[:, 0] >= 0]
         share = float(np.unique(best, return_counts=True)[1].max() / len(rows)) if len(best) else 0.0

@@ -17,6 +17,7 @@ from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from tqdm.auto import tqdm
 
+from realm_hf.refresh.term import Term
 from realm_hf.storage.errors import explained
 from realm_hf.storage.files import replacement, write_json
 
@@ -41,21 +42,30 @@ class StepLog:
     """Appends records to `log.jsonl`; a line is on its way to the disk when `write` returns.
 
     Args:
-        path: The file.
+        path: The file. It is a new one: a predecessor that was stopped and goes on appends to its own.
         after_step: Lines of later steps, which will be taken again, are cut off; 0 starts afresh.
+        term: The trainer's term; each line first asks whether it still lasts.
     """
 
-    def __init__(self, path: Path, after_step: int = 0):
-        self.path = path
+    def __init__(self, path: Path, after_step: int = 0, term: Term | None = None):
+        self.path, self.term = path, term
         kept = [record for record in read_log(path) if record["step"] <= after_step]
         with explained("write", path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with replacement(path) as temporary:
-                temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-            self._file = path.open("a", encoding="utf-8")
+            with replacement(path, place=None if term is None else term.place) as temporary:
+                # Opened before the rename: by its name it might be a successor's already.
+                self._file = temporary.open("a", encoding="utf-8")
+                self._file.write("".join(json.dumps(record) + "\n" for record in kept))
+                self._file.flush()
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Append one record; figures that JSON cannot hold (NaN, infinity) become null."""
+        """Append one record; figures that JSON cannot hold (NaN, infinity) become null.
+
+        Raises:
+            RunTakenOver: The run is another trainer's by now.
+        """
+        if self.term is not None:
+            self.term.require()
         clean = {
             key: None if isinstance(value, float) and not math.isfinite(value) else value
             for key, value in record.items()
@@ -69,13 +79,14 @@ class StepLog:
         self._file.close()
 
 
-def summarize(log: Path, summary: Path, extra: Mapping[str, Any]) -> None:
+def summarize(log: Path, summary: Path, extra: Mapping[str, Any], place: Path | None = None) -> None:
     """Write `summary.json` from the log: steps, seconds by phase, the generations that were served.
 
     Args:
         log: The run's `log.jsonl`.
         summary: The file to replace; what others put there under further keys is kept.
         extra: Further entries, e.g. the last evaluation.
+        place: The trainer's own directory; see [`Term`].
     """
     records = read_log(log)
     swaps = [event for record in records for event in record.get("events", []) if event["event"] == "swap"]
@@ -89,7 +100,7 @@ def summarize(log: Path, summary: Path, extra: Mapping[str, Any]) -> None:
     steps = records[-1]["step"] if records else 0
     content = {**before, "steps": steps, "generations": generations, **extra}
     content["seconds"] = {**before.get("seconds", {}), **seconds}
-    write_json(summary, content)
+    write_json(summary, content, place=place)
 
 
 def installed_trackers(report_to: list[str]) -> list[str]:
