@@ -105,7 +105,7 @@ class Seed:
             save_steps=0,
             seed=self.seed,
         )
-        InverseClozeTrainer(model, self.task.passages, self.task.tokenizer, arguments).train()
+        InverseClozeTrainer(model, self.task.passages, self.task.tokenizer, arguments).train().exit_if_interrupted()
         return time.perf_counter() - started
 
     def pretrain(
@@ -128,7 +128,7 @@ class Seed:
         run = PreTrainer(
             model, self.task.tokenizer, self.task.passages, sentences.train, arguments, heldout=sentences.heldout
         )
-        metrics = run.train().metrics
+        metrics = run.train().exit_if_interrupted().metrics
         log = (self.work / name / "log.jsonl").read_text(encoding="utf-8").splitlines()
         seconds = sum(json.loads(line).get("step_seconds", 0.0) for line in log)
         shutil.rmtree(self.work / name)

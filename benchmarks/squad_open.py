@@ -123,7 +123,7 @@ def warm_start(args: argparse.Namespace, tokenizer: RealmTokenizer, passages: Pa
             save_steps=0,
             seed=args.seed,
         ),
-    ).train()
+    ).train().exit_if_interrupted()
     model.save_pretrained(folder)
     return folder
 
@@ -133,7 +133,7 @@ def fine_tune(
 ) -> Path:
     """Query tower and reader on train questions; the folder of a model that answers by itself."""
     run: Path = args.output_dir / "open_qa"
-    if (run / "model").is_dir():
+    if (run / "model" / "retriever.json").is_file():
         return run / "model"
     result = OpenQATrainer(
         RealmForOpenQA.from_pretraining(start, seed=args.seed),
@@ -155,8 +155,7 @@ def fine_tune(
         ),
         index_from=args.index_from,
     ).train(resume_from_checkpoint=(run / "checkpoints").is_dir())
-    if result.interrupted:
-        raise SystemExit(f"Interrupted at step {result.step}: call again to go on.")
+    result.exit_if_interrupted()
     return run / "model"
 
 

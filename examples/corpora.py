@@ -11,6 +11,7 @@ from transformers import AutoConfig
 
 from realm_hf import RealmForPreTraining, RealmTokenizer
 from realm_hf.data import PassageStore, build_passages, load_documents, passages_from_rows
+from realm_hf.training import Team, TrainingResult, resume_command
 
 
 @dataclass
@@ -67,33 +68,51 @@ def set_up_logging(accelerator: Accelerator) -> None:
     logging.getLogger("realm_hf").setLevel(level)
 
 
-def once(directory: Path, settings: Any, build: Any, accelerator: Accelerator) -> None:
-    """Let the main process build `directory` unless it is there; the others wait.
+def end_interrupted(result: TrainingResult, accelerator: Accelerator) -> int:
+    """Say how an interrupted training is taken up again; returns the exit status, which stops what would follow."""
+    if accelerator.is_main_process:
+        name = "it was told to stop" if result.signal is None else result.signal.name
+        print(f"\nInterrupted ({name}) after step {result.step}; checkpoint: {result.checkpoint}")
+        print(f"Go on with:\n  {resume_command()}", flush=True)
+    accelerator.end_training()
+    return result.exit_status
+
+
+def once(directory: Path, settings: Any, build: Any) -> None:
+    """Let the main process build `directory` unless it is there; the others wait for as long as it works. The
+    Accelerator is made before.
+
+    A build that was killed leaves no directory. What it had split and tagged is in the cache of `datasets`, so that
+    the next one goes on from there.
 
     Raises:
         SystemExit: It is there, but was built with other settings.
     """
+    problem = Team.of_all_ranks().on_main(lambda: _build_once(directory, settings, build), f"prepare {directory}")
+    if problem is not None:
+        raise SystemExit(problem)
+
+
+def _build_once(directory: Path, settings: Any, build: Any) -> str | None:
+    """What is wrong with the directory that is there already."""
     recorded = directory.with_name(f"{directory.name}-settings.json")
     asked = json.loads(json.dumps(settings))
-    if accelerator.is_main_process:
-        if not directory.exists():
-            directory.parent.mkdir(parents=True, exist_ok=True)
-            build()
-            recorded.write_text(json.dumps(asked, indent=2) + "\n", encoding="utf-8")
-        had = json.loads(recorded.read_text(encoding="utf-8")) if recorded.exists() else asked
-        if had != asked:
-            differences = "; ".join(
-                f"{n}: {had.get(n)!r} then, {asked[n]!r} now" for n in asked if had.get(n) != asked[n]
-            )
-            raise SystemExit(
-                f"{directory} was built with other settings ({differences}): go back to those, or choose another "
-                "output_dir."
-            )
-    accelerator.wait_for_everyone()
+    if not directory.exists():
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        # Before the directory: a kill between the two leaves no corpus whose settings nobody knows.
+        recorded.write_text(json.dumps(asked, indent=2) + "\n", encoding="utf-8")
+        build()
+    had = json.loads(recorded.read_text(encoding="utf-8")) if recorded.exists() else asked
+    if had == asked:
+        return None
+    differences = "; ".join(f"{n}: {had.get(n)!r} then, {asked[n]!r} now" for n in asked if had.get(n) != asked[n])
+    return (
+        f"{directory} was built with other settings ({differences}): go back to those, or choose another output_dir."
+    )
 
 
 def prepare_passages(
-    args: KnowledgeArguments, tokenizer: RealmTokenizer, directory: Path, max_length: int, accelerator: Accelerator
+    args: KnowledgeArguments, tokenizer: RealmTokenizer, directory: Path, max_length: int
 ) -> PassageStore:
     """The knowledge corpus as passages in `directory`, built once."""
     title_column = None if args.title_column == "none" else args.title_column
@@ -109,5 +128,5 @@ def prepare_passages(
             )
 
     settings = {k: v for k, v in asdict(args).items() if k != "num_proc"} | {"max_length": max_length}
-    once(directory, settings, build, accelerator)
+    once(directory, settings, build)
     return PassageStore(directory)

@@ -16,18 +16,19 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import shutil
-import time
+import sys
 from pathlib import Path
 from typing import Any
 
 import datasets
 import transformers
 
+from demo_phases import PhaseInterrupted, Phases
 from demo_questions import evaluate, fine_tune, print_answers
 from factbook_task import (
     MAX_PASSAGE_LENGTH,
     MAX_QUERY_LENGTH,
+    FactbookTask,
     bm25_ranks,
     index_now,
     prepare_task,
@@ -37,7 +38,7 @@ from factbook_task import (
     start_model,
 )
 from fetch_minilm import DEFAULT_FOLDER
-from realm_hf import RealmTokenizer, write_report
+from realm_hf import RealmForPreTraining, RealmTokenizer, write_report
 from realm_hf.training import (
     InverseClozeArguments,
     InverseClozeTrainer,
@@ -51,30 +52,33 @@ from realm_hf.training import (
 class RecallAtBothEnds(LoopCallback):
     """Recall over the index that is served: before the first step (after ICT) and after the last (after REALM)."""
 
-    def __init__(self, task: Any, questions: list[Any]):
-        self.task, self.questions = task, questions
-        self.before: dict[str, float] = {}
-        self.after: dict[str, float] = {}
+    def __init__(self, task: FactbookTask, questions: list[Any], phases: Phases):
+        self.task, self.questions, self.phases = task, questions, phases
 
     def _measure(self, trainer: Any) -> dict[str, float]:
         with trainer.index.reading() as served:
             return recall_of(trainer.model.embedder, served.retriever, self.task, self.questions)
 
     def on_train_begin(self, loop: TrainingLoop) -> None:
-        """After ICT."""
-        self.before = self._measure(loop)
+        """After ICT; a resumed run has it from its first sitting."""
+        self.phases.result("ict", lambda: self._measure(loop))
 
     def on_train_end(self, loop: TrainingLoop) -> None:
-        """After REALM."""
-        self.after = self._measure(loop)
+        """After REALM, unless it was interrupted."""
+        if not loop.interrupted:
+            self.phases.result("realm", lambda: self._measure(loop))
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", default=str(DEFAULT_FOLDER), help="any BERT checkpoint: folder or Hub id")
     parser.add_argument(
-        "--output_dir", type=Path, default=Path("runs/demo"), help="the run (an earlier one is replaced)"
+        "--output_dir",
+        type=Path,
+        default=Path("runs/demo"),
+        help="the run: one that was stopped goes on, a finished one is replaced",
     )
+    parser.add_argument("--restart", action="store_true", help="begin again, although a stopped demo could go on")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--inverse_cloze_steps", type=int, default=20)
     parser.add_argument("--reading_steps", type=int, default=110, help="steps in which only the reader learns")
@@ -88,22 +92,29 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main() -> None:
+def main() -> int:
     args = parse_arguments()
     logging.basicConfig(level=logging.WARNING)
     # Only the bars of the training are worth watching.
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
-    seconds: dict[str, float] = {}
-    started = clock = time.perf_counter()
-
-    def lap(phase: str) -> None:
-        nonlocal clock
-        now = time.perf_counter()
-        seconds[phase], clock = round(now - clock, 1), now
-
     print("REALM demo: the CIA World Factbook\n")
-    shutil.rmtree(args.output_dir, ignore_errors=True)
+    told = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
+    phases = Phases(
+        args.output_dir, {n: v for n, v in told.items() if n not in ("output_dir", "restart")}, args.restart
+    )
+    try:
+        run_phases(args, phases)
+    except PhaseInterrupted as stop:
+        print(f"\n{stop} The same command goes on from there (make demo); with --restart it begins again.")
+        return stop.exit_status
+    except KeyboardInterrupt:
+        print("\nStopped between two phases. The same command goes on with the last one; --restart begins again.")
+        return 130
+    return 0
+
+
+def run_phases(args: argparse.Namespace, phases: Phases) -> None:
     tokenizer = RealmTokenizer.from_pretrained(args.weights)
     task = prepare_task(args.output_dir / "data", tokenizer, seed=args.seed)
     questions = task.asked(country_seen=False, field_seen=True)
@@ -111,18 +122,36 @@ def main() -> None:
         f"{len(task.passages):,} passages; {len(task.sentences.train):,} statements about seen countries; "
         f"{len(questions)} questions about held-out countries"
     )
-    lap("data")
+    phases.done("data")
+    if phases.is_done("pre-training"):
+        model = RealmForPreTraining.from_pretrained(args.output_dir / "model")
+    else:
+        model = start_model(args.weights, args.seed)
+        phases.result("initial", lambda: recall_of(model.embedder, index_now(model.embedder, task), task, questions))
+        phases.done("initial recall")
+        # Over or not: a training that is over only gives its weights back.
+        warm_up(model, task, args, phases)
+        phases.done("inverse cloze")
+        pre_train(model, task, questions, args, phases)
+        phases.result("bm25", lambda: recall_at(bm25_ranks(task, questions)))
+        phases.done("pre-training")
+    qa_model, retriever = fine_tune(
+        model, task, args.output_dir, phases, steps=args.question_steps, batch_size=args.batch_size, seed=args.seed
+    )
+    phases.done("fine-tuning")
+    matched, answer_recall, answers = evaluate(qa_model, retriever, task, questions)
+    phases.done("answering")
+    show(args.output_dir, phases, questions, matched, answer_recall, answers)
 
-    model = start_model(args.weights, args.seed)
-    recall = {"initial": recall_of(model.embedder, index_now(model.embedder, task), task, questions)}
-    lap("initial recall")
 
-    InverseClozeTrainer(
+def warm_up(model: RealmForPreTraining, task: FactbookTask, args: argparse.Namespace, phases: Phases) -> None:
+    folder = args.output_dir / "inverse_cloze"
+    trainer = InverseClozeTrainer(
         model,
         task.passages,
-        tokenizer,
+        task.tokenizer,
         InverseClozeArguments(
-            output_dir=str(args.output_dir / "inverse_cloze"),
+            output_dir=str(folder),
             max_steps=args.inverse_cloze_steps,
             per_device_train_batch_size=32,
             learning_rate=5e-5,
@@ -135,13 +164,16 @@ def main() -> None:
             save_steps=0,
             seed=args.seed,
         ),
-    ).train()
-    lap("inverse cloze")
+    )
+    phases.train("inverse cloze", trainer.train, trainer.checkpoints)
 
-    measured = RecallAtBothEnds(task, questions)
+
+def pre_train(
+    model: RealmForPreTraining, task: FactbookTask, questions: list[Any], args: argparse.Namespace, phases: Phases
+) -> None:
     trainer = PreTrainer(
         model,
-        tokenizer,
+        task.tokenizer,
         task.passages,
         task.sentences.train,
         PreTrainingArguments(
@@ -163,26 +195,27 @@ def main() -> None:
             seed=args.seed,
         ),
         heldout=task.sentences.heldout,
-        callbacks=[measured],
+        callbacks=[RecallAtBothEnds(task, questions, phases)],
     )
-    trainer.train()
-    recall |= {"ict": measured.before, "realm": measured.after, "bm25": recall_at(bm25_ranks(task, questions))}
-    lap("pre-training")
+    phases.train("pre-training", trainer.train, trainer.checkpoints)
 
-    qa_model, retriever = fine_tune(
-        model, task, args.output_dir, steps=args.question_steps, batch_size=args.batch_size, seed=args.seed
-    )
-    lap("fine-tuning")
-    matched, answer_recall, answers = evaluate(qa_model, retriever, task, questions)
-    lap("answering")
 
-    summary_path = args.output_dir / "summary.json"
+def show(
+    run: Path,
+    phases: Phases,
+    questions: list[Any],
+    matched: dict[str, float],
+    answer_recall: dict[str, float],
+    answers: list[Any],
+) -> None:
+    """Write summary.json and report.html, and print what they say."""
+    recall, seconds = phases.record["results"], phases.finish()
+    summary_path = run / "summary.json"
     summary = json.loads(summary_path.read_text(encoding="utf-8"))
-    seconds["total"] = round(time.perf_counter() - started, 1)
     summary |= {"recall": recall, "exact_match": matched, "answer_recall": answer_recall, "seconds": seconds}
     summary_path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    report = write_report(args.output_dir)
-    print_examples(args.output_dir / "examples.json")
+    report = write_report(run)
+    print_examples(run / "examples.json")
     print(f"\nRecall of {len(questions)} questions about held-out countries, in percent")
     names = {"initial": "MiniLM, as it comes", "ict": "after ICT", "realm": "after REALM", "bm25": "BM25"}
     print_recall((text, recall[key]) for key, text in names.items())
@@ -203,7 +236,7 @@ def main() -> None:
         print(f"  {text:34s}{matched[key]:6.1f}")
     print(f"  a passage that is read holds the answer: {answer_recall['5']:.1f}")
     print_answers(answers[:5], questions[:5])
-    print(f"\nAsk it yourself: realm-hf ask --model {args.output_dir / 'open_qa' / 'model'}")
+    print(f"\nAsk it yourself: realm-hf ask --model {run / 'open_qa' / 'model'}")
     print("\n" + "; ".join(f"{phase} {spent:.0f} s" for phase, spent in seconds.items()))
     print(f"Report: {report}")
 
@@ -219,4 +252,4 @@ def print_examples(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from demo_phases import Phases
 from factbook_task import KS, MAX_PASSAGE_LENGTH, MAX_QUERY_LENGTH, FactbookTask
 from realm_hf import Answer, QuestionAnswerer, RealmForOpenQA, RealmForPreTraining, RealmRetriever
 from realm_hf.data import NULL_PASSAGE, FactbookQuestion, OpenQAExample, contains_answer, exact_match
@@ -19,7 +20,14 @@ MAX_SPAN_WIDTH = 14
 
 
 def fine_tune(
-    pretrained: RealmForPreTraining, task: FactbookTask, run: Path, *, steps: int, batch_size: int, seed: int
+    pretrained: RealmForPreTraining,
+    task: FactbookTask,
+    run: Path,
+    phases: Phases,
+    *,
+    steps: int,
+    batch_size: int,
+    seed: int,
 ) -> tuple[RealmForOpenQA, RealmRetriever]:
     """Train query tower and reader on questions about the seen countries; RUN/open_qa/model is the result.
 
@@ -27,16 +35,20 @@ def fine_tune(
         pretrained: Where both start.
         task: The corpus and its questions.
         run: The demo's run, whose newest generation is the index.
+        phases: Of the demo.
         steps: Optimizer steps.
         batch_size: Questions of a step.
         seed: Seed of the span head and of the order.
 
     Returns:
         The model and the retriever, both as anybody would load them.
+
+    Raises:
+        PhaseInterrupted: It was told to stop.
     """
     model = RealmForOpenQA.from_pretraining(pretrained, seed=seed, max_span_width=MAX_SPAN_WIDTH)
     asked = task.asked(country_seen=True, field_seen=True)
-    OpenQATrainer(
+    trainer = OpenQATrainer(
         model,
         task.tokenizer,
         task.passages,
@@ -53,7 +65,9 @@ def fine_tune(
             seed=seed,
         ),
         index_from=run,
-    ).train()
+    )
+    if not phases.is_done("fine-tuning"):
+        phases.train("fine-tuning", trainer.train, trainer.checkpoints)
     folder = run / "open_qa" / "model"
     retriever = RealmRetriever.from_pretrained(folder)
     return RealmForOpenQA.from_pretrained(folder, retriever=retriever), retriever

@@ -17,10 +17,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from accelerate import Accelerator
 from transformers import AutoConfig
 
-from corpora import KnowledgeArguments, ModelArguments, load_model, load_tokenizer, prepare_passages, set_up_logging
+from corpora import (
+    KnowledgeArguments,
+    ModelArguments,
+    end_interrupted,
+    load_model,
+    load_tokenizer,
+    prepare_passages,
+    set_up_logging,
+)
 from realm_hf import QuestionAnswerer, RealmEmbedder, RealmForOpenQA, RealmRetriever, RealmTokenizer
 from realm_hf.data import OpenQAExample, PassageStore, load_questions
 from realm_hf.training import FineTuningArguments, OpenQATrainer, make_accelerator, parse_arguments, permute
@@ -85,7 +92,7 @@ def main() -> int:
     tokenizer = load_tokenizer(start)
     train, dev = load_examples(questions, args.seed)
     origin = run_of(start.model_name_or_path)
-    passages = find_passages(knowledge, start, tokenizer, origin, Path(args.output_dir), accelerator)
+    passages = find_passages(knowledge, start, tokenizer, origin, Path(args.output_dir))
     model, passage_embedder = load_start(start, args.seed)
     trainer = OpenQATrainer(
         model,
@@ -101,11 +108,12 @@ def main() -> int:
     if accelerator.is_main_process:
         print(overview(trainer), flush=True)
     result = trainer.train()
+    if result.interrupted:
+        return end_interrupted(result, accelerator)
     if accelerator.is_main_process:
         run = Path(args.output_dir)
-        print(f"\n{'Interrupted' if result.interrupted else 'Done'} at step {result.step}: {run}")
-        if not result.interrupted:
-            show_results(run, [example.question for example in (dev or train)[:SHOWN]], args)
+        print(f"\nDone at step {result.step}: {run}")
+        show_results(run, [example.question for example in (dev or train)[:SHOWN]], args)
     accelerator.end_training()
     return 0
 
@@ -145,13 +153,12 @@ def find_passages(
     tokenizer: RealmTokenizer,
     origin: Path | None,
     run: Path,
-    accelerator: Accelerator,
 ) -> PassageStore:
     """The corpus that was named, or that of the model's run."""
     if args.passages is not None and args.knowledge_corpus is not None:
         raise SystemExit("Both passages and knowledge_corpus are given: name one corpus.")
     if args.knowledge_corpus is not None:
-        return prepare_passages(args, tokenizer, run / "passages", args.max_passage_length, accelerator)
+        return prepare_passages(args, tokenizer, run / "passages", args.max_passage_length)
     if args.passages is not None:
         return PassageStore.load(args.passages)
     for folder in (Path(start.model_name_or_path) / "passages", *([] if origin is None else [origin / "passages"])):

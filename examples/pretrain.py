@@ -19,6 +19,7 @@ from accelerate import Accelerator
 from corpora import (
     KnowledgeArguments,
     ModelArguments,
+    end_interrupted,
     load_model,
     load_tokenizer,
     once,
@@ -32,6 +33,7 @@ from realm_hf.training import (
     InverseClozeTrainer,
     PreTrainer,
     PreTrainingArguments,
+    TrainingResult,
     list_checkpoints,
     make_accelerator,
     parse_arguments,
@@ -82,23 +84,26 @@ def main() -> int:
     set_up_logging(accelerator)
     run = Path(args.output_dir)
     tokenizer = load_tokenizer(model_args)
-    passages = prepare_passages(knowledge, tokenizer, run / "passages", args.max_candidate_length, accelerator)
-    sentences = prepare_sentences(knowledge, corpus, args, tokenizer, run / "sentences", accelerator)
+    passages = prepare_passages(knowledge, tokenizer, run / "passages", args.max_candidate_length)
+    sentences = prepare_sentences(knowledge, corpus, args, tokenizer, run / "sentences")
     model = load_model(model_args, args.seed)
     if accelerator.is_main_process:
         print(overview(model, passages, sentences, args, accelerator), flush=True)
 
     begins = not list_checkpoints(run / "checkpoints")
-    if warm.inverse_cloze_steps and begins and not warm_start(model, passages, tokenizer, warm, args, accelerator):
-        return 0
+    if warm.inverse_cloze_steps and begins:
+        warmed = warm_start(model, passages, tokenizer, warm, args, accelerator)
+        if warmed.interrupted:
+            return end_interrupted(warmed, accelerator)
     trainer = PreTrainer(
         model, tokenizer, passages, sentences.train, args, heldout=sentences.heldout, accelerator=accelerator
     )
     result = trainer.train()
+    if result.interrupted:
+        return end_interrupted(result, accelerator)
     if accelerator.is_main_process:
-        print(f"\n{'Interrupted' if result.interrupted else 'Done'} at step {result.step}: {run}")
-        if not result.interrupted:
-            show_examples(run)
+        print(f"\nDone at step {result.step}: {run}")
+        show_examples(run)
         print(f"Report: {write_report(run)}")
     accelerator.end_training()
     return 0
@@ -110,7 +115,6 @@ def prepare_sentences(
     args: PreTrainingArguments,
     tokenizer: RealmTokenizer,
     directory: Path,
-    accelerator: Accelerator,
 ) -> SentenceStore:
     """The pre-training corpus as tagged sentences in `directory`, built once."""
     if corpus.pretraining_corpus is None:
@@ -133,7 +137,7 @@ def prepare_sentences(
         )
 
     settings = {**asdict(corpus), "source": list(source), "column": column, "max_query_length": args.max_query_length}
-    once(directory, settings, build, accelerator)
+    once(directory, settings, build)
     return SentenceStore(directory)
 
 
@@ -144,8 +148,8 @@ def warm_start(
     warm: WarmStartArguments,
     args: PreTrainingArguments,
     accelerator: Accelerator,
-) -> bool:
-    """Train the towers by ICT in RUN/inverse_cloze; false where a SIGTERM ended it."""
+) -> TrainingResult:
+    """Train the towers by ICT in RUN/inverse_cloze."""
     settings = InverseClozeArguments(
         output_dir=str(Path(args.output_dir) / "inverse_cloze"),
         max_steps=warm.inverse_cloze_steps,
@@ -161,11 +165,11 @@ def warm_start(
             name: getattr(args, name)
             for name in ("seed", "bf16", "gradient_checkpointing", "use_cpu", "save_steps", "logging_steps")
         },
-        disable_tqdm=args.disable_tqdm,
+        **{name: getattr(args, name) for name in ("disable_tqdm", "max_skipped_steps", "allow_changed_arguments")},
     )
     trainer = InverseClozeTrainer(model, passages, tokenizer, settings, accelerator=accelerator)
     # From its newest checkpoint, if it was begun before: interrupted, it goes on; finished, it is only loaded.
-    return not trainer.train(resume_from_checkpoint=True).interrupted
+    return trainer.train(resume_from_checkpoint=True)
 
 
 def overview(

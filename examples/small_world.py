@@ -21,7 +21,7 @@ from datasets import Dataset
 from factbook_task import start_model
 from fetch_minilm import DEFAULT_FOLDER
 from realm_hf import RealmForOpenQA, RealmTokenizer
-from realm_hf.data import OpenQAExample, passages_from_rows
+from realm_hf.data import OpenQAExample, PassageStore, passages_from_rows
 from realm_hf.training import FineTuningArguments, OpenQATrainer
 
 DEFAULT_WORLD = Path("runs/small_world")
@@ -97,7 +97,7 @@ def make_towns(seed: int = 0) -> list[Town]:
 
 
 def make_world(folder: Path, weights: str, steps: int, seed: int = 0) -> Path:
-    """Build the passages and fine-tune on them.
+    """Build the passages and fine-tune on them, or go on where that was interrupted.
 
     Returns:
         The directory that holds model, retriever and tokenizer.
@@ -105,7 +105,10 @@ def make_world(folder: Path, weights: str, steps: int, seed: int = 0) -> Path:
     towns = make_towns(seed)
     tokenizer = RealmTokenizer.from_pretrained(weights)
     rows = Dataset.from_dict({"title": [town.name for town in towns], "text": [town.passage() for town in towns]})
-    passages = passages_from_rows(rows, tokenizer, folder / "data" / "passages", max_length=MAX_LENGTH)
+    corpus = folder / "data" / "passages"
+    if not corpus.is_dir():
+        passages_from_rows(rows, tokenizer, corpus, max_length=MAX_LENGTH)
+    passages = PassageStore.load(corpus)
     trained, asked = towns[:TRAINED_TOWNS], towns[TRAINED_TOWNS:]
     OpenQATrainer(
         RealmForOpenQA.from_pretraining(start_model(weights, seed), seed=seed),
@@ -127,13 +130,13 @@ def make_world(folder: Path, weights: str, steps: int, seed: int = 0) -> Path:
             seed=seed,
         ),
         dev=[question for town in asked for question in town.questions()],
-    ).train()
+    ).train(resume_from_checkpoint=(folder / "checkpoints").is_dir()).exit_if_interrupted()
     return folder / "model"
 
 
 def small_world(folder: Path = DEFAULT_WORLD, weights: str = str(DEFAULT_FOLDER), steps: int = 120) -> Path:
     """The directory of the world's model, which is trained if it is not there."""
-    if not (folder / "model" / "config.json").is_file():
+    if not (folder / "model" / "retriever.json").is_file():
         print(f"Training on a small world first, into {folder} (a few minutes).")
         make_world(folder, weights, steps)
     return folder / "model"

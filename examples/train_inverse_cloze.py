@@ -13,7 +13,15 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from corpora import KnowledgeArguments, ModelArguments, load_model, load_tokenizer, prepare_passages, set_up_logging
+from corpora import (
+    KnowledgeArguments,
+    ModelArguments,
+    end_interrupted,
+    load_model,
+    load_tokenizer,
+    prepare_passages,
+    set_up_logging,
+)
 from realm_hf.training import (
     InverseClozeArguments,
     InverseClozeTrainer,
@@ -38,13 +46,15 @@ def main() -> int:
     set_up_logging(accelerator)
     run = Path(args.output_dir)
     tokenizer = load_tokenizer(model_args)
-    passages = prepare_passages(knowledge, tokenizer, run / "passages", lengths.max_candidate_length, accelerator)
+    passages = prepare_passages(knowledge, tokenizer, run / "passages", lengths.max_candidate_length)
     model = load_model(model_args, args.seed)
     trainer = InverseClozeTrainer(model, passages, tokenizer, args, accelerator=accelerator)
     if accelerator.is_main_process:
         print(f"{len(passages):,} passages; {trainer.examples_per_step} sentences, and as many negatives, a step")
     result = trainer.train()
-    if accelerator.is_main_process and not result.interrupted:
+    if result.interrupted:
+        return end_interrupted(result, accelerator)
+    if accelerator.is_main_process:
         save_trained_model(trainer, tokenizer)
         print(f"Done at step {result.step}: {run / 'model'}")
     accelerator.end_training()

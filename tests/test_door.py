@@ -13,6 +13,7 @@ from tiny_worlds import bag_of_words_start, load_world, tiny_model, tiny_tokeniz
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer, pipeline
 
 from realm_hf import RealmEmbedder, RealmForOpenQA, RealmForPreTraining, RealmRetriever, RealmTokenizer
+from realm_hf.hub_files import HubArtefactError
 from realm_hf.index.embedding import embed_passages
 from realm_hf.index.generations import GenerationStore
 from realm_hf.index.manifest import newest_generation
@@ -461,3 +462,13 @@ def test_questions_about_places_find_the_places(pretraining, world):
 
     hits = [example.id in result.titles for example, result in zip(asked, found, strict=True)]
     assert np.mean(hits) > 0.5
+
+
+def test_a_run_that_was_downloaded_is_not_believed(pretraining, tmp_path):
+    """Its Arrow files and its index would be opened as they are."""
+    here = tmp_path / "models--eve--run" / "snapshots" / "0123abcd"
+    shutil.copytree(pretraining[0], here)
+
+    for place in (here, here / "model", next((here / "index").glob("step-*"))):
+        with pytest.raises(HubArtefactError, match="was downloaded"):
+            RealmRetriever.from_pretrained(place)

@@ -274,4 +274,4 @@ def _train(
         disable_tqdm=True,
     )
     model = RealmForPreTraining(make_config(settings))
-    PreTrainer(model, tokenizer, passages, sentences, args, callbacks=[refresh]).train()
+    PreTrainer(model, tokenizer, passages, sentences, args, callbacks=[refresh]).train().exit_if_interrupted()

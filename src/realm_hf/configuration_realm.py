@@ -1,9 +1,17 @@
 """The configuration of every REALM model: BERT's fields, the former transformers port's, and pre-training's own."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
 from huggingface_hub.dataclasses import strict
 from transformers import BertConfig
+
+_MOST_LABELS = 10_000
+"""Of a configuration's file. No REALM model has labels; for each, transformers makes two entries of a dictionary."""
+_LARGEST_NUMBER = 1 << 31
+_ATTENTION = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flash_attention_4", "flex_attention")
+"""Attention that a file may name; another name is a repository, whose code transformers would fetch. A caller may give
+what he likes: `from_pretrained(..., attn_implementation=...)`."""
 
 
 @strict
@@ -55,6 +63,7 @@ class RealmConfig(BertConfig):
             Whether queries and passages are embedded by the same weights.
 
     Raises:
+        `ValueError`: a file has numbers or labels beyond bounds, or names attention from a repository.
         `StrictDataclassError`: a field has the wrong type, or `marginalization` names neither choice.
 
     Example:
@@ -83,6 +92,33 @@ class RealmConfig(BertConfig):
     score_scale: float | int = 1.0
     marginalization: Literal["token", "span"] = "token"
     share_embedders: bool = True
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self:
+        """
+        As in transformers, after what a file says was compared with what it may say.
+
+        Raises:
+            ValueError: If it has a number that no model has, too many labels, or attention from a repository.
+        """
+        _check_bounds(config_dict)
+        return super().from_dict(config_dict, **kwargs)
+
+
+def _check_bounds(content: Mapping[str, Any]) -> None:
+    for name, value in content.items():
+        if isinstance(value, int | float) and not abs(value) <= _LARGEST_NUMBER:
+            raise ValueError(f"The configuration says {name}={value}: no model has that.")
+        if name.endswith(("attn_implementation", "attn_implementation_internal", "experts_implementation")):
+            for kernel in value.values() if isinstance(value, dict) else [value]:
+                if kernel is not None and kernel not in _ATTENTION:
+                    raise ValueError(
+                        f"The configuration names {name}={str(kernel)[:80]!r}, which would be fetched and run: take "
+                        f"it out of the file; {', '.join(_ATTENTION)} may stand there."
+                    )
+    labels = [content.get("num_labels") or 0, *(len(content.get(name) or ()) for name in ("id2label", "label2id"))]
+    if max(labels) > _MOST_LABELS:
+        raise ValueError(f"The configuration has {max(labels)} labels; at most {_MOST_LABELS} are read.")
 
 
 __all__ = ["RealmConfig"]

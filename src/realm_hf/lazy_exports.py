@@ -24,7 +24,8 @@ def lazy_exports(
 
     Args:
         package (`str`): `__name__` of the package.
-        modules (`Mapping[str, Sequence[str]]`): The public names of each of its modules.
+        modules (`Mapping[str, Sequence[str]]`): The public names of each of its modules; a dot in front of a module
+            leads a package up, as in `from ..refresh.team import Team`.
 
     Returns:
         `tuple` of the two functions.
@@ -39,7 +40,7 @@ def lazy_exports(
     def get(name: str) -> Any:
         if name not in places:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        value = getattr(import_module(f"{package}.{places[name]}"), name)
+        value = getattr(import_module(f".{places[name]}", package), name)
         setattr(sys.modules[package], name, value)  # from now on no call is made
         return value
 

@@ -12,11 +12,12 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from .data.passages import PassageStore
 from .index.manifest import MANIFEST_FILE
-from .index.retriever_files import MANIFEST, RetrieverFiles, load_retriever_files
+from .index.retriever_files import RetrieverFiles, load_retriever_files
 from .index.run_index import open_run_index
 from .index.towers import TowerSource
+from .index.whose_files import is_own_retriever, is_own_run
 from .legacy.retriever import load_published_or_old
-from .places import MODEL_FOLDER, TOKENIZER_FOLDER, is_run
+from .places import MODEL_FOLDER, TOKENIZER_FOLDER
 
 if TYPE_CHECKING:
     import faiss
@@ -66,15 +67,15 @@ def find_retriever(
     generation as long as it has left none. A generation that it has kept can be named by its directory.
     """
     folder = Path(place)
-    if is_run(folder) and (folder / MODEL_FOLDER / MANIFEST).is_file():
+    if is_own_run(folder) and is_own_retriever(folder / MODEL_FOLDER):
         folder = folder / MODEL_FOLDER
-    if (folder / MANIFEST).is_file():
+    if is_own_retriever(folder):
         return _with_tokenizer(load_retriever_files(folder, mmap=mmap, verify=verify), folder)
     run = folder.parent if folder.name == MODEL_FOLDER and folder.is_dir() else folder
-    if is_run(run):
+    if is_own_run(run):
         return _with_tokenizer(open_run_index(run, mmap=mmap, verify=verify), run / TOKENIZER_FOLDER)
     run = folder.parent.parent
-    if (folder / MANIFEST_FILE).is_file() and is_run(run):
+    if (folder / MANIFEST_FILE).is_file() and is_own_run(run):
         return _with_tokenizer(open_run_index(run, folder.name, mmap=mmap, verify=verify), run / TOKENIZER_FOLDER)
     found = load_published_or_old(place, revision=revision, index=index, mmap=mmap, **hub)
     return RetrieverParts(

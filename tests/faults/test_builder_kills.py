@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,10 +20,13 @@ import torch
 
 from realm_hf import RealmConfig, RealmEmbedder
 from realm_hf.data.passages import passages_from_rows
+from realm_hf.index.generations import GenerationStore
+from realm_hf.refresh import guarded_start
 from realm_hf.refresh.async_refresh import AsyncRefresher
 from realm_hf.refresh.builder_process import builder_environment
+from realm_hf.refresh.heartbeat import read_beat
 from realm_hf.refresh.run_directory import RunDirectory
-from realm_hf.refresh.snapshots import write_snapshot
+from realm_hf.refresh.snapshots import collect_snapshots, write_snapshot
 
 pytestmark = pytest.mark.multiprocess
 
@@ -37,6 +41,25 @@ if os.fork() == 0:
 server.stdin.write(b"build builder-orphan\\n")
 server.stdin.flush()
 print(server.pid, server.stdout.readline().decode().split()[2], flush=True)
+time.sleep(600)
+"""
+
+
+LOADING_TRAINER = """
+import os, sys, time
+from realm_hf.refresh.builder_process import BuilderProcess
+from realm_hf.refresh.run_directory import RunDirectory
+os.environ["PYTHONPATH"] = sys.argv[2]  # the builder will load for ever
+builder = BuilderProcess(RunDirectory.open(sys.argv[1]))
+if os.fork() == 0:
+    time.sleep(600)  # a data loader worker
+print(builder.pid, flush=True)
+time.sleep(600)
+"""
+
+ENDLESS_LIBRARY = """
+import pathlib, time
+pathlib.Path(__file__).with_name("loading").touch()
 time.sleep(600)
 """
 
@@ -154,6 +177,43 @@ def test_a_builder_that_hangs_is_killed_and_replaced(slow_run, slow_embedder):
         refresher.stop()
 
 
+@contextlib.contextmanager
+def builder_at_work(run: RunDirectory) -> Iterator[subprocess.Popen[bytes]]:
+    """A builder of its own, as "external" has them, that has begun to build."""
+    command = [sys.executable, "-m", "realm_hf.refresh.builder", str(run.root), "--once", "--name", "slow"]
+    builder = subprocess.Popen(command, env=builder_environment(1), stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while (beat := read_beat(run.heartbeats / "slow.json")) is None or not beat.is_building:
+            assert builder.poll() is None and time.monotonic() < deadline
+            time.sleep(0.002)
+        yield builder
+    finally:
+        builder.kill()
+        builder.wait()
+
+
+def test_a_snapshot_is_kept_while_a_builder_works_from_it(slow_run, slow_embedder):
+    write_snapshot(slow_run, slow_embedder, 1, 0)
+    with builder_at_work(slow_run) as builder:
+        builder.send_signal(signal.SIGSTOP)
+        write_snapshot(slow_run, slow_embedder, 2, 0)
+        assert collect_snapshots(slow_run) == []
+        builder.send_signal(signal.SIGCONT)
+        assert builder.wait(120) == 0
+    assert [info.snapshot_step for info in GenerationStore(slow_run.index).list()] == [1]
+    assert collect_snapshots(slow_run) == ["step-1-e0"]
+
+
+def test_the_lease_of_a_killed_builder_ends_with_it(slow_run, slow_embedder):
+    write_snapshot(slow_run, slow_embedder, 1, 0)
+    with builder_at_work(slow_run) as builder:
+        write_snapshot(slow_run, slow_embedder, 2, 0)
+        builder.kill()
+    assert GenerationStore(slow_run.index).list() == []
+    assert collect_snapshots(slow_run) == ["step-1-e0"]
+
+
 def test_builders_end_with_a_trainer_that_is_killed(slow_run, slow_embedder):
     """Also when a worker that the dead trainer had forked still holds the other end of their standard input."""
     write_snapshot(slow_run, slow_embedder, 1, 0)
@@ -177,3 +237,34 @@ def test_builders_end_with_a_trainer_that_is_killed(slow_run, slow_embedder):
     finally:
         os.killpg(trainer.pid, signal.SIGKILL)
         trainer.communicate()
+
+
+def test_a_builder_that_loads_ends_with_its_trainer(slow_run, tmp_path):
+    (tmp_path / "transformers.py").write_text(ENDLESS_LIBRARY)
+    command = [sys.executable, "-c", LOADING_TRAINER, str(slow_run.root), str(tmp_path)]
+    trainer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    server = None
+    try:
+        assert trainer.stdout is not None
+        server = int(trainer.stdout.readline())
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "loading").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        trainer.kill()
+        deadline = time.monotonic() + 10
+        while not is_gone(server):
+            assert time.monotonic() < deadline, "the builder outlives its trainer"
+            time.sleep(0.02)
+    finally:
+        os.killpg(trainer.pid, signal.SIGKILL)
+        trainer.communicate()
+        if server is not None and not is_gone(server):
+            os.kill(server, signal.SIGKILL)
+
+
+def test_a_builder_whose_trainer_died_before_its_first_instruction_ends_at_once(tmp_path):
+    start = [sys.executable, "-c", guarded_start.RUN_BY_PATH, guarded_start.__file__]
+    command = [*start, "1", str(tmp_path)]  # process 1 is no parent of it
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (1, b"", b"")

@@ -119,6 +119,7 @@ def test_a_trainer_that_was_done_when_it_was_replaced_ends_well(world, tmp_path)
 @pytest.mark.full
 def test_two_trainers_of_which_either_is_stopped_at_fifty_random_points_spoil_nothing(world, tmp_path):
     run = tmp_path / "undisturbed"
+    finish([start_trainer(world, tmp_path / "warm", max_steps=1)])  # starts the fork server
     started = time.monotonic()
     finish([start_trainer(world, run, **RUN)])
     seconds, reference = time.monotonic() - started, losses(run)
@@ -126,7 +127,7 @@ def test_two_trainers_of_which_either_is_stopped_at_fifty_random_points_spoil_no
     for point in range(50):
         fenced += disturb(world, tmp_path / f"run-{point}", chance, seconds, reference, both=point % 2 == 1)
     print(f"of 50 first trainers {fenced} ended because they were replaced")
-    assert fenced >= 30, "the others were done, or had not begun, when they were stopped"
+    assert fenced >= 25, "the others were done, or had not begun, when they were stopped"
 
 
 def disturb(world, run, chance, seconds, reference, *, both):
@@ -136,7 +137,10 @@ def disturb(world, run, chance, seconds, reference, *, both):
     trainers = [start_trainer(world, run, **RUN)]
     first = trainers[0]
     try:
-        pause(first, chance.uniform(0.2, 1.0) * seconds)
+        step = chance.randrange(12)
+        while first.returncode is None and max(losses(run), default=(0, 0.0))[0] < step:
+            time.sleep(0.01)
+        pause(first, chance.uniform(0.0, 0.2) * seconds)
         first.stop()
         (run / "trainer.lock").unlink(missing_ok=True)
         second = start_trainer(world, run, **RUN, resume=True)

@@ -1,7 +1,9 @@
 """The refresh modes: what is built, what is served, what happens when a build fails or the trainer is replaced."""
 
+import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,11 +20,15 @@ from realm_hf import RealmConfig, RealmEmbedder
 from realm_hf.index.embedding import embed_passages
 from realm_hf.index.generations import GenerationInfo
 from realm_hf.refresh.async_refresh import AsyncRefresher
-from realm_hf.refresh.builder_process import builder_environment
+from realm_hf.refresh.builder import Builder
+from realm_hf.refresh.builder_logs import mark_failed, prune_logs
+from realm_hf.refresh.builder_process import BuilderProcess, builder_environment
 from realm_hf.refresh.heartbeat import FleetMonitor, Heartbeat, HeartbeatMonitor, ProcessorMonitor
-from realm_hf.refresh.modes import RefreshError, make_refresher
+from realm_hf.refresh.modes import ExternalRefresher, RefreshError, make_refresher
 from realm_hf.refresh.run_directory import RunDirectory
 from realm_hf.refresh.snapshots import load_snapshot, snapshot_name, write_snapshot
+from realm_hf.refresh.staleness import IndexRefresh
+from realm_hf.refresh.swap import SwapCoordinator
 
 ALONE = SimpleNamespace(process_index=0, num_processes=1, device=torch.device("cpu"))
 
@@ -131,6 +137,31 @@ def test_a_builder_that_loads_for_longer_than_the_timeout_is_not_killed(run, emb
     monkeypatch.setattr(ProcessorMonitor, "silent_seconds", lambda _: 1.0)
     assert wait_until(lambda: refresher.poll() is None and refresher.check_health().failures == 1, 30)
     refresher.stop()
+
+
+def test_a_heart_beats_again_when_the_disk_has_room_again(tmp_path, monkeypatch, caplog):
+    heartbeat = Heartbeat(tmp_path / "b.json", interval=0.01)
+    try:
+        assert wait_until(heartbeat.path.exists, 5)
+        tries = []
+
+        def full(*arguments, **named):
+            tries.append(arguments)
+            full_disk()
+
+        with monkeypatch.context() as disk:
+            disk.setattr("realm_hf.refresh.heartbeat.write_json", full)
+            heartbeat.mark("embedding", "step-1-e1", 1, 9)
+            assert wait_until(lambda: len(tries) > 3, 5), "one failure ended it"
+        monitor = HeartbeatMonitor(heartbeat.path)
+        assert wait_until(lambda: monitor.silent_seconds() >= 0 and monitor.beat.done == 1, 5)
+    finally:
+        heartbeat.stop()
+    told = [record.getMessage() for record in caplog.records]
+    assert [line.partition(",")[0] for line in told] == [
+        "no heartbeat can be written",
+        "the heartbeat is written again",
+    ]
 
 
 def test_a_heartbeat_is_judged_by_its_counter_and_not_by_the_files_clock(tmp_path):
@@ -266,6 +297,102 @@ def test_a_build_that_would_fill_the_disk_is_refused_before_it_embeds(run, embed
     refresher.stop()
 
 
+def full_disk(*arguments, **named):
+    raise OSError(errno.ENOSPC, "the file system is full")
+
+
+def test_a_wait_survives_a_snapshot_that_finds_no_room(run, embedder, monkeypatch, caplog):
+    """Nobody submits while training waits: what could not be written is written again."""
+    refresher = ExternalRefresher(run, ALONE)
+    refresher.retry_seconds = 0.01
+    monkeypatch.setattr("realm_hf.refresh.modes._LOOK_SECONDS", 0.0)
+    coordinator = SwapCoordinator(ALONE, refresher.store.open)
+    refresh = IndexRefresh(refresher, coordinator, refresh_steps=2, max_staleness=2, on_stale="wait")
+    refresh.start(0, embedder)
+    monkeypatch.setattr("realm_hf.refresh.store_refresher.write_snapshot", full_disk)
+    looks = []
+    builder = Builder(run)
+
+    def build_beside() -> bool:
+        looks.append(builder.build_newest())
+        if len(looks) == 10:
+            monkeypatch.undo()
+        return len(looks) > 500
+
+    for step in (1, 2):
+        assert refresh.after_step(step, embedder) is None
+    as_submitted = embedder.cls.dense.weight.clone()
+    swap = refresh.after_step(3, perturb(embedder), interrupted=build_beside)
+    builder.close()
+    refresh.stop()
+    assert swap is not None, "the wait had no other end than the test's own"
+    assert swap.generation.info.snapshot_step == 2
+    assert torch.equal(load_snapshot(run, "step-2-e0").cls.dense.weight, as_submitted)
+    assert "index refresh failed (1 in a row), next try in 0 s" in caplog.text
+    assert refresher.check_health().failures == 0
+
+
+def test_a_disk_that_stays_full_ends_training_in_words(run, embedder, monkeypatch):
+    refresher = ExternalRefresher(run, ALONE, retry_seconds=0.01, max_failures=2)
+    monkeypatch.setattr("realm_hf.refresh.modes._LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("realm_hf.refresh.store_refresher.write_snapshot", full_disk)
+    refresher.submit(1, embedder)
+    with pytest.raises(RefreshError, match=r"could not be refreshed 3 times in a row\. Last: the snapshot could not"):
+        refresher.wait(20)
+    refresher.stop()
+
+
+def test_a_full_disk_is_asked_again_after_a_pause_and_not_at_every_submission(run, embedder, monkeypatch):
+    refresher = ExternalRefresher(run, ALONE, retry_seconds=60.0, max_failures=2)
+    monkeypatch.setattr("realm_hf.refresh.modes._LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("realm_hf.refresh.store_refresher.write_snapshot", full_disk)
+    refresher.submit(1, embedder)
+    assert wait_until(lambda: refresher.poll() is None and refresher.check_health().failures == 1, 20)
+    for step in range(2, 12):
+        refresher.submit(step, embedder)
+        refresher.wait(0.02)
+    assert refresher.check_health().failures == 1
+    refresher.stop()
+
+
+def test_the_end_of_a_run_does_not_wait_for_a_disk_that_never_answers(run, embedder, monkeypatch, caplog):
+    refresher = ExternalRefresher(run, ALONE)
+    monkeypatch.setattr("realm_hf.refresh.store_refresher._STOP_SECONDS", 0.2)
+    monkeypatch.setattr("realm_hf.refresh.store_refresher._STOP_NOTE_SECONDS", 0.1)
+    answer = threading.Event()
+    monkeypatch.setattr("realm_hf.refresh.store_refresher.write_snapshot", lambda *_, **__: answer.wait(60))
+    refresher.submit(1, embedder)
+    started = time.monotonic()
+    refresher.stop()
+    assert time.monotonic() - started < 30
+    answer.set()
+    assert "has not taken in what was written" in caplog.text
+
+
+def test_a_trainer_that_was_replaced_hears_of_it_while_it_waits(run, embedder):
+    refresher = ExternalRefresher(run, ALONE)
+    refresher.submit(1, embedder)
+    with RunDirectory.open(run.root).lock(), pytest.raises(RefreshError, match="taken over by another trainer"):
+        refresher.wait(20)
+    refresher.stop()
+
+
+def test_a_builder_that_fails_again_and_again_is_told_and_is_no_sign_of_work(run, embedder):
+    refresher = ExternalRefresher(run, ALONE, max_failures=2)
+    heartbeat = Heartbeat(run.heartbeats / "b.json", interval=0.01)
+    try:
+        for failures, is_building in ((2, True), (3, False)):
+            heartbeat.tell_failure(failures, "OSError: the disk is full")
+            heartbeat.mark("embedding", "step-1-e0")
+            refresher._fleet.silent_seconds()
+            assert wait_until(lambda n=failures: refresher.check_health().failures == n, 10)
+            assert refresher.check_health().building is is_building
+        assert refresher.check_health().last_error.endswith("OSError: the disk is full")
+    finally:
+        heartbeat.stop()
+        refresher.stop()
+
+
 @pytest.mark.multiprocess
 def test_external_builders_are_found_by_what_they_leave_in_the_run(run, embedder):
     """`--watch` builds the newest snapshot, beats while it waits, and ends in order."""
@@ -344,6 +471,20 @@ def test_the_server_that_forks_builders_has_one_thread(refreshing):
     assert len(list(tasks.iterdir())) == 1, "a fork of a process with threads may hang"
 
 
+def test_the_newest_logs_stay_and_those_of_failed_builds_longer(tmp_path):
+    names = [f"builder-{number:012x}.log" for number in range(50)]
+    for age, name in enumerate(names):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (1000 - age, 1000 - age))
+    for name in names[40:]:
+        assert mark_failed(tmp_path / name).name == f"failed-{name}"
+    (tmp_path / "index-recall.jsonl").touch()
+    prune_logs(tmp_path, living=tmp_path / names[39])
+    kept = {path.name for path in tmp_path.iterdir()}
+    assert kept == {*names[:20], names[39], *(f"failed-{name}" for name in names[40:]), "index-recall.jsonl"}
+    assert mark_failed(tmp_path / "never-opened.log") == tmp_path / "never-opened.log"
+
+
 @pytest.mark.multiprocess
 def test_older_snapshots_are_skipped(refreshing):
     refresher, embedder = refreshing
@@ -367,6 +508,8 @@ def test_failed_builds_are_retried_while_the_old_generation_serves(refreshing):
     told = refresher.check_health().last_error
     assert "ended with exit code 4" in told
     assert "passages.json is missing" in told, "the end of the builder's log is in the error"
+    log = Path(re.search(r"its log (\S+) ends with", told)[1])
+    assert log.name.startswith("failed-builder-") and log.exists()
     hidden.rename(passages)
     info = refresher.wait(60)
     assert info.snapshot_step == 80
@@ -408,11 +551,14 @@ def test_a_snapshot_that_finds_no_room_is_told_and_the_next_one_goes_on(refreshi
         raise OSError(28, "the file system is full")
 
     monkeypatch.setattr("realm_hf.refresh.store_refresher.write_snapshot", full)
+    monkeypatch.setattr(refresher, "retry_seconds", 1.0)
     refresher.submit(110, perturb(embedder))
     assert wait_until(lambda: refresher.poll() is None and refresher.check_health().failures == 1, 20)
     assert "the file system is full" in refresher.check_health().last_error
+    refresher.submit(120, perturb(embedder))  # while the disk is given a rest: it takes the place of the other
     monkeypatch.undo()
-    assert refresh_once(refresher, 120, embedder).snapshot_step == 120
+    assert refresher.wait(60).snapshot_step == 120
+    refresher.mark_served(refresher.wait(0))
 
 
 @pytest.mark.multiprocess
@@ -444,3 +590,31 @@ def test_submitting_does_not_wait_for_the_disk(refreshing, monkeypatch):
     refresher.mark_served(info)
     assert info.snapshot_step == 140
     assert torch.equal(load_snapshot(refresher.run, "step-140-e1").cls.dense.weight, as_submitted)
+
+
+@pytest.mark.multiprocess
+def test_a_builder_that_cannot_be_started_is_tried_again(refreshing):
+    refresher, embedder = refreshing
+    logs = refresher.run.logs
+    hidden = logs.with_name("hidden")
+    logs.rename(hidden)
+    os.kill(refresher._builder.pid, signal.SIGKILL)
+    assert wait_until(lambda: refresher.poll() is None and refresher.check_health().failures >= 3, 30)
+    assert "the index builder could not be started" in refresher.check_health().last_error
+    hidden.rename(logs)
+    assert refresh_once(refresher, 150, embedder).snapshot_step == 150
+
+
+@pytest.mark.multiprocess
+def test_a_killed_builder_that_the_kernel_does_not_let_go_is_left_behind(run, monkeypatch, caplog):
+    builder = BuilderProcess(run)
+    wait = builder._process.wait
+
+    def held(timeout=None):
+        assert timeout is not None, "it waits for ever"
+        raise subprocess.TimeoutExpired("builder", timeout)
+
+    monkeypatch.setattr(builder._process, "wait", held)
+    builder.kill()
+    assert wait(20) == -signal.SIGKILL
+    assert "It is left behind" in caplog.text

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from realm_hf.refresh.refresher import RefreshHealth
+from realm_hf.refresh.refresher import RefreshError, RefreshHealth
 from realm_hf.refresh.staleness import IndexRefresh
 from realm_hf.refresh.swap import SwapCoordinator
 
@@ -23,6 +23,7 @@ class StubRefresher:
         self.served = -1
         self.stopped = False
         self.polls_until_built: int | None = None
+        self.building = False
 
     def start(self):
         pass
@@ -48,7 +49,7 @@ class StubRefresher:
         self.served = info.snapshot_step
 
     def check_health(self):
-        return RefreshHealth(mode=self.mode)
+        return RefreshHealth(mode=self.mode, building=self.building, last_error="the disk is full")
 
     def wait(self, timeout):
         return self.poll()
@@ -144,6 +145,40 @@ def test_a_wait_ends_when_it_is_interrupted():
     refresh.after_step(1, EMBEDDER)
     refresh.after_step(2, EMBEDDER)
     assert refresh.after_step(3, EMBEDDER, interrupted=lambda: next(asked)) is None
+
+
+def test_a_wait_for_which_nobody_works_ends_in_words():
+    refresh = driver(StubRefresher(), refresh_steps=2, max_staleness=2, on_stale="wait", wait_timeout=0.05)
+    for step in (1, 2):
+        refresh.after_step(step, EMBEDDER)
+    with pytest.raises(RefreshError, match=r"Step 3: the index is 3 steps old .*in vain: nobody has been seen.*full"):
+        refresh.after_step(3, EMBEDDER)
+
+
+def test_a_wait_lasts_as_long_as_somebody_builds():
+    refresher = StubRefresher()
+    refresh = driver(refresher, refresh_steps=2, max_staleness=2, on_stale="wait", wait_timeout=0.05)
+    for step in (1, 2):
+        refresh.after_step(step, EMBEDDER)
+    refresher.building = True
+    refresher.polls_until_built = 300
+    assert refresh.after_step(3, EMBEDDER).name == "step-2"
+    assert refresh.waited_seconds > 0.05
+
+
+def test_a_wait_ends_when_one_generation_after_the_other_cannot_be_opened():
+    refresher = StubRefresher()
+    refresh = driver(refresher, refresh_steps=2, max_staleness=2, on_stale="wait", wait_timeout=0.02)
+    for step in (1, 2):
+        refresh.after_step(step, EMBEDDER)
+    refresher.building, refresher.built = True, [0, 2]
+
+    def broken(name):
+        raise OSError(f"{name} is truncated")
+
+    refresh.coordinator._open_generation = broken
+    with pytest.raises(RefreshError, match=r"\d+ newer ones could not be opened, the last .*step-2 is truncated"):
+        refresh.after_step(3, EMBEDDER)
 
 
 def test_sync_on_stale_builds_with_the_weights_of_now():

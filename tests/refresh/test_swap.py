@@ -146,6 +146,51 @@ def test_a_generation_that_cannot_be_opened_is_quarantined_and_the_old_one_serve
     assert coordinator.swap_now("three", 6).name == "three"
 
 
+def test_a_quarantine_that_finds_no_room_does_not_end_training(shelf, caplog):
+    def full(name, why):
+        raise OSError(28, "the file system is full")
+
+    coordinator = SwapCoordinator(ALONE, shelf, quarantine=full)
+    coordinator.swap_now("one", 0)
+    with pytest.raises(SwapFailed, match="broken-two could not be opened"):
+        coordinator.swap_now("broken-two", 5)
+    assert "could not be put into quarantine" in caplog.text
+    assert coordinator.swap_now("three", 6).name == "three"
+
+
+class Panic(BaseException):
+    """As a library in Rust raises it."""
+
+
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, Panic])
+def test_an_opening_that_ends_by_more_than_an_error_counts_as_failed(kind):
+    def open_generation(name):
+        raise kind("the end")
+
+    coordinator = SwapCoordinator(ALONE, open_generation)
+    for step in range(1, 1000):
+        coordinator.tick("one", step)
+        if coordinator.failures:
+            break
+        time.sleep(0.002)
+    assert [failure.reasons for failure in coordinator.failures] == [{0: f"{kind.__name__}: the end"}]
+
+
+def test_an_opening_without_an_end_counts_as_failed_after_its_time(shelf, caplog, monkeypatch):
+    monkeypatch.setattr("realm_hf.refresh.swap._WAIT_NOTE_SECONDS", 0.02)
+    coordinator = SwapCoordinator(ALONE, shelf, open_timeout=0.2)
+    shelf.may_open.clear()
+    with pytest.raises(SwapFailed, match=r"rank 0: not opened within 0 s: does the file system answer\?"):
+        coordinator.swap_now("one", 3)
+    assert "for all ranks to open generation one" in caplog.text
+    shelf.may_open.set()
+    deadline = time.monotonic() + 5
+    while not ("one" in shelf.opened and shelf.opened["one"].closed) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert shelf.opened["one"].closed, "what comes too late is closed"
+    assert coordinator.generation is None
+
+
 def test_swap_now_settles_what_is_pending_first(shelf):
     coordinator = SwapCoordinator(ALONE, shelf)
     coordinator.tick("one", 1)

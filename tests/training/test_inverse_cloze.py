@@ -26,7 +26,8 @@ def trainer(passages, folder, model=None, **overrides):
 
 def gradients(trainer):
     trainer.module.train()
-    loss = trainer.accumulate(1)["loss"]
+    computed = trainer.accumulate(1)
+    loss = computed.record(computed.sums.tolist())["loss"]
     return loss, {name: p.grad for name, p in trainer.model.embedder.named_parameters() if p.grad is not None}
 
 

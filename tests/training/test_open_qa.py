@@ -41,7 +41,8 @@ def one_step(trainer):
     class Watch(LoopCallback):
         def on_train_begin(self, loop):
             loop.module.train()
-            seen["record"] = loop.accumulate(1)
+            computed = loop.accumulate(1)
+            seen["record"] = computed.record(computed.sums.tolist())
             seen["gradients"] = {n: p.grad.clone() for n, p in loop.model.named_parameters() if p.grad is not None}
             loop.optimizer.zero_grad(set_to_none=True)
 
@@ -336,7 +337,7 @@ def test_training_ends_when_patience_does_and_the_best_weights_become_the_model(
     again = qa_trainer(world, tmp_path, max_steps=50, eval_steps=2, early_stopping_patience=2)
     Scripted(again, [0.4])
     assert again.train(resume_from_checkpoint=True).step == 8, "an early end is an end"
-    patient = qa_trainer(world, tmp_path, max_steps=12, eval_steps=2, early_stopping_patience=3)
+    patient = qa_trainer(world, tmp_path, max_steps=50, eval_steps=2, early_stopping_patience=3)
     Scripted(patient, [0.3])
     assert patient.train(resume_from_checkpoint=True).step == 10, "with more patience it goes on, and counts on"
 

@@ -1,6 +1,9 @@
 """`examples/pretrain.py` is one command from text to model, index and report, and takes up where it was stopped."""
 
+import importlib
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -9,6 +12,7 @@ from example_programs import EXAMPLES, run_example, tiny_bert
 from tiny_worlds import FIXTURES
 
 from realm_hf import RealmForPreTraining, RealmTokenizer
+from realm_hf.training.inverse_cloze import InverseClozeTrainer
 from realm_hf.training.tracking import read_log
 
 
@@ -62,6 +66,34 @@ def test_one_command_leaves_model_index_examples_and_report(configuration, tmp_p
     assert [r["step"] for r in read_log(run / "log.jsonl") if "loss" in r] == [1, 2, 3, 4, 5, 6]
     with pytest.raises(SystemExit, match=r"min_sentences: 1 then, 2 now"):
         run_example("pretrain", monkeypatch, configuration, "--min_sentences", 2)
+
+
+def test_warm_start_that_is_stopped_ends_the_program_with_a_status_and_the_command_that_goes_on(
+    configuration, tmp_path, monkeypatch, capsys
+):
+    accumulate = InverseClozeTrainer.accumulate
+
+    def stopped(trainer, step):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return accumulate(trainer, step)
+
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    program = importlib.import_module("pretrain")
+    words = ["pretrain.py", str(configuration), "--inverse_cloze_steps", "3"]
+    monkeypatch.setattr(sys, "argv", words)
+    monkeypatch.setattr(sys, "orig_argv", ["python", *words])
+    with monkeypatch.context() as once:
+        once.setattr(InverseClozeTrainer, "accumulate", stopped)
+        assert program.main() == 143
+    printed = capsys.readouterr().out
+    command = f"python pretrain.py {configuration} --inverse_cloze_steps 3 --resume_from_checkpoint true"
+    assert "Interrupted (SIGTERM) after step 1" in printed and command in printed
+    assert not (tmp_path / "run" / "log.jsonl").exists(), "pre-training has not begun"
+
+    monkeypatch.setattr(sys, "argv", command.split()[1:])
+    assert program.main() == 0
+    assert [r["step"] for r in read_log(tmp_path / "run" / "inverse_cloze" / "log.jsonl")][-1] == 3
+    assert "Done at step 4" in capsys.readouterr().out
 
 
 def test_warm_start_alone_leaves_a_model_to_go_on_from(bert, tmp_path, monkeypatch):

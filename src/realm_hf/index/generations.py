@@ -28,6 +28,7 @@ from transformers.utils import logging
 from ..storage.directories import FileLock, StagedDirectory, move_into, remove_stale_staging, retire_directory
 from ..storage.errors import explained
 from ..storage.files import file_sha256, fsync_path, read_json, write_json
+from ..storage.leases import take_lease
 from .generation_files import check_hash, check_pair, check_sizes, map_files, write_array
 from .index_file import index_file_bytes, write_index
 from .manifest import (
@@ -71,7 +72,9 @@ class Generation:
         index (`faiss.Index`): Read-only map; changing it aborts the process.
     """
 
-    def __init__(self, info: GenerationInfo, path: Path, embeddings: np.ndarray, index: faiss.Index, lease: FileLock):
+    def __init__(
+        self, info: GenerationInfo, path: Path, embeddings: np.ndarray, index: faiss.Index, lease: FileLock | None
+    ):
         self.info = info
         self.path = path
         self.embeddings = embeddings
@@ -85,7 +88,8 @@ class Generation:
 
     def close(self) -> None:
         """Give the lease back. The maps stay valid for whoever still holds them, even if the files are removed."""
-        self._lease.release()
+        if self._lease is not None:
+            self._lease.release()
 
     def __enter__(self) -> Self:
         return self
@@ -210,7 +214,8 @@ class GenerationStore:
 
     def open(self, name: str, verify: Literal["sizes", "sha256"] = "sizes") -> Generation:
         """
-        Lease, check and map a generation. Safe in a background thread.
+        Lease, check and map a generation. Safe in a background thread. A lock of somebody else's is waited for up to
+        30 s, then told and done without.
 
         Args:
             name (`str`): The generation's name.
@@ -229,7 +234,7 @@ class GenerationStore:
             raise ValueError(f"verify is {verify!r}: 'sizes' or 'sha256' was expected.")
         path = self._path(name)
         try:
-            lease = FileLock(path / MANIFEST_FILE, exclusive=False, wait=True)
+            lease = take_lease(path / MANIFEST_FILE)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise self._not_found(name) from error
         try:
@@ -240,7 +245,8 @@ class GenerationStore:
                     check_hash(path / file, file_sha256(path / file), record)
             embeddings, index = map_files(path, info)
         except BaseException:
-            lease.release()
+            if lease is not None:
+                lease.release()
             raise
         return Generation(info, path, embeddings, index, lease)
 

@@ -7,8 +7,6 @@ written here. That copy is made once for each description, and named by its hash
 from __future__ import annotations
 
 import io
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,26 +15,26 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset, Features, Value
 from datasets.arrow_writer import ArrowWriter
-from huggingface_hub import cached_assets_path
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from ..data.passages import PassageStore
-from ..hub_files import HubArtefactError, Source, check_room, human_bytes
+from ..hub_files import HubArtefactError, Source, check_room, human_bytes, refusing
 from ..storage.directories import StagedDirectory
 from ..storage.errors import explained
-from ..storage.files import HashingFile, describe_files, file_sha256, write_json
+from ..storage.files import HashingFile, describe_files, write_json
 from .faiss_index import build_index
 from .hub_manifest import ARRAYS, COLUMNS, HubManifest, IndexRecord
 from .index_file import IndexFileError, open_index
 from .index_probe import probe_index
 from .manifest import EMBEDDINGS_FILE
+from .published_copy import COMPLETE, check_hash, place_of, take
 from .published_rows import published_rows
 
 if TYPE_CHECKING:
     import faiss
 
-__all__ = ["open_published_index", "open_published_passages", "published_files"]
+__all__ = ["open_published_index", "open_published_passages"]
 
 logger = logging.get_logger(__name__)
 
@@ -48,20 +46,6 @@ _ROW_FEATURES = Features(
         "duplicate_group": Value("int32"),
     }
 )
-_COMPLETE = "complete.json"
-
-
-def published_files(source: Source, manifest: HubManifest, names: list[str]) -> dict[str, Path]:
-    """
-    Fetch small files of a publication (tokenizer, passage tower) and compare their hashes.
-
-    Raises:
-        HubArtefactError: If one is missing or was changed.
-    """
-    paths = source.fetch(names, manifest.sizes())
-    for name, path in paths.items():
-        _check_hash(path, manifest.files[name].sha256)
-    return paths
 
 
 def open_published_passages(source: Source, manifest: HubManifest) -> tuple[PassageStore | Dataset, np.ndarray]:
@@ -81,17 +65,17 @@ def open_published_passages(source: Source, manifest: HubManifest) -> tuple[Pass
         HubArtefactError: If a file is missing, was changed, or does not hold what the description says.
         OSError: If the disk has too little room.
     """
-    folder = _place(source, manifest.content[:40])
-    if not (folder / _COMPLETE).exists():
+    folder = place_of(source, manifest.content[:40])
+    if not (folder / COMPLETE).exists():
         names = [shard.file for shard in manifest.shards] + manifest.below("passages")
         _say_what_it_takes(source, manifest, names, folder)
-        paths = published_files(source, manifest, names)
+        paths = source.fetch(names, manifest.sizes())
         with explained("write the passages into", folder):
             try:
                 with StagedDirectory(folder) as staged:
-                    _assemble(staged.path, manifest, paths)
+                    _assemble(staged.path, source, manifest, paths)
             except FileExistsError:  # another process was faster
-                if not (folder / _COMPLETE).exists():
+                if not (folder / COMPLETE).exists():
                     raise
     embeddings = np.load(folder / EMBEDDINGS_FILE, mmap_mode="r", allow_pickle=False)
     if manifest.store is not None:
@@ -128,36 +112,23 @@ def open_published_index(
             "False (none)."
         )
     record = manifest.indexes[name]
-    place = _place(source, f"index-{record.sha256[:40]}")
+    place = place_of(source, f"index-{record.sha256[:40]}")
     path = place / "index.faiss"
-    if not (place / _COMPLETE).exists():
+    if not (place / COMPLETE).exists():
         parts = source.fetch(record.parts, manifest.sizes())
         with explained("write the index into", place):
             try:
                 with StagedDirectory(place) as staged:
-                    _join(list(parts.values()), staged.path / "index.faiss", record)
+                    _join(source, list(parts.values()), staged.path / "index.faiss", record)
                     probe_index(staged.path / "index.faiss", rows=manifest.rows, dimension=manifest.dimension)
-                    write_json(staged.path / _COMPLETE, {"sha256": record.sha256}, durable=False)
+                    write_json(staged.path / COMPLETE, {"sha256": record.sha256}, durable=False)
             except FileExistsError:
-                if not (place / _COMPLETE).exists():
+                if not (place / COMPLETE).exists():
                     raise
     try:
         return open_index(path, mmap=mmap, rows=manifest.rows, dimension=manifest.dimension)
     except IndexFileError as error:
         raise HubArtefactError(f"The index of {source.words} is refused: {error}") from error
-
-
-def _place(source: Source, name: str) -> Path:
-    assets = None if source.cache_dir is None else Path(source.cache_dir)
-    return cached_assets_path("realm_hf", namespace="retrievers", subfolder=name, assets_dir=assets)
-
-
-def _check_hash(path: Path, expected: str) -> None:
-    if file_sha256(path) != expected:
-        raise HubArtefactError(
-            f"{path} does not have the SHA-256 that its description names ({expected[:16]}...): it is damaged or was "
-            "changed; remove it and load again."
-        )
 
 
 def _say_what_it_takes(source: Source, manifest: HubManifest, names: list[str], folder: Path) -> None:
@@ -175,11 +146,14 @@ def _say_what_it_takes(source: Source, manifest: HubManifest, names: list[str], 
     check_room(folder, vectors + texts // 4, "the memory-mapped copy")
 
 
-def _assemble(work: Path, manifest: HubManifest, paths: dict[str, Path]) -> None:
+def _assemble(work: Path, source: Source, manifest: HubManifest, paths: dict[str, Path]) -> None:
     """Write the mapped form of a publication's passages and embeddings."""
     store = manifest.store
+    for name in manifest.below("passages"):
+        take(source, paths[name], work / name)
+        check_hash(work / name, manifest.files[name].sha256, paths[name])
     numbers = {
-        name: np.memmap(paths[f"passages/{name}.bin"], dtype=dtype, mode="r")
+        name: np.memmap(work / f"passages/{name}.bin", dtype=dtype, mode="r")
         for name, dtype in COLUMNS.items()
         if store is not None
     }
@@ -193,7 +167,7 @@ def _assemble(work: Path, manifest: HubManifest, paths: dict[str, Path]) -> None
         ):
             file.write(vectors.header())
             start = 0
-            for batch in _rows(manifest, paths):
+            for batch in _rows(work, source, manifest, paths):
                 stop = start + len(batch)
                 columns = {name: batch[name] for name in ("title", "text")}
                 columns |= {name: pa.array(values[start:stop]) for name, values in numbers.items()}
@@ -207,8 +181,8 @@ def _assemble(work: Path, manifest: HubManifest, paths: dict[str, Path]) -> None
             raise
         raise HubArtefactError(f"The published Parquet files are damaged: {error}") from error
     if store is not None:
-        _assemble_store(work, store, paths, rows_file)
-    write_json(work / _COMPLETE, {"content": manifest.content}, durable=False)
+        _assemble_store(work, store, rows_file)
+    write_json(work / COMPLETE, {"content": manifest.content}, durable=False)
 
 
 def _features(of_store: bool) -> Features:
@@ -243,25 +217,27 @@ class _Vectors:
         return vectors.astype(self.dtype)
 
 
-def _rows(manifest: HubManifest, paths: dict[str, Path]) -> Iterator[pa.Table]:
+def _rows(work: Path, source: Source, manifest: HubManifest, paths: dict[str, Path]) -> Iterator[pa.Table]:
+    """All rows; one file after the other lies in `work` while it is read, so that nobody changes it meanwhile."""
+    taken = work / "shard.parquet"
     for shard in manifest.shards:
-        yield from published_rows(shard, paths[shard.file], manifest.dimension)
+        take(source, paths[shard.file], taken)
+        check_hash(taken, manifest.files[shard.file].sha256, paths[shard.file])
+        yield from published_rows(shard, taken, manifest.dimension)
+        taken.unlink()
 
 
-def _assemble_store(work: Path, store: dict[str, Any], paths: dict[str, Path], rows_file: Path) -> None:
+def _assemble_store(work: Path, store: dict[str, Any], rows_file: Path) -> None:
     folder = work / "passages"
-    folder.mkdir()
-    for name in [f"{array}{end}.bin" for array in ARRAYS for end in ("", "_offsets")]:
-        _link(paths[f"passages/{name}"], folder / name)
+    for name in COLUMNS:
+        (folder / f"{name}.bin").unlink()  # they are columns of the rows now
     for array in ARRAYS:
         _check_ragged(folder, array, np.dtype(store["dtype"]))
     Dataset.from_file(str(rows_file)).save_to_disk(str(folder / "rows"))
     rows_file.unlink()
     write_json(folder / "passages.json", {**store, "files": describe_files(folder, folder)}, durable=False)
-    try:
+    with refusing("The published passages, which do not fit together,"):
         PassageStore(folder)
-    except (KeyError, TypeError, ValueError, OSError) as error:
-        raise HubArtefactError(f"The published passages do not fit together: {error}") from error
 
 
 def _check_ragged(folder: Path, name: str, dtype: np.dtype) -> None:
@@ -272,17 +248,9 @@ def _check_ragged(folder: Path, name: str, dtype: np.dtype) -> None:
         raise HubArtefactError(f"passages/{name}_offsets.bin does not describe {name}.bin: rows would overlap or end.")
 
 
-def _link(source: Path, target: Path) -> None:
-    """The same file under another name where the file system can, else a copy."""
-    try:
-        os.link(source.resolve(), target)
-    except OSError:
-        shutil.copyfile(source, target)
-
-
-def _join(parts: list[Path], target: Path, record: IndexRecord) -> None:
+def _join(source: Source, parts: list[Path], target: Path, record: IndexRecord) -> None:
     if len(parts) == 1:
-        _link(parts[0], target)
+        take(source, parts[0], target)
     else:
         check_room(target.parent, record.bytes, "the joined index")
         with HashingFile(target) as file:
@@ -290,4 +258,4 @@ def _join(parts: list[Path], target: Path, record: IndexRecord) -> None:
                 with part.open("rb") as reader:
                     while piece := reader.read(4 << 20):
                         file.write(piece)
-    _check_hash(target, record.sha256)
+    check_hash(target, record.sha256, parts[0])

@@ -16,9 +16,11 @@ from ..hub_files import HubArtefactError, check_name
 from ..storage.files import json_sha256
 from .manifest import FileRecord
 
-__all__ = ["ARRAYS", "DESCRIPTION", "FORMAT_VERSION", "HubManifest", "IndexRecord", "ShardRecord"]
+__all__ = ["ARRAYS", "DESCRIPTION", "FORMAT_VERSION", "PUBLICATION", "HubManifest", "IndexRecord", "ShardRecord"]
 
 DESCRIPTION = "realm_retriever.json"
+PUBLICATION = "realm_publication.json"
+"""In a model's repository: which retriever belongs to it, at which commit, and the fingerprints of both."""
 FORMAT_VERSION = 1
 ARRAYS = ("title_tokens", "body_tokens", "sentence_starts")
 """The ragged arrays of a [`PassageStore`], each with its `_offsets`."""
@@ -28,6 +30,7 @@ COLUMNS = {"document": "int64", "duplicate_group": "int32"}
 
 _LARGEST_DIMENSION = 1 << 16
 _MOST_ROWS = 1 << 40
+_LONGEST_PASSAGE, _LARGEST_TOKEN = 1 << 20, (1 << 32) - 1  # wordpieces, and the largest id that an array can hold
 _INDEX_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -191,6 +194,13 @@ class HubManifest:
     def _check_store(self, store: dict[str, Any]) -> None:
         if store["count"] != self.rows or store["fingerprint"] != self.fingerprints.get("passages"):
             raise HubArtefactError("the passages are not those that the fingerprints name")
+        _count(store["max_length"], _LONGEST_PASSAGE)
+        if set(store["special_tokens"]) != {"pad", "cls", "sep", "mask"}:
+            raise HubArtefactError(f"its special tokens are {sorted(store['special_tokens'])[:8]}")
+        for number in store["special_tokens"].values():
+            _count(number, _LARGEST_TOKEN)
+        for name, number in store["statistics"].items():
+            _text(name), _count(number)
         if store["dtype"] not in ("uint16", "uint32"):
             raise HubArtefactError(f"wordpieces of type {store['dtype']!r}")
         expected = {f"passages/{name}_offsets.bin": 8 * (self.rows + 1) for name in ARRAYS}

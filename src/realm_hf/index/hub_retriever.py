@@ -12,12 +12,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.passages import PassageStore
 from ..data.vocabulary import tokenizer_fingerprint
-from ..hub_files import Push
+from ..hub_files import HubArtefactError, Push
 from ..modeling_embedder import RealmEmbedder
 from .fingerprints import state_fingerprint
 from .hub_export import ExportSettings, export_retriever
 from .hub_manifest import DESCRIPTION, HubManifest
 from .published import check_fingerprint, query_tower_record
+from .published_tokenizer import check_tokenizer_files
 from .retriever_files import RetrieverFiles
 from .towers import query_tower_of, same_tower
 
@@ -146,6 +147,7 @@ def add_retriever(
         if retriever.tokenizer is not None:
             retriever.tokenizer.save_pretrained(Path(work, "tokenizer"))
             if retriever.tokenizer.is_fast:
+                _check_tokenizer(Path(work, "tokenizer"))
                 fingerprints["tokenizer"] = tokenizer_fingerprint(retriever.tokenizer)
         tower = tower if tower is not None else retriever.embedder
         if tower is not None:
@@ -167,6 +169,13 @@ def add_retriever(
         push.add(prefix + DESCRIPTION, manifest.to_json())
         push.keep_small_files()
     return manifest
+
+
+def _check_tokenizer(folder: Path) -> None:
+    try:
+        check_tokenizer_files(folder)
+    except HubArtefactError as error:
+        raise ValueError(f"The tokenizer cannot be published, because nobody could load it: {error}.") from error
 
 
 def owned_by_retriever(name: str) -> bool:

@@ -11,6 +11,7 @@ import faiss
 
 from ..storage.files import replacement
 from .guarded_read import ForeignListsError, read_guarded
+from .index_structure import StructureError, check_structure
 
 __all__ = [
     "IndexFileError",
@@ -120,7 +121,8 @@ def open_index(
 
     Raises:
         FileNotFoundError: If there is no such file.
-        IndexFileError: If it is damaged, untrained, not inner product, or does not fit `rows` and `dimension`.
+        IndexFileError: If it is damaged, untrained, not inner product, its parts do not fit one another, or it does
+            not fit `rows` and `dimension`.
     """
     path = Path(path)
     size = path.stat().st_size
@@ -140,6 +142,10 @@ def open_index(
         )
     if not index.is_trained:
         raise IndexFileError(f"{path} holds an untrained index: rebuild it with build_index.")
+    try:
+        check_structure(index)
+    except StructureError as error:
+        raise IndexFileError(f"{path} does not fit together: {error}. Rebuild it with build_index.") from error
     if rows is not None and index.ntotal != rows:
         raise IndexFileError(
             f"{path} holds {index.ntotal} rows, but {rows} were expected: it belongs to another corpus."

@@ -130,7 +130,7 @@ class GenerationInfo:
         try:
             content: dict[str, Any] = json.loads(text)
             digest = content.pop("sha256")
-        except (ValueError, KeyError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise CorruptGenerationError(f"{path} is not a manifest of a generation: rebuild it.") from error
         if content.get("protocol") != PROTOCOL:
             raise GenerationError(
@@ -145,7 +145,10 @@ class GenerationInfo:
                 f"{path} does not describe {path.parent.name} (name {content.get('name')!r}, fields {sorted(missing)} "
                 "missing or unknown): was the directory renamed?"
             )
-        content["files"] = {name: FileRecord(**record) for name, record in content["files"].items()}
+        try:
+            content["files"] = {name: FileRecord(**record) for name, record in content["files"].items()}
+        except (TypeError, AttributeError) as error:
+            raise CorruptGenerationError(f"{path} does not list its files ({error}): rebuild it.") from error
         return cls(**content)
 
 

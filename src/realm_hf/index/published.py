@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from datasets import Dataset
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ..data.passages import PassageStore
 from ..data.vocabulary import tokenizer_fingerprint
-from ..hub_files import HubArtefactError, Source, open_source
+from ..hub_files import HubArtefactError, Source, open_source, refusing
 from ..modeling_embedder import RealmEmbedder
 from .fingerprints import state_fingerprint
-from .hub_import import open_published_index, open_published_passages, published_files
-from .hub_manifest import DESCRIPTION, HubManifest
+from .hub_import import open_published_index, open_published_passages
+from .hub_manifest import DESCRIPTION, PUBLICATION, HubManifest
+from .published_tokenizer import load_published_tokenizer
 from .published_tower import load_tower
 from .towers import TowerSource, load_model_tower
 
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
 __all__ = ["PUBLICATION", "PublishedRetriever", "check_fingerprint", "load_published", "query_tower_record"]
 
 logger = logging.get_logger(__name__)
-
-PUBLICATION = "realm_publication.json"
-"""In a model's repository: which retriever belongs to it, at which commit, and the fingerprints of both."""
 
 _FORMAT_VERSION = 1
 
@@ -164,17 +162,12 @@ def _follow(source: Source, arguments: Mapping[str, Any]) -> tuple[Source, dict[
 
 
 def _load_tokenizer(source: Source, manifest: HubManifest, force: bool) -> PreTrainedTokenizerBase | None:
-    names = manifest.below("tokenizer")
-    if not names:
-        return None
-    folder = next(iter(published_files(source, manifest, names).values())).parent
-    try:
-        # Code that comes with a repository is never run.
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
-        raise HubArtefactError(f"The tokenizer of {source.words} cannot be loaded: {error}") from error
-    expected = manifest.fingerprints.get("tokenizer")
-    check_fingerprint(f"The tokenizer of {source.words}", expected, tokenizer_fingerprint(tokenizer), force=force)
+    tokenizer = load_published_tokenizer(source, manifest)
+    if tokenizer is not None:
+        with refusing(f"The tokenizer of {source.words}"):
+            found = tokenizer_fingerprint(tokenizer)
+        expected = manifest.fingerprints.get("tokenizer")
+        check_fingerprint(f"The tokenizer of {source.words}", expected, found, force=force)
     return tokenizer
 
 
@@ -199,11 +192,10 @@ def _open_model_tower(model: Source, expected: str | None, force: bool) -> Realm
 
 def _open_tower(source: Source, manifest: HubManifest, folder: str, force: bool) -> RealmEmbedder | None:
     """The passage tower (`embedder`) or the query tower (`query_embedder`)."""
-    names = manifest.below(folder)
-    if not names:
+    tower = load_tower(source, manifest, folder)
+    if tower is None:
         return None
     which = "query" if folder == "query_embedder" else "passage"
-    tower = load_tower(published_files(source, manifest, names), source.words, folder)
     if tower.config.retriever_proj_size != manifest.dimension:
         raise HubArtefactError(
             f"The {which} tower of {source.words} makes embeddings of {tower.config.retriever_proj_size} numbers, the "

@@ -17,12 +17,13 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from datasets import Dataset
 
 from ..data.passages import PassageStore
+from ..hub_files import check_name
 from ..storage.directories import StagedDirectory
 from ..storage.errors import explained
 from ..storage.files import (
@@ -37,6 +38,7 @@ from ..storage.files import (
 from .compaction import CompactedFiles, EditedStore
 from .corpus import Corpus
 from .generation_files import check_hash, write_array
+from .hub_manifest import DESCRIPTION, PUBLICATION
 from .index_file import open_index, write_index
 from .manifest import EMBEDDINGS_FILE, INDEX_FILE, FileRecord
 from .towers import TowerSource, has_query_tower, load_model_tower, same_tower
@@ -99,7 +101,13 @@ def save_retriever_files(
 
     Raises:
         OSError: If the disk is full or read-only, in words.
+        ValueError: If a publication lies in the directory.
     """
+    if published := [name for name in (DESCRIPTION, PUBLICATION) if (folder / name).exists()]:
+        raise ValueError(
+            f"{folder} holds {published[0]}, so that a publication would be loaded from it and not what is saved: "
+            "choose another directory."
+        )
     with explained("save the retriever into", folder):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / MANIFEST).unlink(missing_ok=True)
@@ -211,11 +219,7 @@ def load_retriever_files(
             "none): save one with `RealmRetriever.save_pretrained`."
         )
     manifest = read_json(path)
-    if manifest["format_version"] != FORMAT_VERSION:
-        raise ValueError(
-            f"{path} has format_version {manifest['format_version']}; this version reads {FORMAT_VERSION}."
-        )
-    records = {name: FileRecord(**record) for name, record in manifest["files"].items()}
+    records = _checked_records(manifest, path)
     for name, record in records.items():
         size = (folder / name).stat().st_size if (folder / name).is_file() else None
         if size != record.bytes:
@@ -247,6 +251,22 @@ def _query_place(folder: Path, embedder: RealmEmbedder | None, query_embedder: R
     if has_query_tower(folder) and same_tower(load_model_tower(folder), query_embedder):
         return None
     return _QUERY_EMBEDDER
+
+
+def _checked_records(manifest: dict[str, Any], path: Path) -> dict[str, FileRecord]:
+    """The files that a manifest lists; a `ValueError` if it is none."""
+    if manifest.get("format_version") != FORMAT_VERSION:
+        raise ValueError(
+            f"{path} has format_version {manifest.get('format_version')}; this version reads {FORMAT_VERSION}."
+        )
+    try:
+        if type(manifest["rows"]) is not int or type(manifest["dimension"]) is not int:
+            raise TypeError("rows and dimension are no numbers")
+        if not isinstance(manifest["generation_name"], str | None):
+            raise TypeError("generation_name is no text")
+        return {check_name(name): FileRecord(**record) for name, record in manifest["files"].items()}
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}): save the retriever again.") from error
 
 
 def _save_tower(target: Path, tower: RealmEmbedder | None) -> dict[str, FileRecord]:

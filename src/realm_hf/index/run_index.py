@@ -37,14 +37,14 @@ def open_run_index(
         [`RetrieverFiles`]: They stay readable when the generation is collected.
 
     Raises:
-        FileNotFoundError: The run has no generation yet, or it was fine-tuned without keeping its retriever.
+        FileNotFoundError: The run has no generation yet, or it was fine-tuned without `save_retriever`.
         GenerationError: The generation cannot be opened.
     """
     model = run / MODEL_FOLDER
     if name is None and ANSWERING in architectures_in(model):
         raise FileNotFoundError(
-            f"{run} was fine-tuned without `save_retriever`, so nothing says which index {model} answers from: load "
-            "the retriever of the run whose index it took over, or fine-tune with `save_retriever`."
+            f"{model} has no retriever beside the model, so nothing says which index it answers from: load that of "
+            "the run whose index was taken over, or fine-tune with `save_retriever`, to the end."
         )
     store = GenerationStore(run / "index")
     newest = newest_generation(store.list())

@@ -13,7 +13,7 @@ from transformers.utils import logging
 
 from realm_hf.index.generations import GenerationInfo
 from realm_hf.refresh.builder_process import Build, BuilderProcess
-from realm_hf.refresh.refresher import RefreshError, RefreshHealth, RefreshMode
+from realm_hf.refresh.refresher import RefreshHealth, RefreshMode
 from realm_hf.refresh.run_directory import RunDirectory
 from realm_hf.refresh.store_refresher import SnapshotRefresher
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 logger = logging.get_logger(__name__)
 
 _LOOK_SECONDS = 0.1
-_MAX_BACKOFF_SECONDS = 300.0
 
 
 class AsyncRefresher(SnapshotRefresher):
@@ -36,8 +35,8 @@ class AsyncRefresher(SnapshotRefresher):
         builder_device: Its device, such as "cpu" or "cuda:1".
         builder_nice: Added to its niceness.
         heartbeat_timeout: Seconds without progress after which a builder is killed and replaced.
-        retry_seconds: Pause after the first failure; doubled with each further one, up to five minutes.
-        max_failures: Failures in a row after which `poll()` raises; `None` for no limit.
+        retry_seconds: See [`SnapshotRefresher`].
+        max_failures: See [`SnapshotRefresher`].
         keep_generations: See [`StoreRefresher`].
     """
 
@@ -56,7 +55,13 @@ class AsyncRefresher(SnapshotRefresher):
         max_failures: int | None = 10,
         keep_generations: int | None = 2,
     ):
-        super().__init__(run, accelerator, keep_generations=keep_generations)
+        super().__init__(
+            run,
+            accelerator,
+            retry_seconds=retry_seconds,
+            max_failures=max_failures,
+            keep_generations=keep_generations,
+        )
         if builder_threads < 1:
             raise ValueError(f"builder_threads is {builder_threads}, but must be at least 1.")
         if not 0 <= builder_nice <= 19:
@@ -65,12 +70,7 @@ class AsyncRefresher(SnapshotRefresher):
         self.builder_device = builder_device
         self.builder_nice = builder_nice
         self.heartbeat_timeout = heartbeat_timeout
-        self.retry_seconds = retry_seconds
-        self.max_failures = max_failures
         self._builder: BuilderProcess | None = None
-        self._failures = 0
-        self._last_error: str | None = None
-        self._retry_at = 0.0
         self._next_look = 0.0
         self._stopped = False
 
@@ -88,9 +88,7 @@ class AsyncRefresher(SnapshotRefresher):
         """
         if self.rank == 0 and not self._stopped and time.monotonic() >= self._next_look:
             self._next_look = time.monotonic() + _LOOK_SECONDS
-            trouble = self._check_commits()
-            if trouble is not None:
-                self._fail(trouble)
+            self._check_commits()
             self._supervise()
         return super().poll()
 
@@ -129,7 +127,11 @@ class AsyncRefresher(SnapshotRefresher):
         if time.monotonic() < self._retry_at:
             return
         if self._builder is None:
-            self._builder = self._spawn()
+            try:
+                self._builder = self._spawn()
+            except OSError as error:  # no room for its log, no process to be had: both may pass
+                self._fail(f"the index builder could not be started: {error}")
+                return
         if self._builder.build is None and self._committed_step > self._built_step():
             self._builder.request()
 
@@ -137,13 +139,14 @@ class AsyncRefresher(SnapshotRefresher):
         if build.status is None:
             if builder.silent_seconds() > self.heartbeat_timeout:
                 self._replace(
-                    builder, f"No progress for {self.heartbeat_timeout:.0f} s, so it is killed. {build.describe()}"
+                    builder,
+                    f"No progress for {self.heartbeat_timeout:.0f} s, so it is killed. {build.describe_failure()}",
                 )
             return
         builder.build = None
         build.monitor.path.unlink(missing_ok=True)
         if not self._has_built():
-            self._fail(build.describe())
+            self._fail(build.describe_failure())
 
     def _replace(self, builder: BuilderProcess, why: str) -> None:
         self._builder = None
@@ -157,27 +160,12 @@ class AsyncRefresher(SnapshotRefresher):
         self._look_for_newest()
         if self._built_step() <= built_before:
             return False
-        self._failures = 0
-        self._last_error = None
+        self._succeed()
         return True
 
     def _newest_is_gone(self, newest: GenerationInfo) -> None:
         self._look_for_newest()
         self._fail(f"generation {newest.name} was taken out of the store: some rank could not open it")
-
-    def _fail(self, error: str) -> None:
-        self._failures += 1
-        self._last_error = error
-        pause = min(_MAX_BACKOFF_SECONDS, self.retry_seconds * 2 ** (self._failures - 1))
-        self._retry_at = time.monotonic() + pause
-        if self.max_failures is not None and self._failures > self.max_failures:
-            raise RefreshError(f"The index could not be refreshed {self._failures} times in a row. Last: {error}")
-        logger.warning(
-            "index refresh failed (%d in a row), next try in %.0f s, the old index serves on: %s",
-            self._failures,
-            pause,
-            error,
-        )
 
     def _spawn(self) -> BuilderProcess:
         return BuilderProcess(

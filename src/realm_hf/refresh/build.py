@@ -13,14 +13,12 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from transformers.utils import logging
 
 from realm_hf.data.passage_store import PassageStore
@@ -32,6 +30,7 @@ from realm_hf.index.manifest import newest_generation
 from realm_hf.refresh.errors import RunDirectoryError
 from realm_hf.refresh.run_directory import RunDirectory
 from realm_hf.refresh.snapshots import SnapshotInfo
+from realm_hf.refresh.team import Team
 
 if TYPE_CHECKING:
     import faiss
@@ -46,33 +45,6 @@ Progress = Callable[[str, int, int], None]
 _RECALL_DEPTH = 10
 _RECALL_PROBES = 64
 _RECALL_TOLERANCE = 0.05
-
-
-class Team:
-    """The ranks that build together.
-
-    Args:
-        rank: This process's rank.
-        world_size: Number of ranks; with more than one, constructing a team is a collective call.
-    """
-
-    def __init__(self, rank: int = 0, world_size: int = 1):
-        self.rank = rank
-        self.world_size = world_size
-        # Rank 0 may train an index for hours while the others wait for it: the default timeout would end the job.
-        self._group = dist.new_group(backend="gloo", timeout=timedelta(days=7)) if world_size > 1 else None
-
-    def barrier(self) -> None:
-        """Wait for all ranks."""
-        if self._group is not None:
-            dist.all_reduce(torch.zeros(1), group=self._group)
-
-    def share(self, word: str) -> str:
-        """Rank 0's word, on all ranks."""
-        words = [word]
-        if self._group is not None:
-            dist.broadcast_object_list(words, src=0, group=self._group)
-        return words[0]
 
 
 @dataclass(frozen=True)
@@ -121,6 +93,7 @@ def build_generation(
         RunDirectoryError: The passages are not those of the run.
         ValueError: An embedding is NaN or infinite (the row is named), or the factory does not fit the corpus.
         OSError: There is not enough space; checked before anything is embedded.
+        RefreshError: Another rank of the team failed, hangs or is lost.
     """
     if passages.fingerprint != run.config.passages_fingerprint:
         raise RunDirectoryError(
@@ -130,29 +103,38 @@ def build_generation(
     team = team or Team()
     tell = progress or _tell_nobody
     started = time.monotonic()
-    if team.rank == 0:
-        store.require_space(_bytes_at_least(run, embedder))
     shares = run.shards / team.share(f"{snapshot.name}-{uuid.uuid4().hex[:8]}")
-    embeddings = _embed(run, embedder, passages, device, team, shares, tell)
-    if embeddings is None:
-        return None
-    tell("indexing", len(passages), len(passages))
-    index = _index(run, snapshot, embeddings, store)
-    tell("writing", len(passages), len(passages))
-    generation = store.write(
-        embeddings,
-        index,
-        snapshot_step=snapshot.step,
-        epoch=snapshot.epoch,
-        passages_fingerprint=passages.fingerprint,
-        tokenizer_fingerprint=run.config.tokenizer_fingerprint,
-        embedder_fingerprint=snapshot.fingerprint,
-        factory=run.config.index_factory,
-        build_seconds=time.monotonic() - started,
-        place=run.place,
-    )
-    generation.close()
-    return generation.info
+
+    def embed() -> np.ndarray | None:
+        if team.rank == 0:
+            store.require_space(_bytes_at_least(run, embedder))
+        return _embed(run, embedder, passages, device, team, shares, tell)
+
+    embeddings = team.together(f"embedding the passages of {snapshot.name}", embed)
+
+    def index_and_write() -> GenerationInfo | None:
+        if embeddings is None:
+            return None
+        _join_shares(embeddings, shares, team)
+        tell("indexing", len(passages), len(passages))
+        index = _index(run, snapshot, embeddings, store)
+        tell("writing", len(passages), len(passages))
+        generation = store.write(
+            embeddings,
+            index,
+            snapshot_step=snapshot.step,
+            epoch=snapshot.epoch,
+            passages_fingerprint=passages.fingerprint,
+            tokenizer_fingerprint=run.config.tokenizer_fingerprint,
+            embedder_fingerprint=snapshot.fingerprint,
+            factory=run.config.index_factory,
+            build_seconds=time.monotonic() - started,
+            place=run.place,
+        )
+        generation.close()
+        return generation.info
+
+    return team.together(f"writing the generation of {snapshot.name}", index_and_write)
 
 
 def _bytes_at_least(run: RunDirectory, embedder: RealmEmbedder) -> int:
@@ -174,11 +156,16 @@ def _embed(
     shares: Path,
     tell: Progress,
 ) -> np.ndarray | None:
-    """All embeddings `[N, D]` on rank 0, `None` elsewhere. Ranks hand their rows over as files: the run directory is
-    shared by them all, and a gather would need the whole array in a GPU's memory.
+    """On rank 0 an array for all embeddings `[N, D]`, with its own filled in, else `None`. Ranks hand their rows over
+    as files: the run directory is shared by them all, and a gather would need the whole array in a GPU's memory.
     """
     total, dtype = len(passages), np.dtype(run.config.embedding_dtype)
     embeddings = np.empty((total, embedder.config.retriever_proj_size), dtype) if team.rank == 0 else None
+
+    def told(done: int, of: int) -> None:
+        tell("embedding", done, of)
+        team.mark()
+
     mine = embed_passages(
         embedder,
         passages,
@@ -186,18 +173,20 @@ def _embed(
         rows=shard(total, team.rank, team.world_size),
         max_tokens_per_batch=run.config.max_tokens_per_batch,
         device=device,
-        progress=lambda done, of: tell("embedding", done, of),
+        progress=told,
     )
     if team.rank > 0:
         shares.mkdir(parents=True, exist_ok=True)
         np.save(shares / f"{team.rank}.npy", mine.astype(dtype, copy=False))
-    team.barrier()
-    if embeddings is None:
-        return None
+    return embeddings
+
+
+def _join_shares(embeddings: np.ndarray, shares: Path, team: Team) -> None:
+    """Fill in what the other ranks have embedded, and remove their files."""
+    total = len(embeddings)
     for rank in range(1, team.world_size):
         embeddings[shard(total, rank, team.world_size)] = np.load(shares / f"{rank}.npy", allow_pickle=False)
     shutil.rmtree(shares, ignore_errors=True)
-    return embeddings
 
 
 def _index(run: RunDirectory, snapshot: SnapshotInfo, embeddings: np.ndarray, store: GenerationStore) -> faiss.Index:

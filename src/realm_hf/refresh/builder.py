@@ -20,19 +20,27 @@ import sys
 import time
 import uuid
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 import faiss
 import torch
 
 from realm_hf.data.passage_store import PassageStore
 from realm_hf.index.generations import GenerationInfo, GenerationStore
-from realm_hf.refresh.build import Team, build_generation
+from realm_hf.refresh.build import build_generation
 from realm_hf.refresh.builder_device import known_device
 from realm_hf.refresh.errors import RunDirectoryError
 from realm_hf.refresh.heartbeat import Heartbeat
 from realm_hf.refresh.priority import lower_priority
 from realm_hf.refresh.run_directory import RunDirectory
-from realm_hf.refresh.snapshots import SnapshotInfo, latest_snapshot, load_snapshot, read_snapshot
+from realm_hf.refresh.snapshots import (
+    SnapshotInfo,
+    latest_snapshot,
+    leased_snapshot,
+    load_snapshot,
+    read_snapshot,
+)
+from realm_hf.refresh.team import Team
 
 logger = logging.getLogger("realm_hf.builder")
 
@@ -42,6 +50,7 @@ EXIT_NOTHING = 3
 EXIT_UNUSABLE = 4
 
 _MAX_BACKOFF_SECONDS = 300.0
+_LOOKS = 5
 
 
 class Builder:
@@ -81,13 +90,26 @@ class Builder:
 
     def build_newest(self) -> GenerationInfo | None:
         """Build the newest snapshot; `None` if there is nothing to build (on other ranks than 0: always)."""
-        found = self.newest_unbuilt() if self.team.rank == 0 else None
-        name = self.team.share(found.name if found is not None else "")
-        if not name:
-            return None
+        with ExitStack() as lease:
+            found = self.team.together("looking for a snapshot", lambda: self._lease_newest_unbuilt(lease))
+            name = self.team.share(found.name if found is not None else "")
+            return self._build(name) if name else None
+
+    def _lease_newest_unbuilt(self, lease: ExitStack) -> SnapshotInfo | None:
+        """On rank 0 the newest unbuilt snapshot, which is kept from being collected until `lease` is closed."""
+        for left in reversed(range(_LOOKS)):
+            try:
+                newest = self.newest_unbuilt() if self.team.rank == 0 else None
+                return None if newest is None else lease.enter_context(leased_snapshot(self.run, newest.name))
+            except FileNotFoundError:  # collected between two of these lines, as there is a newer one
+                if not left:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _build(self, name: str) -> GenerationInfo | None:
         self.heartbeat.mark("starting", name)
-        snapshot = found or read_snapshot(self.run, name)
-        embedder = load_snapshot(self.run, snapshot, self.device)
+        snapshot = read_snapshot(self.run, name)
+        embedder = self.team.together(f"loading {name}", lambda: load_snapshot(self.run, snapshot, self.device))
         logger.info("building %s: %d passages on %s", name, len(self.passages), self.device)
         info = build_generation(
             self.run,
@@ -111,10 +133,12 @@ class Builder:
             try:
                 self.build_newest()
                 failures = 0
-            except (OSError, RuntimeError, ValueError):
+                self.heartbeat.tell_failure(0)
+            except (OSError, RuntimeError, ValueError) as error:
                 if self.team.world_size > 1:
                     raise  # the other ranks are in the middle of the build: only the launcher can start all anew
                 failures += 1
+                self.heartbeat.tell_failure(failures, f"{type(error).__name__}: {error}")
                 pause = min(_MAX_BACKOFF_SECONDS, poll_seconds * 2**failures)
                 logger.exception("the build failed (%d in a row); trying again in %.0f s", failures, pause)
             deadline = time.monotonic() + pause

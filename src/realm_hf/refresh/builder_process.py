@@ -20,6 +20,8 @@ from typing import BinaryIO, cast
 
 from transformers.utils import logging
 
+from realm_hf.refresh import guarded_start
+from realm_hf.refresh.builder_logs import mark_failed, prune_logs
 from realm_hf.refresh.heartbeat import HeartbeatMonitor, ProcessorMonitor
 from realm_hf.refresh.priority import lower_priority
 from realm_hf.refresh.run_directory import RunDirectory
@@ -32,6 +34,7 @@ _LAUNCHER_PREFIXES = ("ACCELERATE_", "FSDP_", "TORCHELASTIC_", "PET_", "GROUP_",
 _LAUNCHER_NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "NODE_RANK")
 
 _TAIL_BYTES = 4096
+_KILL_SECONDS = 10.0
 
 
 def builder_environment(threads: int, environment: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -80,8 +83,9 @@ class Build:
         self.status: int | None = None
         """Exit code, or minus the number of the signal that killed it; `None` while it runs."""
 
-    def describe(self) -> str:
-        """How it stands or why it ended, with the end of its log."""
+    def describe_failure(self) -> str:
+        """How it stands or why it ended, with the end of its log, which is kept for longer than that of a good one."""
+        self.log_path = mark_failed(self.log_path)
         return f"The index builder (process {self.pid}) {_in_words(self.status)}; {_tail(self.log_path)}"
 
 
@@ -101,7 +105,15 @@ class BuilderProcess:
         self.build: Build | None = None
         self.log_path = run.logs / f"builder-server-{uuid.uuid4().hex[:12]}.log"
         self._unread = b""
-        command = [sys.executable, "-m", "realm_hf.refresh.builder_server", str(run.root)]
+        prune_logs(run.logs)
+        command = [
+            sys.executable,
+            "-c",
+            guarded_start.RUN_BY_PATH,
+            guarded_start.__file__,
+            str(os.getpid()),
+            str(run.root),
+        ]
         with explained("write the builder's log", self.log_path), self.log_path.open("wb") as log:
             self._process = subprocess.Popen(
                 [*command, "--threads", str(threads), "--device", device],
@@ -131,6 +143,7 @@ class BuilderProcess:
 
     def request(self) -> Build:
         """Ask for a build of the newest snapshot; a server that is still loading finds the word when it is ready."""
+        prune_logs(self.run.logs, living=self.log_path)
         self.build = Build(self.run)
         with contextlib.suppress(BrokenPipeError):  # a dead server is noticed by `is_alive`
             self._stdin.write(f"build {self.build.name}\n".encode())
@@ -159,15 +172,26 @@ class BuilderProcess:
                     self.build.status = int(number)
 
     def describe_end(self) -> str:
-        """Why the server ended, with the end of its log."""
+        """Why the server ended, with the end of its log, which is kept for longer than others, as is its build's."""
+        self.log_path = mark_failed(self.log_path)
+        if self.build is not None:
+            self.build.log_path = mark_failed(self.build.log_path)
         how = _in_words(self._process.poll())
         return f"The index builder's server (process {self.pid}) {how}; {_tail(self.log_path)}"
 
     def kill(self) -> None:
-        """End the server and its build at once, and wait until they are gone."""
+        """End the server and its build at once, and wait a few seconds until they are gone."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        try:
+            self._process.wait(_KILL_SECONDS)
+        except subprocess.TimeoutExpired:
+            logger.warning(
+                "the index builder's server (process %d) was killed, but has not ended within %.0f s: it waits for a "
+                "file system that does not answer. It is left behind, and ends when that does.",
+                self.pid,
+                _KILL_SECONDS,
+            )
         with contextlib.suppress(BrokenPipeError):
             self._stdin.close()
         self._stdout.close()

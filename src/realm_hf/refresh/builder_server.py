@@ -2,6 +2,8 @@
 
     python -m realm_hf.refresh.builder_server RUN --threads 1 --device cpu
 
+[`BuilderProcess`] starts it by `guarded_start.py`, which watches the trainer while the libraries are loaded.
+
 Loading torch and transformers takes about 8 seconds of processor time, longer than many a build. Here it is paid once
 a run: the server imports everything, computes nothing, and a build is a fork of it with a process id of its own. Fork
 is safe here for the reason for which it is not in a trainer: this process has one thread and has never started any. (A
@@ -46,13 +48,14 @@ class BuilderServer:
         run: RUN.
         device: Where builds embed.
         threads: Processor threads of a build.
+        trainer: Process id of its trainer, with which it ends.
     """
 
-    def __init__(self, run: Path, *, device: str, threads: int):
+    def __init__(self, run: Path, *, device: str, threads: int, trainer: int):
         self.run = run
         self.device = device
         self.threads = threads
-        self._trainer = os.getppid()
+        self._trainer = trainer
         self._build: tuple[str, int] | None = None
         self._unread = b""
 
@@ -77,9 +80,10 @@ class BuilderServer:
         return bool(received)
 
     def _fork(self, name: str) -> None:
+        server = os.getpid()
         pid = os.fork()
         if pid == 0:
-            _be_a_build(self.run, name, self.device, self.threads)
+            _be_a_build(self.run, name, self.device, self.threads, server)
         self._build = (name, pid)
         _say(f"started {name} {pid}")
 
@@ -106,7 +110,7 @@ def _say(line: str) -> None:
         os.write(_STDOUT, f"{line}\n".encode())
 
 
-def _be_a_build(run: Path, name: str, device: str, threads: int) -> None:
+def _be_a_build(run: Path, name: str, device: str, threads: int, server: int) -> None:
     """The forked child: never returns."""
     code = 1
     try:
@@ -115,7 +119,7 @@ def _be_a_build(run: Path, name: str, device: str, threads: int) -> None:
         os.dup2(nothing, _STDIN)
         os.dup2(log, _STDOUT)
         os.dup2(log, _STDERR)
-        threading.Thread(target=_end_with_parent, args=(os.getppid(),), name="parent-guard", daemon=True).start()
+        threading.Thread(target=_end_with_parent, args=(server,), name="parent-guard", daemon=True).start()
         # Read by FAISS's OpenBLAS, which is loaded only here.
         os.environ["OPENBLAS_NUM_THREADS"] = str(threads)
         from realm_hf.refresh.builder import main
@@ -141,10 +145,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("run", type=Path)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--trainer", type=int, default=os.getppid(), help="process id (default: of the parent)")
     options = parser.parse_args(arguments)
     # What is loaded by now lives as long as the process: the collector need not touch it, nor a fork copy it.
     gc.freeze()
-    BuilderServer(options.run, device=options.device, threads=options.threads).serve()
+    server = BuilderServer(options.run, device=options.device, threads=options.threads, trainer=options.trainer)
+    server.serve()
     return 0
 
 

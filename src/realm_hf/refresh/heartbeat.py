@@ -12,15 +12,21 @@ import os
 import socket
 import threading
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from transformers.utils import logging
+
 from realm_hf.storage.files import read_json, write_json
+
+logger = logging.get_logger(__name__)
 
 # Processor seconds between two beats that count as work; the beating thread's own are not among them.
 _WORK_CPU_SECONDS = 0.01
 # Of a process that is watched from outside: more than one uses that only waits for a word.
 _WATCHED_CPU_SECONDS = 0.1
+# A file system that has gone away does not keep a builder from ending.
+_LAST_BEAT_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,8 @@ class Beat:
         snapshot: Name of the snapshot at work, or "".
         done: Passages embedded.
         total: Passages to embed.
+        failures: Failed builds in a row.
+        error: Why the last of them failed.
     """
 
     counter: int
@@ -44,6 +52,8 @@ class Beat:
     snapshot: str = ""
     done: int = 0
     total: int = 0
+    failures: int = 0
+    error: str = ""
 
     @property
     def is_building(self) -> bool:
@@ -53,6 +63,8 @@ class Beat:
 
 class Heartbeat:
     """Writes a heartbeat file from a background thread until `stop()`; the file goes with it.
+
+    A beat that finds no room on the disk is told once and tried again: the heart stops with the builder only.
 
     Args:
         path: The file; its directory exists.
@@ -70,31 +82,48 @@ class Heartbeat:
 
     def mark(self, phase: str, snapshot: str = "", done: int = 0, total: int = 0) -> None:
         """Say that work was done; cheap enough for every batch."""
-        self._beat = Beat(self._beat.counter, self._beat.host, self._beat.pid, phase, snapshot, done, total)
+        self._beat = replace(self._beat, phase=phase, snapshot=snapshot, done=done, total=total)
+        self._marks += 1
+
+    def tell_failure(self, failures: int, error: str = "") -> None:
+        """Say how many builds failed in a row, and why the last one did, to whoever waits for one."""
+        self._beat = replace(self._beat, failures=failures, error=error)
         self._marks += 1
 
     def stop(self) -> None:
         """End the thread and remove the file."""
         self._ended.set()
-        self._thread.join()
+        self._thread.join(_LAST_BEAT_SECONDS)
         self.path.unlink(missing_ok=True)
 
     def _run(self) -> None:
         counter, marks, work = 0, -1, 0.0
+        is_heard = True
         while not self._ended.is_set():
-            now = time.process_time() - time.thread_time()
-            if marks != self._marks or now - work > _WORK_CPU_SECONDS:
-                counter, marks, work = counter + 1, self._marks, now
-                write_json(self.path, asdict(self._beat) | {"counter": counter}, durable=False)
+            now, marked = time.process_time() - time.thread_time(), self._marks
+            if marks != marked or now - work > _WORK_CPU_SECONDS:
+                try:
+                    write_json(self.path, asdict(self._beat) | {"counter": counter + 1}, durable=False)
+                except OSError as error:
+                    if is_heard:
+                        logger.warning(
+                            "no heartbeat can be written, tried again every %.1f s: %s", self.interval, error
+                        )
+                    is_heard = False
+                else:
+                    counter, marks, work = counter + 1, marked, now
+                    if not is_heard:
+                        logger.warning("the heartbeat is written again")
+                    is_heard = True
             self._ended.wait(self.interval)
 
 
 def read_beat(path: Path) -> Beat | None:
-    """The last beat, or `None` if the file is not there (not yet, or no longer)."""
+    """The last beat, or `None` if the file is not there (not yet, or no longer) or cannot be read."""
     try:
         return Beat(**read_json(path))
-    except (FileNotFoundError, TypeError, ValueError):
-        return None  # a file of another version is nobody we can watch
+    except (OSError, TypeError, ValueError):
+        return None  # a file of another version is nobody we can watch; a disk that fails now may answer later
 
 
 class HeartbeatMonitor:
@@ -172,15 +201,26 @@ class FleetMonitor:
                 self._last_seen = max(self._last_seen, now - age)
         return now - self._last_seen
 
-    def building(self, within_seconds: float) -> Beat | None:
-        """The beat of a builder at work that was seen to move within so many seconds."""
+    def building(self, within_seconds: float, max_failures: int | None = None) -> Beat | None:
+        """The beat of a builder at work that was seen to move within so many seconds.
+
+        Args:
+            within_seconds: Longest silence.
+            max_failures: A builder that failed more often in a row is passed over; `None` for no limit.
+        """
         for monitor in self._monitors.values():
             beat = monitor.beat
             if (
                 monitor.has_moved
                 and beat is not None
                 and beat.is_building
+                and (max_failures is None or beat.failures <= max_failures)
                 and monitor.silent_seconds() < within_seconds
             ):
                 return beat
         return None
+
+    def failing(self) -> Beat | None:
+        """The beat of the builder that failed most often in a row, if any did."""
+        beats = [monitor.beat for monitor in self._monitors.values() if monitor.has_moved and monitor.beat is not None]
+        return max((beat for beat in beats if beat.failures), key=lambda beat: beat.failures, default=None)

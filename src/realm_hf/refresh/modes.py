@@ -62,6 +62,9 @@ class ExternalRefresher(SnapshotRefresher):
         run: See [`StoreRefresher`].
         accelerator: See [`StoreRefresher`].
         heartbeat_timeout: Seconds without any builder's progress after which its absence is told, once a minute.
+        retry_seconds: See [`SnapshotRefresher`].
+        max_failures: See [`SnapshotRefresher`]; here it is the snapshots' writes that count. A builder that failed
+            more often in a row is not taken to be building any more.
         keep_generations: See [`StoreRefresher`].
     """
 
@@ -73,9 +76,18 @@ class ExternalRefresher(SnapshotRefresher):
         accelerator: Accelerator,
         *,
         heartbeat_timeout: float = 120.0,
+        retry_seconds: float = 1.0,
+        max_failures: int | None = 10,
         keep_generations: int | None = 2,
     ):
-        super().__init__(run, accelerator, keep_generations=keep_generations)
+        super().__init__(
+            run,
+            accelerator,
+            retry_seconds=retry_seconds,
+            max_failures=max_failures,
+            keep_generations=keep_generations,
+        )
+        self._written_step = -1
         self.heartbeat_timeout = heartbeat_timeout
         self._fleet = FleetMonitor(run.heartbeats)
         self._next_look = 0.0
@@ -85,14 +97,17 @@ class ExternalRefresher(SnapshotRefresher):
         """On rank 0 the newest generation of this epoch that is newer than the served one.
 
         Raises:
-            RefreshError: Another trainer has taken the run over, or the embedder's weights are NaN.
+            RefreshError: More than `max_failures` snapshots in a row could not be written, another trainer has taken
+                the run over, or the embedder's weights are NaN.
         """
         now = time.monotonic()
         if self.rank == 0 and now >= self._next_look:
             self._next_look = now + _LOOK_SECONDS
-            trouble = self._check_commits()
-            if trouble is not None:
-                logger.warning("%s", trouble)
+            self._check_commits()
+            if self._committed_step > self._written_step:
+                self._written_step = self._committed_step
+                self._succeed()
+            self._require_own_epoch()
             self._look_for_newest()
             silent = self._fleet.silent_seconds()
             if self._committed_step > self._built_step() and silent > self.heartbeat_timeout and now > self._told_at:
@@ -109,7 +124,8 @@ class ExternalRefresher(SnapshotRefresher):
     def check_health(self) -> RefreshHealth:
         """How the refresh is doing."""
         silent = self._fleet.silent_seconds()
-        beat = self._fleet.building(self.heartbeat_timeout)
+        beat = self._fleet.building(self.heartbeat_timeout, self.max_failures)
+        failing = self._fleet.failing()
         return RefreshHealth(
             mode="external",
             building=beat is not None,
@@ -117,6 +133,8 @@ class ExternalRefresher(SnapshotRefresher):
             heartbeat_age_seconds=silent,
             submitted_step=self._submitted_step,
             built_step=self._built_step(),
+            failures=self._failures if failing is None else max(self._failures, failing.failures),
+            last_error=self._last_error if failing is None else f"builder on {failing.host}: {failing.error}",
             snapshot_seconds=self._snapshot_seconds,
             commit_seconds=self._commit_seconds,
         )
@@ -145,7 +163,8 @@ def make_refresher(
         builder_nice: Added to the builder's niceness ("async"). On a processor that training keeps busy, 10 leaves the
             builder about a tenth of a core's time and 0 an equal share: the trade of step time for staleness.
         heartbeat_timeout: Seconds without progress after which a builder is replaced ("async") or missed ("external").
-        max_failures: Failed builds in a row after which training ends ("async"); `None` for no limit.
+        max_failures: Failed builds ("async") or writes of a snapshot ("async" and "external") in a row after which
+            training ends; `None` for no limit.
         keep_generations: How many of the newest generations stay on disk; `None` keeps all.
 
     Raises:
@@ -164,7 +183,11 @@ def make_refresher(
         )
     if mode == "external":
         return ExternalRefresher(
-            run, accelerator, heartbeat_timeout=heartbeat_timeout, keep_generations=keep_generations
+            run,
+            accelerator,
+            heartbeat_timeout=heartbeat_timeout,
+            max_failures=max_failures,
+            keep_generations=keep_generations,
         )
     if mode == "sync":
         return SyncRefresher(run, accelerator, keep_generations=keep_generations)

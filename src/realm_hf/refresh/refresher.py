@@ -49,7 +49,7 @@ class RefreshHealth:
             clock.
         submitted_step: Step of the newest snapshot that was submitted, or -1.
         built_step: Snapshot step of the newest complete generation of this epoch, or -1.
-        failures: Failed builds in a row.
+        failures: Failed builds, or failed writes of a snapshot, in a row.
         last_error: What went wrong in the last of them.
         snapshot_seconds: Seconds that the last snapshot kept the training loop.
         commit_seconds: Seconds that it then took to reach the disk, beside training.

@@ -5,16 +5,20 @@
                               snapshot.json           step, epoch, model configuration, fingerprint, size and sha256
 
 A snapshot appears complete or not at all and is never changed. Its name carries the epoch of the trainer that wrote
-it: a trainer that resumes from an earlier checkpoint passes the same steps again, with other weights.
+it: a trainer that resumes from an earlier checkpoint passes the same steps again, with other weights. Whoever builds
+from one holds a lease on it (a shared lock on `snapshot.json`), which the kernel drops with its process; collection
+leaves it alone until then.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,9 +28,10 @@ from torch.overrides import TorchFunctionMode
 from realm_hf.index.fingerprints import state_fingerprint
 from realm_hf.refresh.errors import RunDirectoryError
 from realm_hf.refresh.run_directory import RunDirectory
-from realm_hf.storage.directories import StagedDirectory, remove_stale_staging, retire_directory
+from realm_hf.storage.directories import FileLock, StagedDirectory, remove_stale_staging, retire_directory
 from realm_hf.storage.errors import explained
 from realm_hf.storage.files import file_sha256, read_json
+from realm_hf.storage.leases import take_lease
 
 if TYPE_CHECKING:
     from realm_hf.modeling_realm import RealmEmbedder
@@ -181,6 +186,22 @@ def read_snapshot(run: RunDirectory, name: str) -> SnapshotInfo:
         raise RunDirectoryError(f"{run.snapshots / name / _MANIFEST} is of another version ({error}).") from error
 
 
+@contextmanager
+def leased_snapshot(run: RunDirectory, name: str) -> Iterator[SnapshotInfo]:
+    """Keep a snapshot from being collected for the time of a block.
+
+    Raises:
+        FileNotFoundError: There is none: it was collected before the lease was taken.
+        RunDirectoryError: Its manifest is damaged.
+    """
+    lease = take_lease(run.snapshots / name / _MANIFEST)
+    try:
+        yield read_snapshot(run, name)
+    finally:
+        if lease is not None:
+            lease.release()
+
+
 def load_snapshot(
     run: RunDirectory, snapshot: SnapshotInfo | str, device: str | torch.device = "cpu"
 ) -> RealmEmbedder:
@@ -215,7 +236,8 @@ def load_snapshot(
 
 
 def collect_snapshots(run: RunDirectory, keep: Iterable[str] = ()) -> list[str]:
-    """Remove all snapshots but the newest of the newest epoch, those in `keep` and those that a checkpoint names.
+    """Remove all snapshots but the newest of the newest epoch, those in `keep`, those that a checkpoint names and
+    those that somebody builds from.
 
     Returns:
         The names of the removed ones.
@@ -225,10 +247,21 @@ def collect_snapshots(run: RunDirectory, keep: Iterable[str] = ()) -> list[str]:
     if names:
         kept.add(max(names, key=lambda name: tuple(reversed(_parse(name)))))
     doomed = [name for name in names if name not in kept]
-    for name in doomed:
-        retire_directory(run.snapshots / name, run.place)
+    removed = [name for name in doomed if _retire_unless_leased(run.snapshots / name, run.place)]
     remove_stale_staging(run.snapshots)
-    return doomed
+    return removed
+
+
+def _retire_unless_leased(snapshot: Path, place: Path | None) -> bool:
+    try:
+        if not (snapshot / _MANIFEST).exists():
+            retire_directory(snapshot, place)  # damaged: nobody builds from it
+            return True
+        with FileLock(snapshot / _MANIFEST, exclusive=True, wait=False):
+            retire_directory(snapshot, place)
+    except (BlockingIOError, FileNotFoundError):
+        return False  # somebody builds from it, another collector was faster, or the run was taken over
+    return True
 
 
 def _names(run: RunDirectory) -> list[str]:

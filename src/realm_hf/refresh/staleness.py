@@ -9,7 +9,8 @@ step.
 
 Staleness is counted in optimizer steps: the current step minus that of the snapshot behind the served generation. It
 is the same number on all ranks, so that all take the same decision without asking each other. Waiting is polling:
-every rank goes round the same little loop, the ranks meet in the swap's tiny all-reduce and never inside a build.
+every rank goes round the same little loop, the ranks meet in the swap's tiny all-reduce and never inside a build. A
+wait goes on as long as somebody works on a newer index, and ends in words when nobody has for an hour.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Literal
 
 from transformers.utils import logging
 
-from realm_hf.refresh.modes import Refresher
+from realm_hf.refresh.modes import Refresher, RefreshError
 from realm_hf.refresh.swap import Swap, SwapCoordinator
 
 if TYPE_CHECKING:
@@ -31,6 +32,13 @@ logger = logging.get_logger(__name__)
 OnStale = Literal["continue", "wait", "sync"]
 
 _WAIT_NOTE_SECONDS = 30.0
+_LOOK_SECONDS = 1.0
+# Newer generations in a row that some rank could not open, after which no further one is waited for.
+_MAX_SWAP_FAILURES = 10
+
+WAIT_TIMEOUT_SECONDS = 3600.0
+"""Longest that "wait" waits while nobody is seen to work on a newer index: time for a person or a scheduler to start a
+builder again. A build at work may take longer."""
 
 
 class IndexRefresh:
@@ -44,6 +52,7 @@ class IndexRefresh:
         on_stale: What to do beyond `max_staleness`: "continue" (warn once a generation), "wait" (stop training until a
             newer generation is served) or "sync" (all ranks build one now).
         poll_seconds: Pause between two looks while waiting.
+        wait_timeout: Seconds that "wait" waits while nobody is seen to work on a newer index.
 
     Raises:
         ValueError: `max_staleness` is smaller than `refresh_steps`, which no refresh could ever keep.
@@ -58,6 +67,7 @@ class IndexRefresh:
         max_staleness: int | None = None,
         on_stale: OnStale = "continue",
         poll_seconds: float = 0.02,
+        wait_timeout: float = WAIT_TIMEOUT_SECONDS,
     ):
         if refresh_steps < 1:
             raise ValueError(
@@ -76,6 +86,7 @@ class IndexRefresh:
         self.max_staleness = max_staleness
         self.on_stale = on_stale
         self.poll_seconds = poll_seconds
+        self.wait_timeout = wait_timeout
         self.waited_seconds = 0.0
         self._submitted_step = -1
         self._warned_of: str | None = None
@@ -116,6 +127,9 @@ class IndexRefresh:
 
         Returns:
             The swap, if the served generation changed at this step; its step is the same on all ranks.
+
+        Raises:
+            RefreshError: The index cannot be refreshed, or a wait for a newer one was in vain; every rank raises it.
         """
         mode = self.refresher.mode
         if mode != "off" and step % self.refresh_steps == 0:
@@ -158,16 +172,16 @@ class IndexRefresh:
         if step - self._submitted_step > self.max_staleness:
             self.refresher.submit(step, embedder)
             self._submitted_step = step
-        started = told = time.monotonic()
+        wait = _Wait(self, step)
         logger.warning("step %d: the index is %d steps old; waiting for a newer one", step, self.staleness(step))
         swap = None
-        while self.staleness(step) > self.max_staleness and not self.coordinator.any_rank(interrupted()):
+        while self.staleness(step) > self.max_staleness:
+            if self.coordinator.any_rank(interrupted() or wait.is_in_vain()):
+                wait.require_hope()
+                break
             time.sleep(self.poll_seconds)
             swap = self._look(step) or swap
-            if time.monotonic() - told > _WAIT_NOTE_SECONDS:
-                told = time.monotonic()
-                logger.warning("still waiting for a newer index: %s", self.refresher.check_health())
-        self.waited_seconds += time.monotonic() - started
+        self.waited_seconds += time.monotonic() - wait.started
         return swap
 
     def _warn(self, step: int) -> None:
@@ -185,3 +199,57 @@ class IndexRefresh:
     def _note(self, swap: Swap) -> Swap:
         self.refresher.mark_served(swap.generation.info)
         return swap
+
+
+class _Wait:
+    """One wait for a newer index: whether anybody still works on one, told every half minute.
+
+    Args:
+        refresh: What waits.
+        step: The optimizer step at which it waits.
+    """
+
+    def __init__(self, refresh: IndexRefresh, step: int):
+        self.refresh = refresh
+        self.step = step
+        self.started = time.monotonic()
+        self._told_at = self._looked_at = self._seen_at = self.started
+        self._failures_before = len(refresh.coordinator.failures)
+        self._steps_before = (-1, -1)
+        self._reason: str | None = None
+
+    def is_in_vain(self) -> bool:
+        """Look, once a second; rank 0 sees the builders, so that it decides."""
+        now = time.monotonic()
+        coordinator = self.refresh.coordinator
+        if coordinator.rank != 0 or now - self._looked_at < min(_LOOK_SECONDS, self.refresh.wait_timeout):
+            return False
+        self._looked_at = now
+        health = self.refresh.refresher.check_health()
+        steps = (health.submitted_step, health.built_step)
+        if health.building or coordinator.pending is not None or steps != self._steps_before:
+            self._seen_at, self._steps_before = now, steps
+        dropped = len(coordinator.failures) - self._failures_before
+        if now - self._seen_at > self.refresh.wait_timeout:
+            self._reason = f"nobody has been seen to build one for {now - self._seen_at:.0f} s"
+        elif dropped >= _MAX_SWAP_FAILURES:
+            last = coordinator.failures[-1]
+            self._reason = f"{dropped} newer ones could not be opened, the last because of {last.reasons}"
+        if now - self._told_at > _WAIT_NOTE_SECONDS:
+            self._told_at = now
+            logger.warning("still waiting for a newer index (%.0f s so far): %s", now - self.started, health)
+        return self._reason is not None
+
+    def require_hope(self) -> None:
+        """Raise on all ranks if rank 0 gave up; every rank calls it at the same point."""
+        if not self.refresh.coordinator.any_rank(self._reason is not None):
+            return
+        health = self.refresh.refresher.check_health()
+        trouble = f" Last trouble: {health.last_error}." if health.last_error else ""
+        raise RefreshError(
+            f"Step {self.step}: the index is {self.refresh.staleness(self.step)} steps old "
+            f"(max_staleness={self.refresh.max_staleness}), and a newer one was waited for in vain: "
+            f"{self._reason or 'rank 0 gave up, its output says why'}.{trouble} See to the builders "
+            "(refresh='external': realm-hf build-index --watch RUN), then resume; or resume with on_stale='sync' or "
+            "'continue', or a larger max_staleness."
+        )

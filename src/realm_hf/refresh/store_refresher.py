@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cached_property
+from concurrent.futures import Future
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,7 +16,8 @@ from transformers.utils import logging
 from realm_hf.data.passage_store import PassageStore
 from realm_hf.index.generations import GenerationInfo, GenerationStore
 from realm_hf.index.manifest import newest_generation
-from realm_hf.refresh.build import Team, build_generation
+from realm_hf.refresh.background import Background
+from realm_hf.refresh.build import build_generation
 from realm_hf.refresh.refresher import RefreshError, RefreshHealth, RefreshMode
 from realm_hf.refresh.run_directory import RunDirectory
 from realm_hf.refresh.snapshots import (
@@ -27,6 +28,7 @@ from realm_hf.refresh.snapshots import (
     snapshot_name,
     write_snapshot,
 )
+from realm_hf.refresh.team import Team
 from realm_hf.storage.directories import retire_directory
 
 if TYPE_CHECKING:
@@ -35,6 +37,11 @@ if TYPE_CHECKING:
     from realm_hf.modeling_realm import RealmEmbedder
 
 logger = logging.get_logger(__name__)
+
+_MAX_BACKOFF_SECONDS = 300.0
+_STOP_SECONDS = 300.0
+"""Longest that the end of a run waits for the disk: a snapshot of gigabytes on a slow one takes a minute or two."""
+_STOP_NOTE_SECONDS = 10.0
 
 
 class StoreRefresher:
@@ -61,7 +68,7 @@ class StoreRefresher:
         self._served: GenerationInfo | None = None
         self._newest: GenerationInfo | None = None
         # One thread for all that reaches the disk: snapshots in their order, then the removal of what they replace.
-        self._background = ThreadPoolExecutor(max_workers=1, thread_name_prefix="refresh")
+        self._background = Background("refresh")
 
     @cached_property
     def passages(self) -> PassageStore:
@@ -79,16 +86,19 @@ class StoreRefresher:
         """
         state = copy_embedder_state(embedder)
         name = snapshot_name(step, self.run.config.epoch)
-        if self.rank == 0:
-            self._require_own_epoch()
-            name = write_snapshot(self.run, embedder, step, self.run.config.epoch, state=state).name
-        del state
-        name = self._team.share(name)
-        snapshot = read_snapshot(self.run, name)
+
+        def write() -> None:
+            if self.rank == 0:
+                self._require_own_epoch()
+                write_snapshot(self.run, embedder, step, self.run.config.epoch, state=state)
+
+        self._team.together(f"writing the snapshot of step {step}", write)
+        state.clear()
+        snapshot = read_snapshot(self.run, self._team.share(name))
         info = build_generation(
             self.run,
             snapshot,
-            load_snapshot(self.run, snapshot, self.device),
+            self._team.together(f"loading {snapshot.name}", lambda: load_snapshot(self.run, snapshot, self.device)),
             passages=self.passages,
             store=self.store,
             device=self.device,
@@ -111,7 +121,7 @@ class StoreRefresher:
         """Tell which generation is served now; what it replaces is removed in the background."""
         self._served = info
         if self.rank == 0 and self.keep_generations is not None:
-            self._background.submit(self._collect, info.name, self.keep_generations)
+            self._background.submit(partial(self._collect, info.name, self.keep_generations))
 
     def check_health(self) -> RefreshHealth:
         """How the refresh is doing."""
@@ -125,8 +135,19 @@ class StoreRefresher:
         return info
 
     def stop(self) -> None:
-        """Finish what is being written."""
-        self._background.shutdown(wait=True)
+        """Finish what is being written, for a few minutes at the longest."""
+        started = time.monotonic()
+        while not self._background.close(_STOP_NOTE_SECONDS):
+            waited = time.monotonic() - started
+            if waited > _STOP_SECONDS:
+                logger.error(
+                    "%s has not taken in what was written for %.0f s: it is left unfinished there, which no reader "
+                    "sees; a later run removes it.",
+                    self.run.root,
+                    waited,
+                )
+                return
+            logger.warning("waiting for %s to take in what is being written (%.0f s so far)", self.run.root, waited)
 
     def _built_step(self) -> int:
         return -1 if self._newest is None else self._newest.snapshot_step
@@ -164,17 +185,38 @@ class StoreRefresher:
 
 class SnapshotRefresher(StoreRefresher):
     """Base of the modes in which somebody else builds: a snapshot is copied between two steps and committed beside
-    them.
+    them. One that cannot be written is kept in memory and written again after a pause, unless a newer one has come.
+
+    Args:
+        run: See [`StoreRefresher`].
+        accelerator: See [`StoreRefresher`].
+        retry_seconds: Pause after the first failure; doubled with each further one, up to five minutes.
+        max_failures: Failures in a row after which `poll()` raises; `None` for no limit.
+        keep_generations: See [`StoreRefresher`].
     """
 
-    def __init__(self, run: RunDirectory, accelerator: Accelerator, *, keep_generations: int | None = 2):
+    def __init__(
+        self,
+        run: RunDirectory,
+        accelerator: Accelerator,
+        *,
+        retry_seconds: float = 1.0,
+        max_failures: int | None = 10,
+        keep_generations: int | None = 2,
+    ):
         super().__init__(run, accelerator, keep_generations=keep_generations)
+        self.retry_seconds = retry_seconds
+        self.max_failures = max_failures
+        self._failures = 0
+        self._last_error: str | None = None
+        self._retry_at = 0.0
+        self._write_again_at = 0.0
         self._submitted_step = -1
         self._committed_step = -1
         self._snapshot_seconds = 0.0
         self._commit_seconds = 0.0
         self._commits: list[Future[None]] = []
-        self._mailbox: tuple[int, dict[str, torch.Tensor]] | None = None
+        self._mailbox: tuple[int, dict[str, torch.Tensor], RealmEmbedder] | None = None
         self._mailbox_lock = threading.Lock()
 
     def submit(self, step: int, embedder: RealmEmbedder) -> None:
@@ -184,8 +226,9 @@ class SnapshotRefresher(StoreRefresher):
         if self.rank == 0:
             self._require_own_epoch()
             with self._mailbox_lock:
-                self._mailbox = (step, state)
-            self._commits.append(self._background.submit(self._commit, embedder))
+                self._mailbox = (step, state, embedder)
+            if started >= self._write_again_at:
+                self._commits.append(self._background.submit(self._commit))
             self._submitted_step = step
         self._snapshot_seconds = time.monotonic() - started
 
@@ -195,30 +238,63 @@ class SnapshotRefresher(StoreRefresher):
             mode=self.mode,
             submitted_step=self._submitted_step,
             built_step=self._built_step(),
+            failures=self._failures,
+            last_error=self._last_error,
             snapshot_seconds=self._snapshot_seconds,
             commit_seconds=self._commit_seconds,
         )
 
-    def _commit(self, embedder: RealmEmbedder) -> None:
+    def _commit(self) -> None:
         with self._mailbox_lock:
             letter, self._mailbox = self._mailbox, None
         if letter is None:
             return  # a later submission was committed in place of this one
-        step, state = letter
+        step, state, embedder = letter
         started = time.monotonic()
-        write_snapshot(self.run, embedder, step, self.run.config.epoch, state=state)
+        try:
+            write_snapshot(self.run, embedder, step, self.run.config.epoch, state=state)
+        except OSError:
+            with self._mailbox_lock:
+                self._mailbox = self._mailbox or letter
+            raise
         self._commit_seconds = time.monotonic() - started
         self._committed_step = step
 
-    def _check_commits(self) -> str | None:
-        """What went wrong with snapshots since the last look: a full disk may pass, weights that are NaN do not."""
+    def _check_commits(self) -> None:
+        """Take in how the writes of snapshots went. A full disk may pass: what could not be written is written again
+        after a pause. Weights that are NaN do not.
+
+        Raises:
+            RefreshError: Too many writes failed in a row, one failed for another reason than the disk, or another
+                trainer has taken the run over.
+        """
         done = [commit for commit in self._commits if commit.done()]
         self._commits = [commit for commit in self._commits if not commit.done()]
-        trouble = None
         for commit in done:
             error = commit.exception()
             if isinstance(error, OSError):
-                trouble = f"the snapshot could not be written: {error}"
+                self._require_own_epoch()
+                self._fail(f"the snapshot could not be written: {error}")
+                self._write_again_at = self._retry_at
             elif error is not None:
                 raise RefreshError(str(error)) from error
-        return trouble
+        if not self._commits and self._mailbox is not None and time.monotonic() >= self._write_again_at:
+            self._commits.append(self._background.submit(self._commit))
+
+    def _fail(self, error: str) -> None:
+        self._failures += 1
+        self._last_error = error
+        pause = min(_MAX_BACKOFF_SECONDS, self.retry_seconds * 2 ** (self._failures - 1))
+        self._retry_at = time.monotonic() + pause
+        if self.max_failures is not None and self._failures > self.max_failures:
+            raise RefreshError(f"The index could not be refreshed {self._failures} times in a row. Last: {error}")
+        logger.warning(
+            "index refresh failed (%d in a row), next try in %.0f s, the old index serves on: %s",
+            self._failures,
+            pause,
+            error,
+        )
+
+    def _succeed(self) -> None:
+        self._failures = 0
+        self._last_error = None

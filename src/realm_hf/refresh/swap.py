@@ -6,7 +6,9 @@ the ranks tell each other in one tiny all-reduce a step how far they are; at the
 swap; if any failed, all drop it and rank 0 quarantines it. A barrier at the proposal was rejected: the slowest file
 system would stop every rank for as long as it takes to read gigabytes.
 
-The all-reduce runs over a gloo group of its own, on CPU tensors, so that it never forces a GPU to finish its queue.
+The all-reduce runs over a gloo group of its own, on CPU tensors, so that it never forces a GPU to finish its queue. No
+wait is without an end: a rank that has not opened a generation in time says that it failed, and one that does not come
+to the all-reduce ends training in words.
 """
 
 from __future__ import annotations
@@ -23,6 +25,9 @@ import torch
 import torch.distributed as dist
 from transformers.utils import logging
 
+from realm_hf.refresh.opening import OPEN_TIMEOUT_SECONDS, Opening
+from realm_hf.refresh.process_groups import STEP_TIMEOUT, step_group, told_in_words
+
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
@@ -31,6 +36,7 @@ if TYPE_CHECKING:
 logger = logging.get_logger(__name__)
 
 _MAX_NAME_BYTES = 120
+_WAIT_NOTE_SECONDS = 30.0
 
 
 class SwapFailed(RuntimeError):  # noqa: N818 - it is the event that is named
@@ -76,44 +82,6 @@ class SwapFailure:
     reasons: dict[int, str]
 
 
-class _Opening:
-    """One rank's attempt to open a proposed generation in the background."""
-
-    def __init__(self, name: str, step: int, open_generation: Callable[[str], Generation]):
-        self.name = name
-        self.step = step
-        self.started = time.monotonic()
-        self.seconds = 0.0
-        self.generation: Generation | None = None
-        self.error: str | None = None
-        self._open_generation = open_generation
-        self._lock = threading.Lock()
-        self._abandoned = False
-        self._thread = threading.Thread(target=self._run, name=f"open-{name}", daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            generation = self._open_generation(self.name)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the other ranks must hear of it
-            self.error = f"{type(error).__name__}: {error}"
-            return
-        with self._lock:
-            self.seconds = time.monotonic() - self.started
-            if not self._abandoned:
-                self.generation = generation
-                return
-        generation.close()
-
-    def abandon(self) -> None:
-        """Close what was opened, or have the thread close it when it is done."""
-        with self._lock:
-            self._abandoned = True
-            generation, self.generation = self.generation, None
-        if generation is not None:
-            generation.close()
-
-
 class _Served:
     """The served generation and how many readers are inside it."""
 
@@ -137,6 +105,8 @@ class SwapCoordinator:
         accelerator: Its `process_index` and `num_processes` count; with one process there is no communication.
         open_generation: Opens a generation by name; runs in a background thread.
         quarantine: Called on rank 0 with the name and the reason of a generation that some rank could not open.
+        open_timeout: Seconds after which a rank that is still opening a generation counts as failed.
+        meeting_timeout: Longest that one rank may come later than another to a meeting.
     """
 
     def __init__(
@@ -144,17 +114,21 @@ class SwapCoordinator:
         accelerator: Accelerator,
         open_generation: Callable[[str], Generation],
         quarantine: Callable[[str, str], None] | None = None,
+        *,
+        open_timeout: float = OPEN_TIMEOUT_SECONDS,
+        meeting_timeout: timedelta = STEP_TIMEOUT,
     ):
         self.rank = accelerator.process_index
         self.world_size = accelerator.num_processes
         self.failures: list[SwapFailure] = []
         self._open_generation = open_generation
         self._quarantine = quarantine
-        self._opening: _Opening | None = None
+        self._opening: Opening | None = None
         self._served: _Served | None = None
         self._readers_lock = threading.Lock()
-        # Rank 0 may build an index for hours in "sync" mode while the others are here: no timeout short of a week.
-        self._group = dist.new_group(backend="gloo", timeout=timedelta(days=7)) if self.world_size > 1 else None
+        self._open_timeout = open_timeout
+        self._meeting_timeout = meeting_timeout
+        self._group = step_group(meeting_timeout) if self.world_size > 1 else None
 
     @property
     def generation(self) -> Generation | None:
@@ -176,14 +150,16 @@ class SwapCoordinator:
 
         Returns:
             On all ranks in the same call: the generation to serve from now on. Else `None`.
+
+        Raises:
+            LostRank: Another rank ended, or did not come in time.
         """
         opening = self._opening
-        ready = opening is not None and opening.generation is not None
-        failed = opening is not None and opening.error is not None
-        name, ready_ranks, failed_ranks = self._exchange(self._fresh(proposal), ready=ready, failed=failed)
+        ready, failed = (False, False) if opening is None else opening.look()
+        name, ready_ranks, failed_ranks = self._exchange(self._fresh(proposal), step, ready=ready, failed=failed)
         if opening is None:
             if name:
-                self._opening = _Opening(name, step, self._open_generation)
+                self._opening = Opening(name, step, self._open_generation, self._open_timeout)
             return None
         if failed_ranks:
             self._drop(opening, step)
@@ -197,6 +173,7 @@ class SwapCoordinator:
 
         Raises:
             SwapFailed: Some rank could not open it; the reasons of all ranks are in the message.
+            LostRank: Another rank ended, or did not come in time.
         """
         if self.rank == 0 and proposal is None:
             raise ValueError("swap_now needs a generation's name on rank 0, got None")
@@ -216,11 +193,15 @@ class SwapCoordinator:
     def any_rank(self, flag: bool) -> bool:
         """Whether `flag` is true on any rank; every rank calls it at the same point (a caught SIGTERM, a wait to
         end).
+
+        Raises:
+            LostRank: Another rank ended, or did not come in time.
         """
         if self._group is None:
             return flag
         word = torch.tensor([int(flag)], dtype=torch.int32)
-        dist.all_reduce(word, op=dist.ReduceOp.SUM, group=self._group)
+        with told_in_words("a meeting between two steps", self._meeting_timeout):
+            dist.all_reduce(word, op=dist.ReduceOp.SUM, group=self._group)
         return bool(word.item())
 
     @contextmanager
@@ -255,7 +236,7 @@ class SwapCoordinator:
         served = self._served is not None and self._served.generation.name == proposal
         return "" if proposal is None or served or self._opening is not None or self.rank != 0 else proposal
 
-    def _exchange(self, name: str, *, ready: bool, failed: bool) -> tuple[str, int, int]:
+    def _exchange(self, name: str, step: int, *, ready: bool, failed: bool) -> tuple[str, int, int]:
         if self._group is None:
             return name, int(ready), int(failed)
         encoded = name.encode()
@@ -265,7 +246,8 @@ class SwapCoordinator:
         word[0], word[1] = int(ready), int(failed)
         # Only rank 0 fills the name's bytes in, so that the sum over ranks is the name itself.
         word[2 : 2 + len(encoded)] = torch.tensor(list(encoded), dtype=torch.int32)
-        dist.all_reduce(word, op=dist.ReduceOp.SUM, group=self._group)
+        with told_in_words(f"the swap's meeting at step {step}", self._meeting_timeout):
+            dist.all_reduce(word, op=dist.ReduceOp.SUM, group=self._group)
         ready_ranks, failed_ranks, *letters = word.tolist()
         return bytes(letter for letter in letters if letter).decode(), ready_ranks, failed_ranks
 
@@ -273,15 +255,29 @@ class SwapCoordinator:
         return self._opening is not None
 
     def _settle(self, step: int) -> Swap | None:
-        """Tick until nothing is being opened; all ranks go the same number of rounds."""
+        """Tick until nothing is being opened; all ranks go the same number of rounds. The openings' own deadlines end
+        it.
+        """
         swap = None
-        while self._is_opening():
+        told = time.monotonic()
+        while (opening := self._opening) is not None:
             swap = self.tick(None, step)
-            if self._is_opening():
-                time.sleep(0.002)
+            if not self._is_opening():
+                break
+            time.sleep(0.002)
+            if time.monotonic() - told > _WAIT_NOTE_SECONDS:
+                told = time.monotonic()
+                logger.warning(
+                    "step %d: %.0f s so far for all ranks to open generation %s (at most %.0f s); it is %s here",
+                    step,
+                    told - opening.started,
+                    opening.name,
+                    self._open_timeout,
+                    "open" if opening.generation is not None else "not open yet",
+                )
         return swap
 
-    def _serve(self, opening: _Opening, step: int) -> Swap:
+    def _serve(self, opening: Opening, step: int) -> Swap:
         generation = opening.generation
         assert generation is not None
         self._opening = None
@@ -298,7 +294,7 @@ class SwapCoordinator:
         logger.info("step %d: serving %s (opened in %.2f s)", step, swap.name, swap.open_seconds)
         return swap
 
-    def _drop(self, opening: _Opening, step: int) -> None:
+    def _drop(self, opening: Opening, step: int) -> None:
         reasons = self._gather_reasons(opening.error)
         self._opening = None
         opening.abandon()
@@ -307,13 +303,17 @@ class SwapCoordinator:
         told = "; ".join(f"rank {rank}: {reason}" for rank, reason in reasons.items())
         logger.warning("step %d: generation %s is dropped by all ranks (%s)", step, opening.name, told)
         if self.rank == 0 and self._quarantine is not None:
-            self._quarantine(opening.name, told)
+            try:
+                self._quarantine(opening.name, told)
+            except OSError as error:  # a full disk may pass; until then it is proposed and dropped again
+                logger.error("generation %s could not be put into quarantine: %s", opening.name, error)
 
     def _gather_reasons(self, error: str | None) -> dict[int, str]:
         errors: list[str | None] = [error]
         if self._group is not None:
             errors = [None] * self.world_size
-            dist.all_gather_object(errors, error, group=self._group)
+            with told_in_words("hear why a generation could not be opened", self._meeting_timeout):
+                dist.all_gather_object(errors, error, group=self._group)
         return {rank: reason for rank, reason in enumerate(errors) if reason is not None}
 
     def _replace(self, generation: Generation | None) -> None:

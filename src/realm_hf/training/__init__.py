@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from realm_hf.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
+    from realm_hf.refresh.team import Team
     from realm_hf.training.arguments import InverseClozeArguments, PreTrainingArguments, parse_arguments
     from realm_hf.training.arguments_open_qa import FineTuningArguments
     from realm_hf.training.callbacks import LoopCallback, TrainingResult
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from realm_hf.training.optimization import make_accelerator
     from realm_hf.training.pretraining import PreTrainer
     from realm_hf.training.run_retriever import save_trained_model
+    from realm_hf.training.signals import resume_command
 
 __all__ = [
     "FineTuningArguments",
@@ -29,12 +31,14 @@ __all__ = [
     "OpenQATrainer",
     "PreTrainer",
     "PreTrainingArguments",
+    "Team",
     "TrainingLoop",
     "TrainingResult",
     "list_checkpoints",
     "make_accelerator",
     "parse_arguments",
     "permute",
+    "resume_command",
     "retrieval_ranks",
     "save_trained_model",
 ]
@@ -42,6 +46,7 @@ __all__ = [
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
+        ".refresh.team": ["Team"],
         "arguments": ["InverseClozeArguments", "PreTrainingArguments", "parse_arguments"],
         "arguments_open_qa": ["FineTuningArguments"],
         "callbacks": ["LoopCallback", "TrainingResult"],
@@ -54,5 +59,6 @@ __getattr__, __dir__ = lazy_exports(
         "optimization": ["make_accelerator"],
         "pretraining": ["PreTrainer"],
         "run_retriever": ["save_trained_model"],
+        "signals": ["resume_command"],
     },
 )

@@ -51,6 +51,10 @@ class LoopArguments:
     adam_epsilon: float = field(default=1e-6, metadata={"help": "AdamW epsilon; BERT's 1e-6 as released."})
     max_grad_norm: float = field(default=1.0, metadata={"help": "Clip the global gradient norm; 0 switches it off."})
     warmup_steps: int = field(default=0, metadata={"help": "Linear warm-up; then linear decay to 0 at max_steps."})
+    max_skipped_steps: int = field(
+        default=10,
+        metadata={"help": "A step whose loss or gradient is NaN or infinite is left out; more in a row end the run."},
+    )
 
     # Parameters that control the device
     bf16: bool | None = field(
@@ -64,6 +68,10 @@ class LoopArguments:
     save_total_limit: int | None = field(default=2, metadata={"help": "Keep the newest so many checkpoints."})
     resume_from_checkpoint: str | None = field(
         default=None, metadata={"help": "A checkpoint folder, or 'true' for the newest complete one of the run."}
+    )
+    allow_changed_arguments: bool = field(
+        default=False,
+        metadata={"help": "Resume although arguments that change objective, data or schedule are not the old ones."},
     )
 
     # Parameters that control what is told
@@ -79,6 +87,7 @@ class LoopArguments:
             raise ValueError("output_dir is empty. Name the folder of the run, e.g. --output_dir runs/mine.")
         self._at_least(1, "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "logging_steps")
         self._at_least(0, "warmup_steps", "save_steps", "eval_steps", "weight_decay", "max_grad_norm", "seed")
+        self._at_least(0, "max_skipped_steps")
         if self.save_total_limit is not None:
             self._at_least(1, "save_total_limit")
         if not self.learning_rate > 0:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from signal import Signals
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from realm_hf.training.loop import TrainingLoop
@@ -16,15 +18,33 @@ class TrainingResult:
 
     Args:
         step: Optimizer steps done, those of earlier sessions included.
-        interrupted: Whether a SIGTERM ended it early; a checkpoint was written then.
+        interrupted: Whether SIGTERM or Ctrl-C ended it early; a checkpoint was written then.
         checkpoint: The last checkpoint.
         metrics: The last held-out evaluation, empty without one.
+        signal: Which of the two it was, on whatever rank; the same on all.
     """
 
     step: int
     interrupted: bool
     checkpoint: Path | None
     metrics: dict[str, float] = field(default_factory=dict)
+    signal: Signals | None = None
+
+    @property
+    def exit_status(self) -> int:
+        """What a program that did nothing else should exit with: 0, 130 after Ctrl-C, 143 after SIGTERM."""
+        return 128 + self.signal if self.signal is not None else 0
+
+    def exit_if_interrupted(self) -> Self:
+        """End the program where the training did not come to its end: for scripts that would go on with its model.
+
+        Raises:
+            SystemExit: It was interrupted; the status is [`exit_status`].
+        """
+        if self.interrupted:
+            sys.stderr.write(f"Interrupted after step {self.step}; the checkpoint is {self.checkpoint}.\n")
+            raise SystemExit(self.exit_status)
+        return self
 
 
 class LoopCallback:

@@ -37,6 +37,7 @@ from realm_hf.storage.errors import explained
 from realm_hf.storage.files import describe_files, file_sha256
 from realm_hf.storage.sealed_json import read_sealed_json, write_sealed_json
 from realm_hf.training.aside import set_aside
+from realm_hf.training.finite import require_finite, require_finite_weights
 
 logger = logging.getLogger(__name__)
 
@@ -130,7 +131,12 @@ class Checkpoint:
 
 
 def save_model(model: PreTrainedModel, folder: Path) -> None:
-    """`save_pretrained` into one file, without its progress bar in the middle of the training's."""
+    """`save_pretrained` into one file, without its progress bar in the middle of the training's.
+
+    Raises:
+        TrainingDiverged: A weight is NaN or infinite.
+    """
+    require_finite_weights(model, "saved")
     shown = hf_logging.is_progress_bar_enabled()
     hf_logging.disable_progress_bar()
     try:
@@ -165,6 +171,7 @@ def save_checkpoint(
     Raises:
         OSError: The file system is full, read-only or not permitted; earlier checkpoints are untouched.
         RunDirectoryError: The same, as far as safetensors tells.
+        TrainingDiverged: A weight or a moment is NaN or infinite.
     """
     final = root / f"step-{state['step']}"
     names: dict[torch.Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
@@ -173,6 +180,7 @@ def save_checkpoint(
         for parameter, entries in optimizer.state.items()
         for kind, value in entries.items()
     }
+    require_finite(moments.items(), "saved")
     with explained("write the checkpoint", final), StagedDirectory(final, replace=True, place=place) as staged:
         folder = staged.path
         try:

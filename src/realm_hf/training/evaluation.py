@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 SUMS = ("loss", "retrieval_utility", "null_mass", "entropy", "examples", "tokens")
 
 
-def batch_sums(output: RealmForPreTrainingOutput, labels: torch.Tensor) -> np.ndarray:
-    """Sums over the examples of one forward pass, in the order of [`SUMS`]; float64.
+def batch_sums(output: RealmForPreTrainingOutput, labels: torch.Tensor) -> torch.Tensor:
+    """Sums over the examples of one forward pass, in the order of [`SUMS`]; `[6]`, on the device, where they are left
+    until those of a whole step are read at once.
 
     Args:
         output: Of [`RealmForPreTraining`]; its `loss` is taken as it stands, already normalised or not.
@@ -33,19 +34,12 @@ def batch_sums(output: RealmForPreTrainingOutput, labels: torch.Tensor) -> np.nd
     """
     assert output.candidate_log_probs is not None and output.loss is not None
     assert output.marginal_utility is not None and output.null_mass is not None
-    counted = (labels != -100).any(-1)
-    log_probs = output.candidate_log_probs.detach()[counted]
-    entropy = torch.special.entr(log_probs.exp()).sum()
-    return np.array(
-        [
-            float(output.loss.detach()),
-            float(output.marginal_utility[counted].sum()),
-            float(output.null_mass[counted].sum()),
-            float(entropy),
-            float(counted.sum()),
-            float((labels != -100).sum()),
-        ]
-    )
+    labelled = labels != -100
+    counted = labelled.any(-1)
+    entropy = torch.special.entr(output.candidate_log_probs.detach().exp()).sum(-1)
+    by_example = torch.stack([output.marginal_utility, output.null_mass, entropy]).masked_fill(~counted, 0.0)
+    sums = [output.loss.detach(), *by_example.sum(-1), counted.sum(), labelled.sum()]
+    return torch.stack([value.to(by_example.dtype) for value in sums])
 
 
 def means(sums: Sequence[float], prefix: str = "") -> dict[str, float]:

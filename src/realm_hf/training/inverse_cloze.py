@@ -32,6 +32,7 @@ from realm_hf.training.checkpoints import Checkpoint
 from realm_hf.training.data_order import DataOrder, step_positions
 from realm_hf.training.loop import TrainingLoop
 from realm_hf.training.optimization import make_accelerator
+from realm_hf.training.task import StepFigures
 
 
 class TwinTowers(nn.Module):
@@ -105,7 +106,15 @@ class InverseClozeTrainer(TrainingLoop):
     def close(self) -> None:
         """Nothing to end: no thread, no child process."""
 
-    def accumulate(self, step: int) -> dict[str, Any]:
+    def trained_on(self) -> dict[str, Any]:
+        """The passages, and the scale of the scores."""
+        return {"passages": f"{len(self.dataset)} of {self.passages.fingerprint}", "score_scale": self.scale}
+
+    def verify_data(self) -> None:
+        """The files of the passages."""
+        PassageStore.load(self.passages.directory, verify=True)
+
+    def accumulate(self, step: int) -> StepFigures:
         """One contrastive step over `batch * accumulation * ranks` examples."""
         args = self.args
         started = time.perf_counter()
@@ -140,8 +149,9 @@ class InverseClozeTrainer(TrainingLoop):
         for index, (chunk, part) in enumerate(zip(chunks[1:], parts[1:], strict=True), start=1):
             with self.micro_batch(step, index, index == last):
                 self.accelerator.backward((self._embed(self.module, chunk) * part).sum())
-        self.sum_over_ranks([])
-        return {"loss": float(loss.detach()), "accuracy": float(accuracy), "data_seconds": data_seconds}
+        # Each rank has both for the whole batch; they are summed all the same, so that all agree on one that is NaN.
+        sums = torch.stack([loss.detach(), accuracy.to(loss)]) / self.world_size
+        return StepFigures(sums, lambda t: {"loss": t[0], "accuracy": t[1], "data_seconds": data_seconds})
 
     def _collate(self, positions: np.ndarray) -> dict[str, torch.Tensor]:
         rows, epochs = self.order(positions)

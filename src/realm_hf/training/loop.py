@@ -1,7 +1,8 @@
 """The loop that all trainings share: optimizer, schedule, clipping, log, checkpoints, signals.
 
-A subclass says what one optimizer step computes (`accumulate`) and what happens between steps (`after_step`); all
-collectives besides the gradients' are small sums over a gloo group, so that no rank waits for another's disk or index.
+A [`TrainingTask`] says what one optimizer step computes and what happens between steps; all collectives besides the
+gradients' are small sums over gloo ([`Ranks`]), so that no rank waits in NCCL for another's disk or index. What a step
+computed is read from the device once, at its end; where it is no finite number, there is no update.
 `transformers.Trainer` was rejected: a step's examples depend on an index that changes while it runs, its global
 normaliser on masks drawn for all micro-batches beforehand, and its checkpoints pickle.
 """
@@ -9,23 +10,20 @@ normaliser on masks drawn for all micro-batches beforehand, and its checkpoints 
 from __future__ import annotations
 
 import logging
-import threading
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
+from signal import Signals
 from typing import Any, TypeVar
 
 import torch
-import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 from transformers import PreTrainedModel
 
 from realm_hf.precision import autocast
-from realm_hf.refresh.errors import RunDirectoryError
 from realm_hf.refresh.leftovers import remove_leftovers
 from realm_hf.refresh.lock import TrainerLock
 from realm_hf.refresh.term import Term
@@ -40,9 +38,13 @@ from realm_hf.training.checkpoints import (
     save_checkpoint,
     set_later_aside,
 )
+from realm_hf.training.finite import SkippedSteps, require_finite_weights
 from realm_hf.training.launch_environment import check_accelerator
 from realm_hf.training.optimization import adamw, enable_activation_checkpointing, learning_rate, uses_bfloat16
-from realm_hf.training.signals import set_on_sigterm
+from realm_hf.training.ranks import Ranks
+from realm_hf.training.resumed_arguments import check_resumed, recorded
+from realm_hf.training.signals import StopRequest
+from realm_hf.training.task import TrainingTask
 from realm_hf.training.tracking import Progress, StepLog, finish_trackers, start_trackers, summarize, track
 
 logger = logging.getLogger(__name__)
@@ -50,8 +52,8 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class TrainingLoop(ABC):
-    """Takes `args.max_steps` optimizer steps on `module`.
+class TrainingLoop(TrainingTask):
+    """Takes `args.max_steps` optimizer steps on `module`; a subclass says of what.
 
     Args:
         model: What checkpoints hold.
@@ -61,9 +63,6 @@ class TrainingLoop(ABC):
         accelerator: Made by [`make_accelerator`].
         callbacks: Called in order.
     """
-
-    name = "training"
-    figures: tuple[str, ...] = ("loss",)
 
     def __init__(
         self,
@@ -85,55 +84,23 @@ class TrainingLoop(ABC):
         model.to(self.device)
         self.module = accelerator.prepare_model(module)
         self.optimizer = accelerator.prepare_optimizer(adamw(module, args, self.own_rates()))
-        # Small sums go over gloo on CPU tensors: they neither wait for the GPU's queue nor disturb it.
-        self._group = dist.new_group(backend="gloo") if self.world_size > 1 else None
+        #: Set by SIGTERM and Ctrl-C while `train` runs, or by whoever wants the training to end after this step.
+        self.stop_requested = StopRequest()
+        self._ranks = Ranks(accelerator, self.stop_requested)
+        self.skipped_steps = SkippedSteps(args.max_skipped_steps)
         self.step = 0
         self.cursor = 0
         self.epoch = 0
         #: On the main process, while it trains: what it changes in the directory goes through the term's place.
         self.term: Term | None = None
         self.log: StepLog | None = None
-        self.stop_requested = threading.Event()
-        self._stop_agreed = False
         #: Set by a subclass on all ranks: no further step is taken, and the training ends as after its last one.
         self.ends_early = False
+        #: Whether a stop ended the training before its end; known from `on_train_end` on.
+        self.interrupted = False
         self._evaluated_step: int | None = None
         self._last_saved: tuple[int, Path] | None = None
         self._metrics: dict[str, float] = {}
-
-    # What a subclass fills in
-
-    @abstractmethod
-    def begin(self, checkpoint: Checkpoint | None) -> None:
-        """Prepare the first step; after a resume, put back what `loop_state` had given."""
-
-    @abstractmethod
-    def accumulate(self, step: int) -> dict[str, Any]:
-        """Forward and backward of one optimizer step; returns its record, the same on all ranks, with a "loss"."""
-
-    def own_rates(self) -> dict[nn.Module, float]:
-        """Peak learning rates of submodules that have one of their own."""
-        return {}
-
-    def after_step(self, step: int) -> dict[str, Any]:  # noqa: ARG002 - subclasses read it
-        """Between two optimizer steps; what it returns is added to the record."""
-        return {}
-
-    def loop_state(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-        """What the checkpoint must hold beside weights and optimizer: JSON (main process) and tensors (every rank)."""
-        return {}, {}
-
-    def evaluate(self) -> dict[str, float]:
-        """Held-out figures, names beginning with `eval_`; empty where there is nothing held out."""
-        return {}
-
-    def finish(self) -> dict[str, Any]:
-        """After the last step: what it returns goes into `summary.json`."""
-        return {}
-
-    @abstractmethod
-    def close(self) -> None:
-        """End threads and child processes, also after an error."""
 
     # The loop
 
@@ -146,14 +113,16 @@ class TrainingLoop(ABC):
 
         Raises:
             RunDirectoryError: The directory is in use by another trainer, holds an earlier run that is not resumed,
-                or cannot be written to.
+                or cannot be written to; or the checkpoint is of other arguments.
+            TrainingDiverged: Too many steps in a row had no finite loss or gradient, or the weights are not finite.
         """
         resume = self.args.resume if resume_from_checkpoint is None else resume_from_checkpoint
-        with self._exclusive(), set_on_sigterm(self.stop_requested):
-            checkpoint = self.on_main(lambda: find_checkpoint(self.checkpoints, resume))
+        with self._exclusive(), self.stop_requested.listening():
+            checkpoint = self.on_main(lambda: find_checkpoint(self.checkpoints, resume), "look for a checkpoint")
             if checkpoint is not None:
                 self._restore(checkpoint)
-            self.on_main(lambda: set_later_aside(self.checkpoints, checkpoint, self.place))
+            later = partial(set_later_aside, self.checkpoints, checkpoint, self.place)
+            self.on_main(later, "set later checkpoints aside")
             self.log = StepLog(self.log_path, self.step, self.term) if self.accelerator.is_main_process else None
             start_trackers(self.accelerator, self.args, self.name)
             self.progress = Progress(
@@ -176,7 +145,8 @@ class TrainingLoop(ABC):
         if self.step == 0:
             self._evaluate()
         self.progress.start()
-        while self.step < self.args.max_steps and not self._stop_agreed and not self.ends_early:
+        begun_at = self.step
+        while self.step < self.args.max_steps and not self._stopped_by and not self.ends_early:
             record = self._one_step(self.step + 1)
             if self.step % self.args.logging_steps == 0:
                 track(self.accelerator, record)
@@ -184,22 +154,39 @@ class TrainingLoop(ABC):
                 self._evaluate()
             if self._due(self.args.save_steps):
                 self.save()
-        interrupted = self.step < self.args.max_steps and not self.ends_early
+        signal = self._stopped_by
+        self.interrupted = signal is not None
+        # Save first: neither the last index nor the last evaluation may cost what was trained.
+        self.save()
         extra: dict[str, Any] = {}
-        if interrupted:
-            logger.warning("SIGTERM: stopped after step %d; go on with resume_from_checkpoint=true.", self.step)
-        else:
+        if signal is None:
+            if self.step > begun_at or not (self.directory / "model").is_dir():
+                self.write_result()
             extra = self.finish()
             self._evaluate()
-        self.save()
+        else:
+            self._tell_interrupted(signal.name)
         self._call("on_train_end")
         if self.accelerator.is_main_process:
-            facts = {**extra, "evaluation": self._metrics}
+            facts = {**extra, "evaluation": self._metrics, "skipped_steps": self.skipped_steps.total}
             summarize(self.log_path, self.directory / "summary.json", facts, self.place)
         finish_trackers(self.accelerator)
         # A warm start's moments would otherwise stay in memory for as long as the accelerator that both share.
         self.accelerator.free_memory()
-        return TrainingResult(self.step, interrupted, self._last_saved[1] if self._last_saved else None, self._metrics)
+        saved = self._last_saved[1] if self._last_saved else None
+        return TrainingResult(self.step, self.interrupted, saved, self._metrics, signal)
+
+    def _tell_interrupted(self, signal: str) -> None:
+        left = (
+            "" if self.step < self.args.max_steps else " All steps are taken; the last index and evaluation are left."
+        )
+        logger.warning(
+            "%s: stopped after step %d of %d.%s Go on with resume_from_checkpoint=true.",
+            signal,
+            self.step,
+            self.args.max_steps,
+            left,
+        )
 
     def _one_step(self, step: int) -> dict[str, Any]:
         started = time.perf_counter()
@@ -207,10 +194,12 @@ class TrainingLoop(ABC):
         rate = learning_rate(self.args, step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["scale"]
-        record: dict[str, Any] = {"step": step, **self.accumulate(step), "lr": rate}
-        limit = self.args.max_grad_norm or float("inf")
-        record["grad_norm"] = float(self.accelerator.clip_grad_norm_(self.module.parameters(), limit))
-        self.optimizer.step()
+        figures, norm, norms = self._figures(step)
+        record: dict[str, Any] = {"step": step, **figures, "lr": rate, "grad_norm": norm}
+        if self.skipped_steps.judge(step, loss=record["loss"], gradient_norm=norms):
+            record |= {"skipped_steps": self.skipped_steps.total, "skipped_because": self.skipped_steps.because}
+        else:
+            self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step = step
         self.cursor += self.examples_per_step
@@ -220,7 +209,17 @@ class TrainingLoop(ABC):
         if self.log is not None:
             self.log.write(record)
         self.progress.advance(record, self.figures)
+        self.skipped_steps.require_progress(step, self._last_saved[1] if self._last_saved else None)
         return record
+
+    def _figures(self, step: int) -> tuple[dict[str, Any], float, float]:
+        """The step's record, the gradient norm, and its sum over the ranks: finite if each rank's is."""
+        computed = self.accumulate(step)
+        limit = self.args.max_grad_norm or float("inf")
+        norm = self.accelerator.clip_grad_norm_(self.module.parameters(), limit)
+        own = torch.cat([computed.sums, norm.detach().reshape(1).to(computed.sums)]).tolist()
+        *sums, norms = self.sum_over_ranks(own)
+        return computed.record(sums), own[-1], norms
 
     @property
     def examples_per_step(self) -> int:
@@ -242,31 +241,20 @@ class TrainingLoop(ABC):
         return autocast(self.device, self.bf16)
 
     def sum_over_ranks(self, values: Sequence[float]) -> list[float]:
-        """Element-wise sum over the ranks in float64. The ranks also learn here whether one of them is to stop."""
-        total = torch.tensor([*values, float(self.stop_requested.is_set())], dtype=torch.float64)
-        if self._group is not None:
-            dist.all_reduce(total, group=self._group)
-        *sums, stops = total.tolist()
-        self._stop_agreed |= stops > 0
-        return sums
+        """See [`Ranks.sum`]."""
+        return self._ranks.sum(values)
 
-    def on_main(self, function: Callable[[], T]) -> T:
-        """Run `function` on the main process; its result, or its error, is everybody's.
+    def together(self, what: str, work: Callable[[], T]) -> T:
+        """See [`Ranks.together`]."""
+        return self._ranks.together(what, work)
 
-        Without this an error on the main process would leave the others in a collective until it times out.
-        """
-        if self.world_size == 1:
-            return function()
-        outcome: list[Any] = [None, None]
-        if self.accelerator.is_main_process:
-            try:
-                outcome[0] = function()
-            except Exception as error:  # noqa: BLE001 - raised again on every rank below
-                outcome[1] = error
-        broadcast_object_list(outcome)
-        if outcome[1] is not None:
-            raise outcome[1]
-        return outcome[0]
+    def on_main(self, function: Callable[[], T], what: str) -> T:
+        """Run `function` on the main process; its result, or its error, is everybody's. See [`Team.on_main`]."""
+        return self._ranks.on_main(function, what)
+
+    @property
+    def _stopped_by(self) -> Signals | None:
+        return self._ranks.stopped_by
 
     def save(self) -> Path:
         """Write a checkpoint of the step that is done; on every rank."""
@@ -275,11 +263,14 @@ class TrainingLoop(ABC):
         started = time.perf_counter()
         state, tensors = self.loop_state()
         state |= {"step": self.step, "cursor": self.cursor, "world_size": self.world_size, "seed": self.args.seed}
-        state["term"] = self.epoch
-        ranks = gather_object([tensors]) if self.world_size > 1 else [tensors]
-        everything = {f"rank{rank}.{name}": t for rank, own in enumerate(ranks) for name, t in own.items()}
-        path = self.on_main(
-            lambda: save_checkpoint(
+        state |= {"term": self.epoch, "skipped_steps": self.skipped_steps.total}
+        state |= recorded(self.args, self.trained_on())
+        everything = {
+            f"rank{rank}.{name}": t for rank, own in enumerate(self._ranks.gather(tensors)) for name, t in own.items()
+        }
+
+        def write() -> Path:
+            path = save_checkpoint(
                 self.checkpoints,
                 self.model,
                 self.optimizer.optimizer,
@@ -287,23 +278,23 @@ class TrainingLoop(ABC):
                 tensors=everything,
                 place=self.place,
             )
-        )
-        self._last_saved = (self.step, path)
-        if self.accelerator.is_main_process:
             prune_checkpoints(self.checkpoints, self.args.save_total_limit, self.place)
+            return path
+
+        path = self.on_main(write, "write the checkpoint")
+        self._last_saved = (self.step, path)
         self._note({"save_seconds": time.perf_counter() - started})
         self._call("on_save", path)
         return path
 
     def _restore(self, checkpoint: Checkpoint) -> None:
-        if checkpoint.state["seed"] != self.args.seed:
-            raise RunDirectoryError(
-                f"{checkpoint.path} was trained with seed {checkpoint.state['seed']}, but seed is {self.args.seed}: "
-                "the data order would change. Give the old seed."
-            )
+        check_resumed(checkpoint.path, checkpoint.state, self.args, self.trained_on(), self.world_size)
+        self.on_main(self.verify_data, "compare the corpus with its hashes")
         checkpoint.load_model(self.model)
+        require_finite_weights(self.model, f"resumed from {checkpoint.path}")
         checkpoint.load_optimizer(self.optimizer.optimizer, self.model)
         self.step, self.cursor = checkpoint.step, int(checkpoint.state["cursor"])
+        self.skipped_steps.total = int(checkpoint.state.get("skipped_steps", 0))
         if checkpoint.path.parent.resolve() == self.checkpoints.resolve():
             self._last_saved = (checkpoint.step, checkpoint.path)
         logger.info("resuming from %s", checkpoint.path)
@@ -372,7 +363,7 @@ class TrainingLoop(ABC):
             lock = self.acquire_lock()
             return lock.epoch
 
-        self.epoch = self.on_main(acquire)
+        self.epoch = self.on_main(acquire, "lock the run")
         try:
             if lock is None:
                 yield

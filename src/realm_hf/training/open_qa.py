@@ -39,6 +39,7 @@ from realm_hf.refresh.run_directory import RunDirectory
 from realm_hf.retrieval_realm import RealmRetriever
 from realm_hf.storage.directories import StagedDirectory
 from realm_hf.storage.errors import explained
+from realm_hf.storage.files import json_sha256
 from realm_hf.tokenization_realm import RealmTokenizer
 from realm_hf.training.adopted_index import adopt_newest_generation
 from realm_hf.training.arguments_open_qa import FineTuningArguments
@@ -48,12 +49,13 @@ from realm_hf.training.callbacks import LoopCallback
 from realm_hf.training.checkpoints import Checkpoint, save_model
 from realm_hf.training.data_order import DataOrder, step_positions
 from realm_hf.training.loop import TrainingLoop
-from realm_hf.training.open_qa_step import SUMS, OpenQAStep
+from realm_hf.training.open_qa_step import SUMS, OpenQAStep, means
 from realm_hf.training.optimization import make_accelerator
 from realm_hf.training.retrieval_ahead import ServedGeneration
 from realm_hf.training.run_retriever import name_model, save_run_retriever
 from realm_hf.training.served_index import ServedIndex
 from realm_hf.training.swap_probes import SwapProbes
+from realm_hf.training.task import StepFigures
 from realm_hf.training.tracking import read_log
 
 logger = logging.getLogger(__name__)
@@ -123,6 +125,8 @@ class OpenQATrainer(TrainingLoop):
         finder = AnswerFinder(passages, tokenizer)
         self.run = run if isinstance(run, RunDirectory) else self._open_run(root)
         self.examples, self.dev = list(examples), list(dev)[: args.max_eval_questions]
+        asked = [[example.question, list(example.answers), example.regex] for example in self.examples]
+        self._questions_sha256 = json_sha256({"questions": asked})
         self.order = DataOrder(len(self.examples), args.seed)
         self.special_tokens = SpecialTokens.from_tokenizer(tokenizer)
         self.question_ids = self._encode([example.question for example in self.examples])
@@ -155,17 +159,19 @@ class OpenQATrainer(TrainingLoop):
 
     def begin(self, checkpoint: Checkpoint | None) -> None:
         """Serve a generation: the checkpoint's, that of `index_from`, or one built now."""
-        self.on_main(lambda: name_model(self.run, self.model, self.place))
+        self.on_main(lambda: name_model(self.run, self.model, self.place), "name the model")
         tower = self.passage_embedder if self.args.refresh == "off" else self.model.embedder
         name = None
         if checkpoint is not None:
-            name = self.on_main(lambda: self.index.servable(checkpoint.state["generation"]))
+            ended = self.args.refresh != "off" and self.step >= self.args.max_steps
+            served = checkpoint.state["generation"]
+            name = self.on_main(lambda: self.index.resumed(served, self.step, tower, ended), "look for the index")
             self.best.restore(checkpoint.state["best"])
             self._keep_best_index()
             self.ends_early = self.best.exhausted
         source = self.index_from
         if source is not None and name is None and (self.step == 0 or self.args.refresh == "off"):
-            name = self.on_main(lambda: adopt_newest_generation(self.run, source, tower))
+            name = self.on_main(lambda: adopt_newest_generation(self.run, source, tower), "take the index over")
         if name is None:
             self._say(f"Building the index of {len(self.passages)} passages.")
         event = self.index.start(self.step, tower, name)
@@ -176,7 +182,7 @@ class OpenQATrainer(TrainingLoop):
 
     def _open_run(self, root: Path) -> RunDirectory:
         create = {"passages": self.passages, "tokenizer": self.tokenizer, "index_factory": self.args.index_factory}
-        self.on_main(lambda: RunDirectory.open_or_create(root, **create).root)
+        self.on_main(lambda: RunDirectory.open_or_create(root, **create).root, "prepare the run directory")
         return RunDirectory.open(root)
 
     def _encode(self, questions: list[str]) -> list[np.ndarray]:
@@ -188,7 +194,20 @@ class OpenQATrainer(TrainingLoop):
 
     # One step
 
-    def accumulate(self, step: int) -> dict[str, Any]:
+    def trained_on(self) -> dict[str, Any]:
+        """Corpus and questions, and what of the model's configuration the losses depend on."""
+        names = ("score_scale", "searcher_beam_size", "reader_beam_size", "reader_seq_len", "max_span_width")
+        return {
+            "passages": self.passages.fingerprint,
+            "questions": self._questions_sha256,
+            **{name: getattr(self.model.config, name) for name in names},
+        }
+
+    def verify_data(self) -> None:
+        """The files of the passages."""
+        PassageStore.load(self.passages.directory, verify=True)
+
+    def accumulate(self, step: int) -> StepFigures:
         """Forward and backward over all micro-batches of this rank, normalised by the questions of all ranks."""
         args = self.args
         micro_batches = step_positions(
@@ -198,7 +217,7 @@ class OpenQATrainer(TrainingLoop):
             self.rank,
             self.world_size,
         )
-        sums, seconds = np.zeros(len(SUMS)), np.zeros(2)
+        sums, seconds = torch.zeros(len(SUMS), device=self.device), np.zeros(2)
         last = len(micro_batches) - 1
         with self.index.reading() as served:
             for index, positions in enumerate(micro_batches):
@@ -208,21 +227,18 @@ class OpenQATrainer(TrainingLoop):
                         output = self._forward(served, rows)
                     # DDP averages over ranks what is already divided by the questions of all of them.
                     self.accelerator.backward(output.loss * (self.world_size / self.examples_per_step))
-                sums += output.sums()
+                sums = sums + output.sums()
                 assert self.beam is not None
                 seconds += [self.beam.search_seconds, self.beam.answer_seconds]
             generation, snapshot_step = served.name, served.info.snapshot_step
-        total = dict(zip(SUMS, self.sum_over_ranks(sums.tolist()), strict=True))
-        counts = ("answerless", "reader_answerless")
-        return {
-            **{name: value / self.examples_per_step for name, value in total.items() if name not in counts},
-            **{name: round(total[name]) for name in counts},
+        facts = {
             "questions": self.examples_per_step,
             "generation": generation,
             "staleness_steps": step - snapshot_step,
             "search_seconds": seconds[0],
             "answer_seconds": seconds[1],
         }
+        return StepFigures(sums, lambda total: {**means(total, self.examples_per_step), **facts})
 
     def _forward(self, served: ServedGeneration, rows: np.ndarray) -> Any:
         ids = [self.question_ids[row] for row in rows]
@@ -260,19 +276,26 @@ class OpenQATrainer(TrainingLoop):
         """
         if not self.dev:
             return {}
+        generation, own = self.together("evaluate", self._evaluate_own)
+        matched, recalled, asked = self.sum_over_ranks(own)
+        metrics = {"eval_exact_match": matched / asked, "eval_answer_recall": recalled / asked}
+        if self.best.consider(self.step, metrics["eval_exact_match"], generation):
+            self.on_main(lambda: self.best.save(self.model, self.term), "keep the best weights")
+            self._keep_best_index()
+        self.ends_early = self.best.exhausted
+        return metrics
+
+    def _evaluate_own(self) -> tuple[str, list[float]]:
+        """The generation that was searched, and of this rank's questions the right ones, those whose passages hold an
+        answer, and their number.
+        """
         own = self.dev[self.rank :: self.world_size]
         with self.index.reading() as served, self.autocast():
             generation = served.name
             answers = self.answer(served.retriever, [example.question for example in own])
         right = sum(is_right(example, answer) for example, answer in zip(own, answers, strict=True))
         held = sum(self._holds_answer(example, answer) for example, answer in zip(own, answers, strict=True))
-        matched, recalled, asked = self.sum_over_ranks([float(right), float(held), float(len(own))])
-        metrics = {"eval_exact_match": matched / asked, "eval_answer_recall": recalled / asked}
-        if self.best.consider(self.step, metrics["eval_exact_match"], generation):
-            self.on_main(lambda: self.best.save(self.model, self.term))
-            self._keep_best_index()
-        self.ends_early = self.best.exhausted
-        return metrics
+        return generation, [float(right), float(held), float(len(own))]
 
     def _keep_best_index(self) -> None:
         """Lease the generation that the best weights searched: no collection takes it before the model is written."""
@@ -297,6 +320,10 @@ class OpenQATrainer(TrainingLoop):
         found = self.search.finder.find(rows, example.answers, regex=example.regex, span_rows=0)
         return bool(found.has_answer.any())
 
+    def write_result(self) -> None:
+        """RUN/model: the best weights so far and the tokenizer; `finish` adds what they search."""
+        self.on_main(lambda: self._write_model(None), "write the model")
+
     def finish(self) -> dict[str, Any]:
         """Index the final weights if the index is refreshed at all; write RUN/model."""
         if not self.ends_early:
@@ -306,11 +333,12 @@ class OpenQATrainer(TrainingLoop):
         self._evaluate()
         generation = self.index.state()["generation"]
         if self.best.step is not None and self.best.generation is not None:
-            generation = self.on_main(lambda: self.index.servable(str(self.best.generation)))
+            best = str(self.best.generation)
+            generation = self.on_main(lambda: self.index.servable(best), "look for the index of the best weights")
         if generation is None:
             logger.warning("The index of the best weights is gone: RUN/model gets the last weights and their index.")
             generation, self.best.step = self.index.state()["generation"], None
-        self.on_main(lambda: self._write_model(generation))
+        self.on_main(lambda: self._write_model(generation), "write the model")
         records = [record for record in read_log(self.log_path) if "answerless" in record]
         counted = {
             name: sum(record[name] for record in records) for name in ("questions", "answerless", "reader_answerless")
@@ -318,14 +346,14 @@ class OpenQATrainer(TrainingLoop):
         chosen = {"step": self.step} if self.best.step is None else {"step": self.best.step, "value": self.best.value}
         return {"final_generation": generation, "model": chosen, "trained_questions": counted}
 
-    def _write_model(self, generation: str) -> None:
-        """RUN/model: the best weights, the tokenizer and, with `save_retriever`, all that they search."""
+    def _write_model(self, generation: str | None) -> None:
+        """The best weights, the tokenizer and, with `save_retriever` and a generation, all that they search."""
         final = self.directory / "model"
         with (
             explained("write the model into", final),
             StagedDirectory(final, replace=True, place=self.place) as staged,
         ):
-            if self.args.save_retriever:
+            if self.args.save_retriever and generation is not None:
                 save_run_retriever(self.run, generation, staged.path)
             if self.best.folder is None:
                 save_model(self.model, staged.path)

@@ -45,11 +45,19 @@ class StepOutput:
     read_has_answer: torch.Tensor
     best_is_answer: torch.Tensor
 
-    def sums(self) -> np.ndarray:
-        """Sums over the questions, in the order of [`SUMS`]; float64."""
+    def sums(self) -> torch.Tensor:
+        """Sums over the questions, in the order of [`SUMS`]; float32 `[6]`, on the device."""
         sums = [self.loss, self.retriever_loss.sum(), self.reader_loss.sum()]
         counts = [(~self.beam_has_answer).sum(), (~self.read_has_answer).sum(), self.best_is_answer.sum()]
-        return torch.stack([value.detach().float() for value in (*sums, *counts)]).cpu().double().numpy()
+        return torch.stack([value.detach().float() for value in (*sums, *counts)])
+
+
+def means(sums: list[float], questions: int) -> dict[str, float]:
+    """Averages over the questions of the summed figures; those without an answer are counted."""
+    total = dict(zip(SUMS, sums, strict=True))
+    counts = ("answerless", "reader_answerless")
+    averaged = {name: value / questions for name, value in total.items() if name not in counts}
+    return {**averaged, **{name: round(total[name]) for name in counts}}
 
 
 class OpenQAStep(nn.Module):

@@ -39,6 +39,7 @@ from realm_hf.training.retrieval_ahead import MaskedSentences, RetrievalAhead, R
 from realm_hf.training.run_retriever import name_model, save_run_retriever
 from realm_hf.training.served_index import ServedIndex
 from realm_hf.training.swap_probes import SwapProbes
+from realm_hf.training.task import StepFigures
 
 EXAMPLES_SHOWN = 5
 
@@ -129,10 +130,12 @@ class PreTrainer(TrainingLoop):
 
     def begin(self, checkpoint: Checkpoint | None) -> None:
         """Serve a generation, the checkpoint's if there is one, and ask for the first candidates."""
-        self.on_main(lambda: name_model(self.run, self.model, self.place))
+        self.on_main(lambda: name_model(self.run, self.model, self.place), "name the model")
         name = None
         if checkpoint is not None:
-            name = self.on_main(lambda: self.index.servable(checkpoint.state["generation"]))
+            ended = self.step >= self.args.max_steps
+            served, tower = checkpoint.state["generation"], self.model.embedder
+            name = self.on_main(lambda: self.index.resumed(served, self.step, tower, ended), "look for the index")
         if name is None:
             self._say(f"Building the first index of {len(self.passages)} passages.")
         started = time.perf_counter()
@@ -153,7 +156,8 @@ class PreTrainer(TrainingLoop):
         self.on_main(
             lambda: (
                 RunDirectory.open_or_create(root, passages=passages, tokenizer=tokenizer, index_factory=factory).root
-            )
+            ),
+            "prepare the run directory",
         )
         return RunDirectory.open(root)
 
@@ -162,7 +166,22 @@ class PreTrainer(TrainingLoop):
 
     # One step
 
-    def accumulate(self, step: int) -> dict[str, Any]:
+    def trained_on(self) -> dict[str, Any]:
+        """Corpora, and what of the model's configuration the loss depends on."""
+        sentences, config = self.examples.sentences, self.model.config
+        return {
+            "passages": self.passages.fingerprint,
+            "sentences": f"{len(sentences)} of {sentences.fingerprint}",
+            "marginalization": config.marginalization,
+            "score_scale": config.score_scale,
+        }
+
+    def verify_data(self) -> None:
+        """The files of passages and sentences."""
+        PassageStore.load(self.passages.directory, verify=True)
+        SentenceStore.load(self.examples.sentences.directory, verify=True)
+
+    def accumulate(self, step: int) -> StepFigures:
         """Forward and backward over all micro-batches of this rank, normalised by what all ranks masked."""
         assert self.ahead is not None
         started = time.perf_counter()
@@ -175,7 +194,7 @@ class PreTrainer(TrainingLoop):
         )
         items = max(1.0, tokens if self.model.config.marginalization == "token" else examples)
         learns = self._retriever_learns(step)
-        sums = np.zeros(len(SUMS))
+        figures = []
         last = len(retrieved.micro_batches) - 1
         for index, (micro, rows) in enumerate(retrieved.micro_batches):
             batch = self._collate(micro, rows)
@@ -184,11 +203,10 @@ class PreTrainer(TrainingLoop):
                     output = self.module(**batch, num_items=items, detach_retrieval=not learns)
                 # DDP averages over ranks what is already a mean over all of them.
                 self.accelerator.backward(output.loss * self.world_size)
-            sums += batch_sums(output, batch["mlm_labels"])
+            figures.append(batch_sums(output, batch["mlm_labels"]))
         if not learns:
             self._rest_the_towers()
-        return {
-            **means(self.sum_over_ranks(sums.tolist())),
+        facts = {
             "masked_tokens": int(tokens),
             "skipped": int(skipped),
             "excluded": int(excluded),
@@ -198,6 +216,7 @@ class PreTrainer(TrainingLoop):
             "search_seconds": retrieved.search_seconds,
             "search_wait_seconds": waited,
         }
+        return StepFigures(torch.stack(figures).sum(0), lambda total: {**means(total), **facts})
 
     def _collate(self, queries: list[MaskedQuery], rows: np.ndarray) -> dict[str, torch.Tensor]:
         # A rank or micro-batch without any example still takes part: DDP waits for everybody.
@@ -279,43 +298,63 @@ class PreTrainer(TrainingLoop):
         """
         if not self.eval_queries:
             return {}
-        rows = self._retrieve(self.eval_queries)
-        size = self.args.per_device_eval_batch_size
-        sums = np.zeros(len(SUMS))
-        self.model.eval()
-        for start in range(self.rank * size, len(self.eval_queries), size * self.world_size):
-            batch = self._collate(self.eval_queries[start : start + size], rows[start : start + size])
-            with torch.no_grad(), self.autocast():
-                sums += batch_sums(self.model(**batch, num_items=1), batch["mlm_labels"])
-        total = self.sum_over_ranks(sums.tolist())
+        total = self.sum_over_ranks(self.together("evaluate", self._evaluate_own))
         total[0] /= max(
             1.0, total[SUMS.index("tokens" if self.model.config.marginalization == "token" else "examples")]
         )
         return means(total, "eval_")
+
+    def _evaluate_own(self) -> list[float]:
+        """[`SUMS`] over this rank's share of the held-out sentences."""
+        rows = self._retrieve(self.eval_queries)
+        size = self.args.per_device_eval_batch_size
+        # A rank may have no batch of its own.
+        figures = [torch.zeros(len(SUMS), device=self.device)]
+        self.model.eval()
+        for start in range(self.rank * size, len(self.eval_queries), size * self.world_size):
+            batch = self._collate(self.eval_queries[start : start + size], rows[start : start + size])
+            with torch.no_grad(), self.autocast():
+                figures.append(batch_sums(self.model(**batch, num_items=1), batch["mlm_labels"]))
+        return torch.stack(figures).sum(0).tolist()
 
     def _retrieve(self, queries: list[MaskedQuery]) -> np.ndarray:
         embeddings = self._embed_live(queries) if self.args.query_encoder == "live" else None
         with self.index.reading() as served:
             return served.retrieve(queries, self.args.num_candidates, embeddings)[0]
 
+    def write_result(self) -> None:
+        """RUN/model: weights and tokenizer; `finish` adds what they search."""
+        self.on_main(lambda: self._write_model(None), "write the model")
+
+    def _write_model(self, generation: str | None) -> None:
+        """Weights, tokenizer and, with a generation, the retriever."""
+        final = self.directory / "model"
+        with (
+            explained("write the model into", final),
+            StagedDirectory(final, replace=True, place=self.place) as staged,
+        ):
+            save_model(self.model, staged.path)
+            self.tokenizer.save_pretrained(staged.path)
+            if generation is not None:
+                save_run_retriever(self.run, generation, staged.path)
+
     def finish(self) -> dict[str, Any]:
-        """Index the final weights, write RUN/model with its retriever, and RUN/examples.json."""
+        """Index the final weights, write their retriever beside RUN/model, and RUN/examples.json."""
         learned = self._retriever_learns(self.step)
         event = self.index.final(self.step, self.model.embedder) if learned else None
         if event is not None:
             self._note({"events": [event]})
         shown = self.eval_queries[:EXAMPLES_SHOWN] or self.examples.first(EXAMPLES_SHOWN)
         rows = self._retrieve(shown)
-        if self.accelerator.is_main_process:
-            with self.autocast():
-                examples = explain(self.model, self.collator, self.passages, shown, rows) if shown else []
-            with explained("write the model into", self.directory):
-                with StagedDirectory(self.directory / "model", replace=True, place=self.place) as staged:
-                    save_model(self.model, staged.path)
-                    self.tokenizer.save_pretrained(staged.path)
-                    save_run_retriever(self.run, self.index.state()["generation"], staged.path)
-                write_json(self.directory / "examples.json", examples, place=self.place)
+        self.on_main(lambda: self._write_model(self.index.state()["generation"]), "write the model")
+        self.on_main(lambda: self._write_examples(shown, rows), "explain the examples")
         return {"final_generation": self.index.state()["generation"]}
+
+    def _write_examples(self, shown: list[MaskedQuery], rows: np.ndarray) -> None:
+        with self.autocast():
+            examples = explain(self.model, self.collator, self.passages, shown, rows) if shown else []
+        with explained("write the examples into", self.directory):
+            write_json(self.directory / "examples.json", examples, place=self.place)
 
     def close(self) -> None:
         """End the retrieval thread and the builder."""

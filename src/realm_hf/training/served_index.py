@@ -9,12 +9,13 @@ from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
+from realm_hf.index.fingerprints import state_fingerprint
 from realm_hf.index.generations import GenerationError, GenerationStore
 from realm_hf.refresh.builder_device import build_bytes, check_on_all_ranks
 from realm_hf.refresh.errors import RunDirectoryError
 from realm_hf.refresh.modes import Refresher, make_refresher
 from realm_hf.refresh.run_directory import RunDirectory
-from realm_hf.refresh.snapshots import load_snapshot, read_snapshot, snapshot_name
+from realm_hf.refresh.snapshots import copy_embedder_state, load_snapshot, read_snapshot, snapshot_name
 from realm_hf.refresh.staleness import IndexRefresh
 from realm_hf.refresh.swap import Swap, SwapCoordinator
 from realm_hf.retrieval_realm import RealmRetriever
@@ -118,6 +119,25 @@ class ServedIndex:
             on_stale=args.on_stale,
         )
         return self._event(self._refresh.start(step, embedder, name))
+
+    def resumed(self, name: str, step: int, embedder: RealmEmbedder, ended: bool) -> str | None:
+        """What a resumed run serves; on the main process.
+
+        Args:
+            name: The checkpoint's generation.
+            step: Its step.
+            embedder: The passage tower with its weights.
+            ended: No step is left: then rather the last index, which was built after that checkpoint.
+
+        Returns:
+            `None` where nothing can be served that fits.
+        """
+        if ended:
+            weights = state_fingerprint(copy_embedder_state(embedder))
+            for info in reversed(self.store.list()):
+                if (info.snapshot_step, info.embedder_fingerprint) == (step, weights):
+                    return self.servable(info.name)
+        return self.servable(name)
 
     def servable(self, name: str) -> str | None:
         """`name`, if that generation can still be opened and its query weights are there, else `None`."""

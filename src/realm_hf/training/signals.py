@@ -1,21 +1,101 @@
-"""Ending a training in good order."""
+"""Ending a training in good order: SIGTERM and Ctrl-C alike, and the command that takes it up again."""
 
 from __future__ import annotations
 
+import os
+import shlex
 import signal
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_ONE_PRESS_SECONDS = 1.0
+_SAID = {
+    signal.SIGINT: b"\nCtrl-C: a checkpoint is written after this step or the next. Press it again to end without.\n",
+    signal.SIGTERM: b"\nSIGTERM: a checkpoint is written after this step or the next.\n",
+}
 
 
-@contextmanager
-def set_on_sigterm(event: threading.Event) -> Iterator[None]:
-    """While the block runs, SIGTERM sets `event` and ends nothing; only the main thread can ask for it."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: event.set())
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+class StopRequest:
+    """Whether this process was asked to stop, and by which signal."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self._since = 0.0
+        #: The first signal.
+        self.signal: signal.Signals | None = None
+
+    def is_set(self) -> bool:
+        """Whether a stop was asked for."""
+        return self._event.is_set()
+
+    def set(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """Ask for a stop, as the signal would."""
+        if self.signal is None:
+            self.signal, self._since = number, time.monotonic()
+        self._event.set()
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """While the block runs, SIGTERM and Ctrl-C ask for a stop and end nothing; a second Ctrl-C ends the process.
+
+        Only the main thread can listen. A signal that the parent has switched off (`nohup`, a shell's background job)
+        stays so.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.getsignal(number) for number in SIGNALS}
+        for number, handler in before.items():
+            if handler is not signal.SIG_IGN:
+                signal.signal(number, self._asked)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                if handler is not None:  # one that no Python code installed cannot be put back from here
+                    signal.signal(number, handler)
+
+    def _asked(self, number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.signal is not None:
+            # A terminal and a launcher may both pass one and the same Ctrl-C on.
+            if time.monotonic() - self._since > _ONE_PRESS_SECONDS:
+                # The kernel ends the process: an exception would wait for a collective, and for what cleans up.
+                signal.signal(signal.SIGINT, signal.SIG_DFL)
+                os.kill(os.getpid(), signal.SIGINT)
+            return
+        if self.signal is None:
+            # Not through a stream: the handler may run in the middle of a write to it.
+            os.write(2, _SAID[signal.Signals(number)])
+        self.set(signal.Signals(number))
+
+
+def resume_command() -> str:
+    """This process's command line, or its launcher's, with `--resume_from_checkpoint true`; to be pasted."""
+    words = sys.orig_argv
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        words = _launcher() or ["<launcher as before>", *sys.argv]
+    kept: list[str] = []
+    skip = False
+    for word in words:
+        if not skip and word != "--resume_from_checkpoint" and not word.startswith("--resume_from_checkpoint="):
+            kept.append(word)
+        skip = word == "--resume_from_checkpoint"
+    return " ".join(word if word.startswith("<") else shlex.quote(word) for word in kept) + (
+        " --resume_from_checkpoint true"
+    )
+
+
+def _launcher() -> list[str]:
+    """The command line of the process that started this one, if it ends with the same script and arguments."""
+    file = Path(f"/proc/{os.getppid()}/cmdline")
+    if not file.is_file():
+        return []
+    words = [word for word in file.read_bytes().decode(errors="replace").split("\0") if word]
+    tail = sys.argv
+    return words if len(words) > len(tail) and words[-len(tail) :] == tail else []

@@ -1,0 +1,54 @@
+"""Process groups whose waits have an end, and words for a rank that did not come.
+
+A rank that dies breaks its connections, which gloo notices at once. One that is stopped, hangs on a dead file system
+or sits on a machine that is gone is noticed only by a timeout. Nothing here waits inside a collective for work that
+may take hours: such work is done beside small meetings of the ranks, see [`Team`].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch.distributed as dist
+
+from realm_hf.refresh.refresher import RefreshError
+
+STEP_TIMEOUT = timedelta(minutes=10)
+"""Longest that one rank may come later than another to a meeting. NCCL's own default, which a rank that is later than
+this at the gradients has exceeded already."""
+
+
+class LostRank(RefreshError):  # noqa: N818 - it is the event that is named
+    """Another rank ended, or did not come to a meeting in time."""
+
+
+def step_group(timeout: timedelta = STEP_TIMEOUT) -> dist.ProcessGroup:
+    """A gloo group of all ranks for their small meetings; every rank makes it at the same point.
+
+    Args:
+        timeout: Longest that the ranks wait for one another in one meeting.
+    """
+    return dist.new_group(backend="gloo", timeout=timeout)
+
+
+@contextmanager
+def told_in_words(wait: str, timeout: timedelta = STEP_TIMEOUT) -> Iterator[None]:
+    """Say of a collective of the block that fails what it waited for, how long, and what to do.
+
+    Args:
+        wait: What the ranks meet for, such as "the swap at step 12".
+        timeout: That of the group.
+
+    Raises:
+        LostRank: The collective failed.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        raise LostRank(
+            f"Another rank is lost: it ended, or did not come to {wait} within {timeout.total_seconds():.0f} s. Its "
+            "own output says why, if it could still write; end what is left of the job, mend that, and resume from "
+            f"the newest checkpoint. ({error})"
+        ) from error

@@ -1,0 +1,67 @@
+"""What the ranks of a training agree on between the collectives of the gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from signal import SIGINT, SIGTERM, Signals
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+
+from realm_hf.refresh.process_groups import STEP_TIMEOUT, told_in_words
+from realm_hf.refresh.team import Team
+from realm_hf.training.signals import StopRequest
+
+T = TypeVar("T")
+
+
+class Ranks:
+    """Small sums over the ranks, and work that one of them does for all. Every rank makes the same calls.
+
+    Args:
+        accelerator: Its process and their number; constructing this is a collective call where there are several.
+        stop: This rank's wish to stop.
+        timeout: Longest that a rank may come later than another to a sum.
+    """
+
+    def __init__(self, accelerator: Accelerator, stop: StopRequest, timeout: timedelta = STEP_TIMEOUT):
+        self._stop, self._timeout = stop, timeout
+        self._team = Team(accelerator.process_index, accelerator.num_processes, meeting_timeout=timeout)
+        #: The signal that ends the training, once all ranks know of it.
+        self.stopped_by: Signals | None = None
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Element-wise sum over the ranks in float64. The ranks also learn here whether one of them is to stop.
+
+        Raises:
+            LostRank: Another rank ended, or did not come within `timeout`.
+        """
+        asked = self._stop.signal
+        total = torch.tensor([*values, float(asked == SIGINT), float(asked == SIGTERM)], dtype=torch.float64)
+        if self._team.group is not None:
+            with told_in_words("a sum over the ranks", self._timeout):
+                dist.all_reduce(total, group=self._team.group)
+        *sums, interrupts, terminations = total.tolist()
+        if self.stopped_by is None and interrupts + terminations > 0:
+            self.stopped_by = SIGINT if interrupts > 0 else SIGTERM
+        return sums
+
+    def together(self, what: str, work: Callable[[], T]) -> T:
+        """Do this rank's part of what one may be hours longer at than another; see [`Team.together`]."""
+        return self._team.together(what, work)
+
+    def on_main(self, function: Callable[[], T], what: str) -> T:
+        """Run `function` on rank 0; see [`Team.on_main`]."""
+        return self._team.on_main(function, what)
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's `value`, in the order of the ranks."""
+        if self._team.group is None:
+            return [value]
+        gathered: list[Any] = [None] * self._team.world_size
+        with told_in_words("gather what the ranks keep", self._timeout):
+            dist.all_gather_object(gathered, value, group=self._team.group)
+        return gathered
