@@ -5,7 +5,8 @@ import json
 import pytest
 from datasets import Dataset, DatasetDict
 
-from realm_hf.data import load_documents
+from realm_hf.data import build_passages, load_documents
+from realm_hf.data.documents import check_documents
 
 ROWS = [{"title": "a", "text": "One."}, {"title": "b", "text": "Two, and more."}]
 
@@ -76,3 +77,64 @@ def test_paths_that_lead_nowhere_are_explained(tmp_path):
 def test_a_hub_id_that_cannot_be_reached_is_explained():
     with pytest.raises(ConnectionError, match="nobody/nothing"):
         load_documents("nobody/nothing")
+
+
+DEEP = {
+    "one line": b'{"text": "a", "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n",
+    "many lines": b'{"text": "a", "x":\n' + b'[{"]": "}", "y":\n' * 50_000,
+    "an array over many lines": b"[\n" + b'{"a": [{"b": 1},\n' * 50_000,
+    "objects": b'{"text":' * 50_000,
+}
+
+
+@pytest.mark.parametrize("name", list(DEEP))
+@pytest.mark.parametrize("ending", ["json", "jsonl"])
+def test_json_that_is_nested_without_end_names_file_and_line(tmp_path, name, ending):
+    path = tmp_path / f"deep.{ending}"
+    path.write_bytes(DEEP[name])
+
+    with pytest.raises(ValueError, match=rf"deep\.{ending}, line \d+ is nested more than 64 levels deep"):
+        load_documents(path)
+
+
+def test_brackets_in_texts_and_nesting_of_documents_are_read(tmp_path):
+    path = tmp_path / "smileys.jsonl"
+    texts = ["[" * 5000, '\\"{[' * 200, "plain :-["]
+    path.write_text("".join(json.dumps({"text": text, "meta": {"a": [{"b": [1]}]}}) + "\n" for text in texts))
+
+    assert load_documents(path)["text"] == texts
+
+
+@pytest.mark.parametrize(
+    ("ending", "content"), [("jsonl", ""), ("jsonl", "\n\n"), ("json", "  "), ("csv", ""), ("parquet", "")]
+)
+def test_an_empty_file_is_said_to_be_empty(tmp_path, content, ending):
+    path = tmp_path / f"nothing.{ending}"
+    path.write_text(content)
+
+    with pytest.raises(ValueError, match=rf"nothing\.{ending} is empty"):
+        load_documents(path)
+
+
+def test_a_file_that_is_no_json_is_named(tmp_path):
+    (tmp_path / "noise.jsonl").write_bytes(b"\xff\xfe\n{")
+
+    with pytest.raises(ValueError, match=r"noise\.jsonl could not be read as \.jsonl"):
+        load_documents(tmp_path / "noise.jsonl")
+
+
+@pytest.mark.parametrize("text", ["7", '{"x": 1}', "[1]"])
+def test_a_column_of_something_else_than_texts_is_named(tmp_path, text):
+    (tmp_path / "other.jsonl").write_text(f'{{"title": "a", "text": {text}}}\n')
+
+    with pytest.raises(ValueError, match=r"column 'text' of the documents holds .*, not texts"):
+        check_documents(load_documents(tmp_path / "other.jsonl"), ["title", "text"])
+
+
+def test_a_text_that_is_null_is_an_empty_document(tmp_path, tokenizer):
+    (tmp_path / "null.jsonl").write_text('{"title": null, "text": null}\n{"title": null, "text": "A text."}\n')
+
+    store = build_passages(load_documents(tmp_path / "null.jsonl"), tokenizer, tmp_path / "store")
+
+    assert (len(store), store.title(0), store.text(0)) == (1, "", "A text.")
+    assert store.statistics["empty_documents"] == 1

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import time
 from itertools import pairwise
 
 import numpy as np
@@ -12,6 +13,7 @@ from datasets import Dataset
 
 from realm_hf import RealmTokenizer
 from realm_hf.data import PassageStore, build_passages, passages_from_rows
+from realm_hf.data.packing import LONGEST_WORD, cut_long_words
 from realm_hf.data.sentence_splitter import split_sentences
 
 
@@ -318,3 +320,34 @@ def test_a_killed_build_leaves_no_store_and_the_next_one_cleans_up(articles, tok
         PassageStore.load(tmp_path / "p")
     build_passages(articles, tokenizer, tmp_path / "p")
     assert [path.name for path in tmp_path.iterdir()] == ["p"]
+
+
+def test_a_word_of_megabytes_is_cut_and_counted(tmp_path, tokenizer):
+    """A tokenizer takes some microseconds for each of its characters, to make one unknown wordpiece of it."""
+    before, after = "It begins here.", "It ends there."
+    texts = [f"{before} {'x' * 5_000_000} {after}", f"{before} {'y' * LONGEST_WORD} {after}"]
+    seen = []
+
+    class Counting(type(tokenizer)):
+        def __call__(self, texts, **options):
+            seen.extend(map(len, texts))
+            return super().__call__(texts, **options)
+
+    counting = Counting(vocab=tokenizer.get_vocab())
+    documents = Dataset.from_dict({"title": ["a", "b"], "text": texts})
+
+    store = build_passages(documents, counting, tmp_path / "store")
+
+    assert max(seen) < LONGEST_WORD + 100
+    assert store.statistics["long_words_cut"] == 1
+    assert store.text(0) == f"{before} {'x' * LONGEST_WORD} {after}"
+    assert store.text(1) == texts[1]
+
+
+def test_words_that_are_nearly_too_long_are_looked_at_once():
+    """A pattern that is tried at every character would take minutes for this."""
+    text = " ".join(["x" * (LONGEST_WORD - 1)] * 100)
+    started = time.perf_counter()
+
+    assert cut_long_words([text, None]) == ([text, ""], [0, 0])
+    assert time.perf_counter() - started < 10

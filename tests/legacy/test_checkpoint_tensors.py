@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pickle
+import pickletools
 import struct
 import tracemalloc
 import zipfile
@@ -17,7 +18,7 @@ from safetensors.torch import save_file
 from realm_hf.hub_files import HubArtefactError
 from realm_hf.legacy.checkpoint import find_block_embeddings
 from realm_hf.modeling_embedder import RealmEmbedder
-from realm_hf.storage.checkpoint_tensors import CheckpointRefusedError, find_tensor
+from realm_hf.storage.checkpoint_tensors import CheckpointRefusedError, check_archive, find_tensor
 
 BLOCKS = torch.arange(60, dtype=torch.float32).reshape(15, 4)
 
@@ -185,3 +186,31 @@ def test_models_do_not_run_their_weights_files_either(tmp_path, tiny_config, wro
     with pytest.raises((OSError, ValueError, pickle.UnpicklingError, RuntimeError)):
         RealmEmbedder.from_pretrained(tmp_path)
     assert not canary.exists()
+
+
+@pytest.mark.parametrize("opcode", [b"]", b"N", b"("])
+def test_a_pickle_of_twenty_million_opcodes_is_not_read_through(tmp_path, monkeypatch, opcode):
+    path = tmp_path / "pytorch_model.bin"
+    path.write_bytes(archive(b"\x80\x02" + opcode * 20_000_000 + b"."))
+    read = []
+    genops = pickletools.genops
+
+    def counted(content):
+        for found in genops(content):
+            read.append(1)
+            yield found
+
+    monkeypatch.setattr(pickletools, "genops", counted)
+
+    with pytest.raises(CheckpointRefusedError, match=r"data\.pkl has more than \d+ opcodes"):
+        check_archive(path)
+    assert len(read) < 5000
+
+
+def test_a_checkpoint_of_many_tensors_is_within_bounds(tmp_path):
+    """Tensors that share a storage too: tied weights have one entry for two names."""
+    shared = torch.zeros(2)
+    many = {f"layer.{n}.a.rather.long.name.weight": torch.zeros(1, 1, 1, 1) for n in range(300)}
+    torch.save({**many, **{f"tied.{n}": shared for n in range(5)}}, tmp_path / "pytorch_model.bin")
+
+    check_archive(tmp_path / "pytorch_model.bin")

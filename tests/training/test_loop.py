@@ -121,7 +121,7 @@ def test_resume_with_another_batch_goes_on_at_the_next_example(world, tmp_path):
 
 
 def test_going_back_leaves_the_later_checkpoints_and_saves_its_own(world, tmp_path, caplog):
-    settings = {"save_steps": 1, "save_total_limit": 2}
+    settings = {"save_steps": 1, "save_total_limit": 2, "allow_changed_arguments": True}
     pretrainer(world, tmp_path, max_steps=4, save_steps=1, save_total_limit=None).train()
     left = (tmp_path / "checkpoints" / "step-3" / "model" / "model.safetensors").read_bytes()
     other = pretrainer(world, tmp_path, max_steps=3, learning_rate=3e-3, **settings)

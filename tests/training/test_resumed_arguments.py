@@ -10,6 +10,7 @@ from three_trainers import KINDS, trainer_of
 from tiny_worlds import fact_world
 
 from realm_hf.refresh.errors import RunDirectoryError
+from realm_hf.storage.sealed_json import SEAL
 from realm_hf.training.arguments import InverseClozeArguments, PreTrainingArguments
 from realm_hf.training.arguments_open_qa import FineTuningArguments
 from realm_hf.training.callbacks import LoopCallback
@@ -119,7 +120,7 @@ def test_changed_byte_of_a_corpus_is_found_at_a_resume(tmp_path, store):
 def test_checkpoint_of_an_earlier_version_is_resumed_with_a_warning(world, tmp_path, caplog):
     state = stopped_run("inverse cloze", world, tmp_path).checkpoints / "step-2" / "state.json"
     content = json.loads(state.read_text())
-    for name in ("arguments", "trained_on", "skipped_steps"):
+    for name in ("arguments", "trained_on", "skipped_steps", SEAL):
         del content[name]
     state.write_text(json.dumps(content))
     with pytest.raises(RunDirectoryError, match="seed 42 then, 3 now"):

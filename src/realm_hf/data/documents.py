@@ -13,7 +13,9 @@ from datasets import (
     load_dataset,
     load_from_disk,
 )
-from datasets.exceptions import DatasetNotFoundError
+from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
+
+from .json_depth import check_json
 
 _BUILDERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".arrow": "arrow"}
 
@@ -41,7 +43,8 @@ def load_documents(
 
     Raises:
         FileNotFoundError: If a path does not exist, or a directory has no file of a known kind.
-        ValueError: If the kind of a file is not known, kinds are mixed, or the Hub has no such dataset or split.
+        ValueError: If the kind of a file is not known, kinds are mixed, a file is empty or damaged, or the Hub has no
+            such dataset or split.
     """
     path = Path(source).expanduser()
     if path.is_file():
@@ -71,7 +74,7 @@ def check_documents(documents: Dataset, columns: list[str]) -> None:
 
     Raises:
         TypeError: If it is something else, such as a `DatasetDict` or a streaming dataset.
-        ValueError: If it has no rows or lacks a column.
+        ValueError: If it has no rows, lacks a column, or a column holds no texts.
     """
     if not isinstance(documents, Dataset):
         hint = "choose one of its splits" if isinstance(documents, dict) else "load it with `load_documents`"
@@ -82,6 +85,13 @@ def check_documents(documents: Dataset, columns: list[str]) -> None:
             f"the documents have no column {', '.join(map(repr, missing))}; they have {documents.column_names}: "
             "name the right ones with title_column (None for no title) and text_column"
         )
+    for column in columns:
+        kind = documents.features[column]
+        if getattr(kind, "dtype", None) not in ("string", "large_string", "null"):
+            raise ValueError(
+                f"column {column!r} of the documents holds {kind}, not texts: name the right one with title_column "
+                "(None for no title) and text_column, or cast it"
+            )
     if not len(documents):
         raise ValueError("the corpus is empty (0 documents): check the source and the split")
 
@@ -117,8 +127,20 @@ def _load_files(files: list[Path], suffix: str) -> Dataset:
     if suffix not in _BUILDERS:
         known = ", ".join(sorted({*_BUILDERS, ".txt"}))
         raise ValueError(f"{files[0]} has the unknown ending {suffix!r}: documents are read from {known}")
+    if not any(file.stat().st_size for file in files):
+        raise ValueError(f"{files[0]} is empty: it holds no documents")
+    if suffix in (".jsonl", ".json"):
+        for file in files:
+            check_json(file)
     options: dict[str, Any] = {"delimiter": "\t"} if suffix == ".tsv" else {}
-    return load_dataset(_BUILDERS[suffix], data_files=[str(file) for file in files], split="train", **options)
+    try:
+        return load_dataset(_BUILDERS[suffix], data_files=[str(file) for file in files], split="train", **options)
+    except (DatasetGenerationError, StopIteration) as error:
+        reason = error.__cause__ or error
+        raise ValueError(
+            f"{', '.join(map(str, files[:3]))}{' ...' if len(files) > 3 else ''} could not be read as {suffix} "
+            f"({type(reason).__name__}: {reason}): check the file"
+        ) from error
 
 
 def _read_texts(versions: list[tuple[str, int, int]]) -> Iterator[dict[str, str]]:

@@ -23,6 +23,7 @@ from .vocabulary import encode_texts, token_dtype
 COUNTS = (
     "empty_documents",
     "sentences",
+    "long_words_cut",
     "long_sentences_split",
     "titles_truncated",
     "passages_truncated",
@@ -30,7 +31,12 @@ COUNTS = (
 )
 """What the packer counts for each document; the sums are stored in `passages.json`."""
 
+LONGEST_WORD = 1 << 16
+"""Characters without white space that are kept: of a word of 10 MB, which is data and no text, a tokenizer makes one
+unknown wordpiece in half a minute. Scripts that are written without white space have line breaks."""
+
 _WORD = re.compile(r"\w+")
+_LONG_WORD = re.compile(rf"(?<!\S)(\S{{{LONGEST_WORD}}})\S+")  # tried where a word begins: linear in the text
 
 
 @dataclass(frozen=True)
@@ -157,15 +163,15 @@ class PassagePacker:
 
     def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         """One output row a document; the columns are those of [`packed_features`]."""
-        texts = [text or "" for text in batch[self.text_column]]
-        titles = [title or "" for title in batch[self.title_column]] if self.title_column else [""] * len(texts)
+        texts, cuts = cut_long_words(batch[self.text_column])
+        titles = cut_long_words(batch[self.title_column])[0] if self.title_column else [""] * len(texts)
         title_ids = encode_texts(self.tokenizer, titles)["input_ids"]
         encoded = encode_texts(self.tokenizer, texts, return_offsets_mapping=True)
         rows = [
             self._pack(*document)
             for document in zip(titles, texts, title_ids, encoded["input_ids"], encoded["offset_mapping"], strict=True)
         ]
-        return {key: [row[key] for row in rows] for key in rows[0]}
+        return {key: [row[key] for row in rows] for key in rows[0]} | {"long_words_cut": cuts}
 
     def _pack(
         self, title: str, text: str, title_ids: list[int], body_ids: list[int], offsets: list[tuple[int, int]]
@@ -207,6 +213,12 @@ class PassagePacker:
             "content_hashes": [content_hash(title, body) for body in texts],
             **counts,
         }
+
+
+def cut_long_words(texts: list[str | None]) -> tuple[list[str], list[int]]:
+    """Texts of a batch with words of at most `LONGEST_WORD` characters, and how many were cut; no text is `""`."""
+    cut = [_LONG_WORD.subn(r"\1", text or "") for text in texts]
+    return [text for text, _ in cut], [count for _, count in cut]
 
 
 def check_sentence_spans(spans: list[tuple[int, int]], text: str) -> None:

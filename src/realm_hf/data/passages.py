@@ -24,7 +24,7 @@ from ..storage.errors import explained
 from ..storage.files import describe_files, json_sha256, write_json
 from .documents import check_documents
 from .flat_arrays import RaggedWriter
-from .packing import COUNTS, PassagePacker
+from .packing import COUNTS, LONGEST_WORD, PassagePacker
 from .passage_store import FORMAT_VERSION, NULL_PASSAGE, PassageStore
 from .sentence_splitter import Splitter, split_sentences
 from .vocabulary import SpecialTokens, require_fast_tokenizer, token_dtype, tokenizer_fingerprint
@@ -55,8 +55,9 @@ def build_passages(
 
     A passage takes sentences in order while `[CLS] title [SEP] body [SEP]` has at most `max_length` wordpieces, and
     never crosses documents. Its text is the exact slice of the document. A sentence that alone is too long is split at
-    the last white space within the limit; a title takes half of `max_length` at most. Empty documents, split
-    sentences, cut titles and dropped passages are counted in `statistics`.
+    the last white space within the limit; a title takes half of `max_length` at most. Of a run of more than 65,536
+    characters without white space the rest is left out. Empty documents, cut words, split sentences, cut titles and
+    dropped passages are counted in `statistics`.
 
     Args:
         documents (`Dataset`): One document a row; see [`~realm_hf.data.load_documents`].
@@ -300,4 +301,10 @@ def _report(info: dict[str, Any], output_dir: Path) -> None:
     if counts["empty_documents"]:
         logger.warning(
             "%d of %d documents have no text and were skipped", counts["empty_documents"], counts["documents"]
+        )
+    if counts["long_words_cut"]:
+        logger.warning(
+            "%d runs of more than %d characters without white space were cut there: are they texts?",
+            counts["long_words_cut"],
+            LONGEST_WORD,
         )

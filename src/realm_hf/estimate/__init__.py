@@ -5,6 +5,16 @@ the machine that they come from). Each estimate says what was assumed; every ass
 """
 
 from .command import add_parser
-from .costs import MODELS, Estimate, ModelShape, Plan, Rates, estimate_run, packaged_rates
+from .costs import MODELS, Estimate, ModelShape, Plan, Rates, estimate_run, packaged_rates, time_in_words
 
-__all__ = ["MODELS", "Estimate", "ModelShape", "Plan", "Rates", "add_parser", "estimate_run", "packaged_rates"]
+__all__ = [
+    "MODELS",
+    "Estimate",
+    "ModelShape",
+    "Plan",
+    "Rates",
+    "add_parser",
+    "estimate_run",
+    "packaged_rates",
+    "time_in_words",
+]

@@ -9,7 +9,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-from .costs import MODELS, Estimate, ModelShape, Plan, estimate_run, packaged_rates
+from .costs import MODELS, Estimate, ModelShape, Plan, estimate_run, packaged_rates, time_in_words
 from .index_costs import DTYPE_BYTES
 
 __all__ = ["add_parser", "in_words"]
@@ -81,24 +81,17 @@ def in_words(found: Estimate) -> list[str]:
     """The estimate as lines of text."""
     return [
         f"index        {found.factory}",
-        f"step         {_time(found.step_seconds)}",
-        f"refresh      {_time(found.refresh_seconds)}: embedding {_time(found.embed_seconds)}, index "
-        f"{_time(found.index_seconds)}, writing {_time(found.write_seconds)}",
+        f"step         {time_in_words(found.step_seconds)}",
+        f"refresh      {time_in_words(found.refresh_seconds)}: embedding {time_in_words(found.embed_seconds)}, index "
+        f"{time_in_words(found.index_seconds)}, writing {time_in_words(found.write_seconds)}",
         f"staleness    {found.staleness_steps:,.0f} steps on average, {found.longest_staleness_steps:,.0f} at most",
-        f"total        {_time(found.total_seconds)}, with {found.refreshes:,} refreshes",
+        f"total        {time_in_words(found.total_seconds)}, with {found.refreshes:,} refreshes",
         f"memory       {_size(found.device_bytes)} on each device, and activations; builder "
         f"{_size(found.builder_bytes)}; index and embeddings mapped {_size(found.serving_bytes)} a host",
         f"disk         {_size(found.disk_bytes)}",
         "assumed:",
         *(f"  - {line}" for line in found.assumed),
     ]
-
-
-def _time(seconds: float) -> str:
-    for limit, unit, size in ((120.0, "s", 1.0), (7200.0, "min", 60.0), (172_800.0, "h", 3600.0)):
-        if seconds < limit:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds / 86_400:,.3g} days"
 
 
 def _size(count: float) -> str:

@@ -18,6 +18,7 @@ __all__ = [
     "Rates",
     "estimate_run",
     "packaged_rates",
+    "time_in_words",
 ]
 
 _ADAM_BYTES = 16  # a parameter's weight, gradient and two moments, fp32 each
@@ -204,6 +205,20 @@ class Estimate:
     def refresh_seconds(self) -> float:
         """From a snapshot to its generation."""
         return self.embed_seconds + self.index_seconds + self.write_seconds
+
+
+def time_in_words(seconds: float) -> str:
+    """
+    Args:
+        seconds (`float`): A duration.
+
+    Returns:
+        `str`: "90 s", "19 min", "94 days".
+    """
+    for limit, unit, size in ((120.0, "s", 1.0), (7200.0, "min", 60.0), (172_800.0, "h", 3600.0)):
+        if seconds < limit:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds / 86_400:,.3g} days"
 
 
 def estimate_run(plan: Plan) -> Estimate:

@@ -121,6 +121,7 @@ class GenerationStore:
         factory: str,
         epoch: int = 0,
         build_seconds: float = 0.0,
+        encode_dtype: str = "float32",
         place: Path | None = None,
     ) -> Generation:
         """
@@ -136,6 +137,7 @@ class GenerationStore:
             factory (`str`): The factory string of `index`.
             epoch (`int`, *optional*, defaults to 0): The trainer's epoch.
             build_seconds (`float`, *optional*, defaults to 0.0): Time the build took.
+            encode_dtype (`str`, *optional*, defaults to `"float32"`): In what the embeddings were computed.
             place (`Path`, *optional*): The directory of the trainer that builds; see [`StagedDirectory`].
 
         Returns:
@@ -174,6 +176,7 @@ class GenerationStore:
                 build_seconds=build_seconds,
                 created=time.time(),
                 files={file.path.name: FileRecord(file.bytes, file.sha256) for file in (embeddings_file, index_file)},
+                encode_dtype=encode_dtype,
             )
             with staged.file(MANIFEST_FILE) as manifest:
                 manifest.write(info.to_json())

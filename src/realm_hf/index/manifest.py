@@ -79,6 +79,8 @@ class GenerationInfo:
         build_seconds (`float`): Time from reading the snapshot to writing the generation.
         created (`float`): Unix time, in seconds.
         files (`dict[str, FileRecord]`): Each file's size and hash, the manifest apart.
+        encode_dtype (`str`): In what the embeddings were computed: `"float32"`, `"tf32"` or `"bfloat16"`. Manifests
+            from before there was a choice do not say it.
     """
 
     name: str
@@ -98,6 +100,7 @@ class GenerationInfo:
     build_seconds: float
     created: float
     files: dict[str, FileRecord]
+    encode_dtype: str = "float32"
 
     @property
     def total_bytes(self) -> int:
@@ -139,7 +142,7 @@ class GenerationInfo:
             )
         if digest != json_sha256(content):
             raise CorruptGenerationError(f"{path} does not match its own SHA-256: it was changed; rebuild it.")
-        missing = {field.name for field in fields(cls)} ^ set(content)
+        missing = {field.name for field in fields(cls)} ^ {"encode_dtype", *content}
         if missing or content["name"] != path.parent.name:
             raise CorruptGenerationError(
                 f"{path} does not describe {path.parent.name} (name {content.get('name')!r}, fields {sorted(missing)} "

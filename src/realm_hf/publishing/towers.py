@@ -25,6 +25,8 @@ logger = logging.get_logger(__name__)
 
 _PROBED_ROWS = 16
 _TOLERANCE = 0.02  # float16 rounds entries between 4 and 8 to multiples of 0.004, and bfloat16 towers wander further
+# Embeddings computed in bfloat16 differ by up to 0.03 in single coordinates, and by 0.004 in the mean.
+_ROUNDED_TOLERANCE, _ROUNDED_MEAN = 0.1, 0.01
 
 
 def check_belonging(model: PreTrainedModel, retriever: RealmRetriever, *, force: bool) -> RealmEmbedder | None:
@@ -72,8 +74,9 @@ def check_belonging(model: PreTrainedModel, retriever: RealmRetriever, *, force:
         return None
     if not isinstance(store, PassageStore):
         return tower
-    difference = _difference(tower, store, retriever.embeddings)
-    if difference <= _TOLERANCE:
+    apart = _differences(tower, store, retriever.embeddings)
+    difference = float(apart.max())
+    if difference <= _TOLERANCE or (difference <= _ROUNDED_TOLERANCE and apart.mean() <= _ROUNDED_MEAN):
         return tower
     words = (
         f"The passage tower does not make the stored embeddings: they differ by up to {difference:.3g}. The index was "
@@ -85,7 +88,7 @@ def check_belonging(model: PreTrainedModel, retriever: RealmRetriever, *, force:
     return None
 
 
-def _difference(tower: RealmEmbedder, store: PassageStore, embeddings: np.ndarray) -> float:
+def _differences(tower: RealmEmbedder, store: PassageStore, embeddings: np.ndarray) -> np.ndarray:
     rows = np.random.default_rng(0).choice(len(store), min(_PROBED_ROWS, len(store)), replace=False)
     batch = {name: torch.as_tensor(array, device=tower.device) for name, array in store.pad_candidates(rows).items()}
     training = tower.training
@@ -95,4 +98,4 @@ def _difference(tower: RealmEmbedder, store: PassageStore, embeddings: np.ndarra
             made = tower.encode(batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
     finally:
         tower.train(training)
-    return float(np.abs(made.float().cpu().numpy() - embeddings[rows].astype(np.float32)).max())
+    return np.abs(made.float().cpu().numpy() - embeddings[rows].astype(np.float32))

@@ -32,12 +32,14 @@ class AsyncRefresher(SnapshotRefresher):
         run: See [`StoreRefresher`].
         accelerator: See [`StoreRefresher`].
         builder_threads: Processor threads of the builder.
+        index_threads: Those of its index; `builder_threads` by default.
         builder_device: Its device, such as "cpu" or "cuda:1".
         builder_nice: Added to its niceness.
         heartbeat_timeout: Seconds without progress after which a builder is killed and replaced.
         retry_seconds: See [`SnapshotRefresher`].
         max_failures: See [`SnapshotRefresher`].
         keep_generations: See [`StoreRefresher`].
+        build_threads: See [`StoreRefresher`].
     """
 
     mode: RefreshMode = "async"
@@ -48,12 +50,14 @@ class AsyncRefresher(SnapshotRefresher):
         accelerator: Accelerator,
         *,
         builder_threads: int = 1,
+        index_threads: int | None = None,
         builder_device: str = "cpu",
         builder_nice: int = 0,
         heartbeat_timeout: float = 120.0,
         retry_seconds: float = 1.0,
         max_failures: int | None = 10,
         keep_generations: int | None = 2,
+        build_threads: int | None = None,
     ):
         super().__init__(
             run,
@@ -61,12 +65,14 @@ class AsyncRefresher(SnapshotRefresher):
             retry_seconds=retry_seconds,
             max_failures=max_failures,
             keep_generations=keep_generations,
+            build_threads=build_threads,
         )
         if builder_threads < 1:
             raise ValueError(f"builder_threads is {builder_threads}, but must be at least 1.")
         if not 0 <= builder_nice <= 19:
             raise ValueError(f"builder_nice is {builder_nice}, but niceness is added: choose one from 0 to 19.")
         self.builder_threads = builder_threads
+        self.index_threads = index_threads
         self.builder_device = builder_device
         self.builder_nice = builder_nice
         self.heartbeat_timeout = heartbeat_timeout
@@ -169,5 +175,9 @@ class AsyncRefresher(SnapshotRefresher):
 
     def _spawn(self) -> BuilderProcess:
         return BuilderProcess(
-            self.run, threads=self.builder_threads, device=self.builder_device, nice=self.builder_nice
+            self.run,
+            threads=self.builder_threads,
+            index_threads=self.index_threads,
+            device=self.builder_device,
+            nice=self.builder_nice,
         )

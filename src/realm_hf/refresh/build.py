@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import faiss
 import numpy as np
 import torch
 from transformers.utils import logging
@@ -24,17 +25,16 @@ from transformers.utils import logging
 from realm_hf.data.passage_store import PassageStore
 from realm_hf.index.embedding import embed_passages, shard
 from realm_hf.index.exact import recall_at_k
-from realm_hf.index.faiss_index import build_index
+from realm_hf.index.faiss_index import build_index, search_threads
 from realm_hf.index.generations import GenerationInfo, GenerationStore
 from realm_hf.index.manifest import newest_generation
+from realm_hf.precision import encoding_in, resolved_encode_dtype
 from realm_hf.refresh.errors import RunDirectoryError
 from realm_hf.refresh.run_directory import RunDirectory
 from realm_hf.refresh.snapshots import SnapshotInfo
 from realm_hf.refresh.team import Team
 
 if TYPE_CHECKING:
-    import faiss
-
     from realm_hf.modeling_realm import RealmEmbedder
 
 logger = logging.get_logger(__name__)
@@ -76,6 +76,7 @@ def build_generation(
     device: str | torch.device = "cpu",
     team: Team | None = None,
     progress: Progress | None = None,
+    index_threads: int | None = None,
 ) -> GenerationInfo | None:
     """Build and commit the generation of a snapshot. All ranks of the team call it; rank 0 gets the result.
 
@@ -88,6 +89,8 @@ def build_generation(
         device: Where the passages are embedded.
         team: The ranks that embed a shard each; this process alone by default.
         progress: Told of every batch and phase.
+        index_threads: Of training and filling the index; FAISS's own by default. Embedding is not concerned: each rank
+            has its threads for that, and where torch and FAISS share an OpenMP library one count would be both's.
 
     Raises:
         RunDirectoryError: The passages are not those of the run.
@@ -105,10 +108,13 @@ def build_generation(
     started = time.monotonic()
     shares = run.shards / team.share(f"{snapshot.name}-{uuid.uuid4().hex[:8]}")
 
+    dtype = resolved_encode_dtype(run.config.encode_dtype, torch.device(device))
+
     def embed() -> np.ndarray | None:
         if team.rank == 0:
             store.require_space(_bytes_at_least(run, embedder))
-        return _embed(run, embedder, passages, device, team, shares, tell)
+        with encoding_in(dtype, torch.device(device)):
+            return _embed(run, embedder, passages, device, team, shares, tell)
 
     embeddings = team.together(f"embedding the passages of {snapshot.name}", embed)
 
@@ -117,7 +123,9 @@ def build_generation(
             return None
         _join_shares(embeddings, shares, team)
         tell("indexing", len(passages), len(passages))
-        index = _index(run, snapshot, embeddings, store)
+        with search_threads(index_threads):
+            logger.info("building index %s on %d threads", run.config.index_factory, faiss.omp_get_max_threads())
+            index = _index(run, snapshot, embeddings, store)
         tell("writing", len(passages), len(passages))
         generation = store.write(
             embeddings,
@@ -129,6 +137,7 @@ def build_generation(
             embedder_fingerprint=snapshot.fingerprint,
             factory=run.config.index_factory,
             build_seconds=time.monotonic() - started,
+            encode_dtype=dtype,
             place=run.place,
         )
         generation.close()

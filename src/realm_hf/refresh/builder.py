@@ -27,6 +27,7 @@ import torch
 
 from realm_hf.data.passage_store import PassageStore
 from realm_hf.index.generations import GenerationInfo, GenerationStore
+from realm_hf.index.threads import usable_cores
 from realm_hf.refresh.build import build_generation
 from realm_hf.refresh.builder_device import known_device
 from realm_hf.refresh.errors import RunDirectoryError
@@ -61,6 +62,7 @@ class Builder:
         name: Names its heartbeat file; unique among the run's builders.
         device: Where passages are embedded.
         team: The ranks that build together; this process alone by default.
+        index_threads: See [`build_generation`].
     """
 
     def __init__(
@@ -70,8 +72,10 @@ class Builder:
         name: str | None = None,
         device: str = "cpu",
         team: Team | None = None,
+        index_threads: int | None = None,
     ):
         self.run = run
+        self.index_threads = index_threads
         self.device = device
         self.team = team or Team()
         self.passages = PassageStore.load(run.passages)
@@ -120,6 +124,7 @@ class Builder:
             device=self.device,
             team=self.team,
             progress=lambda phase, done, total: self.heartbeat.mark(phase, name, done, total),
+            index_threads=self.index_threads,
         )
         if info is not None:
             logger.info("built %s in %.1f s", info.name, info.build_seconds)
@@ -165,11 +170,13 @@ def run(options: argparse.Namespace) -> int:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
         faiss.omp_set_num_threads(options.threads)
+    # A launcher leaves each rank one thread, but only the first of them builds the index, and the others wait for it.
+    index_threads = options.index_threads or options.threads or usable_cores()
     try:
         directory = RunDirectory.open(options.run)
         known_device(options.device)
         team, device = _team(options.device)
-        builder = Builder(directory, name=options.name, device=device, team=team)
+        builder = Builder(directory, name=options.name, device=device, team=team, index_threads=index_threads)
     except (RunDirectoryError, OSError, ValueError) as error:
         logger.error("%s", error)
         return EXIT_UNUSABLE
@@ -220,6 +227,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     mode.add_argument("--watch", action="store_true", help="build each newest snapshot, until interrupted")
     parser.add_argument("--device", default="cpu", help="where to embed, such as cuda:1 (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=None, help="processor threads (default: the libraries' own)")
+    parser.add_argument(
+        "--index-threads",
+        type=int,
+        default=None,
+        help="threads of k-means and of filling the index (default: those of --threads, else all usable cores)",
+    )
     parser.add_argument("--nice", type=int, default=0, help="niceness to add, for a processor that others use too")
     parser.add_argument("--name", help=argparse.SUPPRESS)  # of the heartbeat file: the trainer knows it beforehand
     parser.add_argument(

@@ -96,11 +96,20 @@ class BuilderProcess:
         run: The run directory.
         threads: Processor threads of a build.
         device: Where builds embed, such as "cpu" or "cuda:1".
+        index_threads: Those of its index; `threads` by default.
         nice: Added to the trainer's niceness, so that the trainer's threads go first on a shared processor; see
             [`lower_priority`].
     """
 
-    def __init__(self, run: RunDirectory, *, threads: int = 1, device: str = "cpu", nice: int = 0):
+    def __init__(
+        self,
+        run: RunDirectory,
+        *,
+        threads: int = 1,
+        index_threads: int | None = None,
+        device: str = "cpu",
+        nice: int = 0,
+    ):
         self.run = run
         self.build: Build | None = None
         self.log_path = run.logs / f"builder-server-{uuid.uuid4().hex[:12]}.log"
@@ -114,9 +123,10 @@ class BuilderProcess:
             str(os.getpid()),
             str(run.root),
         ]
+        counts = ["--threads", str(threads), "--index-threads", str(index_threads or threads)]
         with explained("write the builder's log", self.log_path), self.log_path.open("wb") as log:
             self._process = subprocess.Popen(
-                [*command, "--threads", str(threads), "--device", device],
+                [*command, *counts, "--device", device],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

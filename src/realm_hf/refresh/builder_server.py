@@ -48,13 +48,15 @@ class BuilderServer:
         run: RUN.
         device: Where builds embed.
         threads: Processor threads of a build.
+        index_threads: Those of its index.
         trainer: Process id of its trainer, with which it ends.
     """
 
-    def __init__(self, run: Path, *, device: str, threads: int, trainer: int):
+    def __init__(self, run: Path, *, device: str, threads: int, index_threads: int, trainer: int):
         self.run = run
         self.device = device
         self.threads = threads
+        self.index_threads = index_threads
         self._trainer = trainer
         self._build: tuple[str, int] | None = None
         self._unread = b""
@@ -83,7 +85,7 @@ class BuilderServer:
         server = os.getpid()
         pid = os.fork()
         if pid == 0:
-            _be_a_build(self.run, name, self.device, self.threads, server)
+            _be_a_build(self.run, name, self.device, self.threads, self.index_threads, server)
         self._build = (name, pid)
         _say(f"started {name} {pid}")
 
@@ -110,7 +112,7 @@ def _say(line: str) -> None:
         os.write(_STDOUT, f"{line}\n".encode())
 
 
-def _be_a_build(run: Path, name: str, device: str, threads: int, server: int) -> None:
+def _be_a_build(run: Path, name: str, device: str, threads: int, index_threads: int, server: int) -> None:
     """The forked child: never returns."""
     code = 1
     try:
@@ -121,10 +123,11 @@ def _be_a_build(run: Path, name: str, device: str, threads: int, server: int) ->
         os.dup2(log, _STDERR)
         threading.Thread(target=_end_with_parent, args=(server,), name="parent-guard", daemon=True).start()
         # Read by FAISS's OpenBLAS, which is loaded only here.
-        os.environ["OPENBLAS_NUM_THREADS"] = str(threads)
+        os.environ["OPENBLAS_NUM_THREADS"] = str(index_threads)
         from realm_hf.refresh.builder import main
 
-        code = main([str(run), "--once", "--name", name, "--device", device, "--threads", str(threads)])
+        counts = ["--threads", str(threads), "--index-threads", str(index_threads)]
+        code = main([str(run), "--once", "--name", name, "--device", device, *counts])
     except BaseException:  # noqa: BLE001 - a forked child must not run on as a second server
         traceback.print_exc()
     finally:
@@ -145,12 +148,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("run", type=Path)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--index-threads", type=int, default=1)
     parser.add_argument("--trainer", type=int, default=os.getppid(), help="process id (default: of the parent)")
     options = parser.parse_args(arguments)
     # What is loaded by now lives as long as the process: the collector need not touch it, nor a fork copy it.
     gc.freeze()
-    server = BuilderServer(options.run, device=options.device, threads=options.threads, trainer=options.trainer)
-    server.serve()
+    BuilderServer(
+        options.run,
+        device=options.device,
+        threads=options.threads,
+        index_threads=options.index_threads,
+        trainer=options.trainer,
+    ).serve()
     return 0
 
 

@@ -66,6 +66,7 @@ class ExternalRefresher(SnapshotRefresher):
         max_failures: See [`SnapshotRefresher`]; here it is the snapshots' writes that count. A builder that failed
             more often in a row is not taken to be building any more.
         keep_generations: See [`StoreRefresher`].
+        build_threads: See [`StoreRefresher`].
     """
 
     mode: RefreshMode = "external"
@@ -79,6 +80,7 @@ class ExternalRefresher(SnapshotRefresher):
         retry_seconds: float = 1.0,
         max_failures: int | None = 10,
         keep_generations: int | None = 2,
+        build_threads: int | None = None,
     ):
         super().__init__(
             run,
@@ -86,6 +88,7 @@ class ExternalRefresher(SnapshotRefresher):
             retry_seconds=retry_seconds,
             max_failures=max_failures,
             keep_generations=keep_generations,
+            build_threads=build_threads,
         )
         self._written_step = -1
         self.heartbeat_timeout = heartbeat_timeout
@@ -146,6 +149,8 @@ def make_refresher(
     accelerator: Accelerator,
     *,
     builder_threads: int = 1,
+    build_threads: int | None = None,
+    index_threads: int | None = None,
     builder_device: str = "cpu",
     builder_nice: int = 0,
     heartbeat_timeout: float = 120.0,
@@ -159,6 +164,9 @@ def make_refresher(
         run: The run directory; on rank 0 the very object whose lock is held.
         accelerator: Tells rank, number of ranks and device.
         builder_threads: Processor threads of the builder ("async").
+        build_threads: Threads of the index where this process builds it, and training stands still; FAISS's own by
+            default.
+        index_threads: Threads of the index in the builder ("async"); `builder_threads` by default.
         builder_device: The builder's device ("async").
         builder_nice: Added to the builder's niceness ("async"). On a processor that training keeps busy, 10 leaves the
             builder about a tenth of a core's time and 0 an equal share: the trade of step time for staleness.
@@ -175,11 +183,13 @@ def make_refresher(
             run,
             accelerator,
             builder_threads=builder_threads,
+            index_threads=index_threads,
             builder_device=builder_device,
             builder_nice=builder_nice,
             heartbeat_timeout=heartbeat_timeout,
             max_failures=max_failures,
             keep_generations=keep_generations,
+            build_threads=build_threads,
         )
     if mode == "external":
         return ExternalRefresher(
@@ -188,9 +198,10 @@ def make_refresher(
             heartbeat_timeout=heartbeat_timeout,
             max_failures=max_failures,
             keep_generations=keep_generations,
+            build_threads=build_threads,
         )
     if mode == "sync":
-        return SyncRefresher(run, accelerator, keep_generations=keep_generations)
+        return SyncRefresher(run, accelerator, keep_generations=keep_generations, build_threads=build_threads)
     if mode == "off":
-        return OffRefresher(run, accelerator, keep_generations=keep_generations)
+        return OffRefresher(run, accelerator, keep_generations=keep_generations, build_threads=build_threads)
     raise ValueError(f"refresh is {mode!r}. Choose one of: sync, async, external, off.")

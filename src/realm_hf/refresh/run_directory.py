@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from realm_hf.index.default_index import AUTO, plan_index
+from realm_hf.precision import ENCODE_DTYPES
 from realm_hf.refresh.checkpoint_names import names_in_checkpoints
 from realm_hf.refresh.errors import RunDirectoryError
 from realm_hf.refresh.lock import TrainerLock
@@ -57,6 +58,8 @@ class RunConfig:
         embedding_dtype: Type of the stored embeddings: "float32", or "float16", which takes half the disk and rounds
             coordinates above 2 by up to 0.001 and above 4 by up to 0.002.
         max_tokens_per_batch: Wordpieces that a builder forwards at once, or `None` for what suits its device.
+        encode_dtype: In what passages are embedded: "auto" (tf32 where a builder's device has it, else float32),
+            "float32", "tf32" or "bfloat16". Runs from before there was a choice are in float32.
         epoch: Counts the trainers that took the run's lock (it is the number of the newest [`Term`]); snapshots and
             generations of an earlier one are not served.
         protocol: Version of the directory's layout.
@@ -72,6 +75,7 @@ class RunConfig:
     index_recall: float | None = None
     embedding_dtype: str = "float32"
     max_tokens_per_batch: int | None = None
+    encode_dtype: str = "float32"
     epoch: int = 0
     protocol: int = PROTOCOL
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
@@ -80,6 +84,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.embedding_dtype not in ("float16", "float32"):
             raise ValueError(f"embedding_dtype is {self.embedding_dtype!r}. Choose float16 or float32.")
+        if self.encode_dtype not in ENCODE_DTYPES:
+            raise ValueError(f"encode_dtype is {self.encode_dtype!r}. Choose one of: {', '.join(ENCODE_DTYPES)}.")
         if self.rows < 1:
             raise ValueError(f"the run has {self.rows} passages: an index needs at least one. Check the corpus.")
         if self.max_tokens_per_batch is not None and self.max_tokens_per_batch < 1:
@@ -109,6 +115,7 @@ class RunDirectory:
         index_train_size: int | None = None,
         embedding_dtype: str = "float32",
         max_tokens_per_batch: int | None = None,
+        encode_dtype: str = "auto",
     ) -> RunDirectory:
         """Make a run directory; the passages are hard-linked into it where the file system allows, else copied.
 
@@ -141,6 +148,7 @@ class RunDirectory:
             index_recall=plan.recall,
             embedding_dtype=embedding_dtype,
             max_tokens_per_batch=max_tokens_per_batch,
+            encode_dtype=encode_dtype,
         )
         run = cls(root, config)
         with explained("create the run directory", root):
@@ -179,8 +187,8 @@ class RunDirectory:
             return cls.create(root, **create)
         run = cls.open(root)
         asked = {name: value for name, value in create.items() if name not in ("passages", "tokenizer")}
-        if asked.get("index_factory") == AUTO:
-            del asked["index_factory"]  # the run's own is what "auto" stood for, or what was chosen instead of it
+        # The run's own is what "auto" stood for, or what was chosen instead of it.
+        asked = {n: v for n, v in asked.items() if n not in ("index_factory", "encode_dtype") or v != AUTO}
         asked["passages_fingerprint"] = create["passages"].fingerprint
         had = {name: getattr(run.config, name) for name in asked}
         if had != asked:

@@ -52,11 +52,20 @@ class StoreRefresher:
         accelerator: Tells rank, number of ranks and device.
         keep_generations: How many of the newest generations stay on disk, with the snapshots behind them, beside those
             that are served, leased or named by a checkpoint; `None` keeps all.
+        build_threads: Threads of the index where this process builds it, while training stands still; FAISS's own by
+            default.
     """
 
     mode: RefreshMode
 
-    def __init__(self, run: RunDirectory, accelerator: Accelerator, *, keep_generations: int | None = 2):
+    def __init__(
+        self,
+        run: RunDirectory,
+        accelerator: Accelerator,
+        *,
+        keep_generations: int | None = 2,
+        build_threads: int | None = None,
+    ):
         if keep_generations is not None and keep_generations < 1:
             raise ValueError(f"keep_generations is {keep_generations}, but must be at least 1, or None to keep all.")
         self.run = run
@@ -64,6 +73,7 @@ class StoreRefresher:
         self.rank = accelerator.process_index
         self.device: torch.device = accelerator.device
         self.keep_generations = keep_generations
+        self.build_threads = build_threads
         self._team = Team(self.rank, accelerator.num_processes)
         self._served: GenerationInfo | None = None
         self._newest: GenerationInfo | None = None
@@ -103,6 +113,7 @@ class StoreRefresher:
             store=self.store,
             device=self.device,
             team=self._team,
+            index_threads=self.build_threads,
         )
         if info is not None:
             self._newest = info
@@ -193,6 +204,7 @@ class SnapshotRefresher(StoreRefresher):
         retry_seconds: Pause after the first failure; doubled with each further one, up to five minutes.
         max_failures: Failures in a row after which `poll()` raises; `None` for no limit.
         keep_generations: See [`StoreRefresher`].
+        build_threads: See [`StoreRefresher`].
     """
 
     def __init__(
@@ -203,8 +215,9 @@ class SnapshotRefresher(StoreRefresher):
         retry_seconds: float = 1.0,
         max_failures: int | None = 10,
         keep_generations: int | None = 2,
+        build_threads: int | None = None,
     ):
-        super().__init__(run, accelerator, keep_generations=keep_generations)
+        super().__init__(run, accelerator, keep_generations=keep_generations, build_threads=build_threads)
         self.retry_seconds = retry_seconds
         self.max_failures = max_failures
         self._failures = 0

@@ -8,16 +8,23 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from realm_hf.data.passage_store import PassageStore
 from realm_hf.index.embedding import embed_passages
 from realm_hf.index.exact import recall_at_k
 from realm_hf.index.generations import Generation, GenerationError, GenerationInfo, GenerationStore
+from realm_hf.precision import encoding_in, resolved_encode_dtype
 from realm_hf.refresh.errors import RunDirectoryError
 from realm_hf.refresh.run_directory import RunDirectory
 from realm_hf.refresh.snapshots import list_snapshots, load_snapshot, snapshot_name
 
 _RECALL_DEPTH = 10
+
+TOLERANCES = {"float32": 1e-3, "tf32": 0.02, "bfloat16": 0.1}
+"""Largest difference of a coordinate of one passage, computed twice, by `encode_dtype`: another device or batch rounds
+elsewhere, or has no tf32 at all.
+"""
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,7 @@ class Finding:
 
 
 def verify_run(
-    run: RunDirectory, *, rows: int = 100, tolerance: float = 1e-3, seed: int = 0, device: str = "cpu"
+    run: RunDirectory, *, rows: int = 100, tolerance: float | None = None, seed: int = 0, device: str = "cpu"
 ) -> Iterator[Finding]:
     """Check the passages and each generation of a run, the oldest first.
 
@@ -47,7 +54,8 @@ def verify_run(
     Args:
         run: The run directory.
         rows: How many random rows of each generation are recomputed; 0 for none.
-        tolerance: Largest difference of a coordinate. Stored float16 may differ by its own rounding on top of that.
+        tolerance: Largest difference of a coordinate; by default what embedding in the generation's own `encode_dtype`
+            allows, see [`TOLERANCES`]. Stored float16 may differ by its own rounding on top of that.
         seed: Draws the rows.
         device: Where they are recomputed.
 
@@ -84,7 +92,7 @@ def _check(
     passages: PassageStore,
     sample: np.ndarray,
     snapshots: Mapping[str, str],
-    tolerance: float,
+    tolerance: float | None,
     device: str,
 ) -> str:
     info = generation.info
@@ -117,10 +125,13 @@ def _recompute(
     passages: PassageStore,
     sample: np.ndarray,
     snapshot: str,
-    tolerance: float,
+    tolerance: float | None,
     device: str,
 ) -> float:
-    again = embed_passages(load_snapshot(run, snapshot, device), passages, rows=sample)
+    tolerance = TOLERANCES[info.encode_dtype] if tolerance is None else tolerance
+    on = torch.device(device)
+    with encoding_in(resolved_encode_dtype(info.encode_dtype, on), on):
+        again = embed_passages(load_snapshot(run, snapshot, device), passages, rows=sample)
     stored = np.asarray(generation.embeddings[sample], np.float32)
     difference = np.abs(stored - again)
     # Half a unit in the last place: what rounding to the stored type may cost.

@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from .tables import Markup, bar, table
+from .tables import Markup, bar, plain, table
 
 FILTERS = (
     ("all", "all"),
@@ -60,7 +60,13 @@ def write_answer_report(
     figures = _parse(metrics.read_text(encoding="utf-8"), str(metrics)) if metrics.is_file() else {}
     target = Path(output) if output is not None else root / "answers.html"
     partial = target.with_name(f".{target.name}.{os.getpid()}")
-    page = render(predictions, figures, title or root.resolve().name, limit)
+    try:
+        page = render(predictions, figures, title or root.resolve().name, limit)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise ValueError(
+            f"{source} or {metrics} holds something else than an evaluation writes ({type(error).__name__}: {error}): "
+            "write it anew."
+        ) from error
     partial.write_text(page, encoding="utf-8", errors="replace")
     partial.replace(target)
     return target
@@ -97,7 +103,7 @@ def render(predictions: Sequence[Mapping[str, Any]], figures: Mapping[str, Any],
 def _parse(text: str, where: str) -> dict[str, Any]:
     try:
         content = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{where} is not valid JSON ({error}): write it anew, or delete it.") from error
     if not isinstance(content, dict):
         raise ValueError(f"{where} holds a {type(content).__name__}, but an evaluation writes an object there.")
@@ -123,7 +129,8 @@ def _tiles(figures: Mapping[str, Any]) -> str:
     if figures.get("questions_per_second") is not None:
         tiles.append(("questions a second", f"{figures['questions_per_second']:.1f}"))
     inner = "".join(
-        f'<div class="tile"><b>{value}</b><span class="quiet">{label}</span></div>' for label, value in tiles
+        f'<div class="tile"><b>{escape(value)}</b><span class="quiet">{escape(label)}</span></div>'
+        for label, value in tiles
     )
     return f'<div class="tiles">{inner}</div>'
 
@@ -131,13 +138,13 @@ def _tiles(figures: Mapping[str, Any]) -> str:
 def _question(prediction: Mapping[str, Any], is_open: bool) -> str:
     right = bool(prediction.get("correct"))
     rank = prediction.get("answer_rank")
-    said = str(prediction["prediction"])
+    said = plain(prediction["prediction"])
     told = f"<b>{escape(said)}</b>" if said else '<span class="quiet">no answer</span>'
     probability = prediction.get("probability")
     sure = f", p = {probability:.2f}" if said and probability is not None else ""
     wanted = ", ".join(map(str, prediction.get("answers", [])))
     kind = "expected, as a pattern" if prediction.get("regex") else "expected"
-    found = f"Of the passages retrieved, number {rank} is the first to hold an answer."
+    found = f"Of the passages retrieved, number {escape(str(rank))} is the first to hold an answer."
     where = found if rank is not None else "No passage retrieved holds an answer."
     classes = f"question card {'right' if right else 'wrong'} {'missed' if rank is None else 'held'}"
     evidence = prediction.get("evidence", [])
@@ -145,7 +152,7 @@ def _question(prediction: Mapping[str, Any], is_open: bool) -> str:
     shown = table(["share", "p(z|x)", "passage"], rows, kind="evidence") if rows else ""
     return (
         f'<details class="{classes}"{" open" if is_open else ""}><summary>'
-        f'<span class="asked">{escape(str(prediction["question"]))}</span>'
+        f'<span class="asked">{escape(plain(prediction["question"]))}</span>'
         f'<span class="said"><span class="verdict">{"✓ right" if right else "✗ wrong"}:</span> {told}'
         f'<span class="quiet">{sure}; {kind}: {escape(wanted)}</span></span></summary>'
         f'<p class="quiet">{where}</p>{shown}</details>'
@@ -157,9 +164,9 @@ def _passage(passage: Mapping[str, Any], prediction: Mapping[str, Any]) -> list[
     span = (
         (prediction["start_char"], prediction["end_char"]) if chosen else (passage["start_char"], passage["end_char"])
     )
-    text = highlighted(str(passage["text"]), span, passage.get("answer_places", []), "answer" if chosen else "")
+    text = highlighted(plain(passage["text"]), span, passage.get("answer_places", []), "answer" if chosen else "")
     share, retrieval = float(passage["share"]), float(passage["retrieval_probability"])
-    title = escape(str(passage["title"]))
+    title = escape(plain(passage["title"]))
     return [bar(share, f"{share:.3f}"), bar(retrieval, f"{retrieval:.3f}"), Markup(f"<td><b>{title}</b> {text}</td>")]
 
 

@@ -54,7 +54,13 @@ def write_report(run_dir: str | Path, output: str | Path | None = None) -> Path:
         raise ValueError(f"{record.root / 'log.jsonl'} holds no training record (one with `step` and `loss`) yet.")
     target = Path(output) if output is not None else record.root / "report.html"
     partial = target.with_name(f".{target.name}.{os.getpid()}")
-    partial.write_text(render(record), encoding="utf-8")
+    try:
+        page = render(record)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise ValueError(
+            f"a file of {record.root} holds something else than a run writes ({type(error).__name__}: {error})."
+        ) from error
+    partial.write_text(page, encoding="utf-8", errors="replace")
     partial.replace(target)
     return target
 
@@ -98,7 +104,8 @@ def _tiles(record: RunRecord) -> str:
     if seconds:
         figures.append(("training time", f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"))
     tiles = "".join(
-        f'<div class="tile"><b>{value}</b><span class="quiet">{label}</span></div>' for label, value in figures
+        f'<div class="tile"><b>{escape(value)}</b><span class="quiet">{escape(label)}</span></div>'
+        for label, value in figures
     )
     return f'<div class="tiles">{tiles}</div>'
 

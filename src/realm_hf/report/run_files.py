@@ -130,7 +130,7 @@ def _parse(line: str) -> dict[str, Any] | None:
     """The line's object, or None where it is no JSON object with a numeric `step`."""
     try:
         record = json.loads(line)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) and isinstance(record.get("step"), int | float) else None
 
@@ -140,7 +140,7 @@ def _read_json(path: Path, kind: type) -> Any:
         return kind()
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{path} is not valid JSON ({error}): restore it, or delete it to report without it."
         ) from error

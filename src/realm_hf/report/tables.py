@@ -37,6 +37,11 @@ def _cell(text: str) -> str:
     return text if isinstance(text, Markup) else f"<td>{escape(text)}</td>"
 
 
+def plain(value: object) -> str:
+    """A value of a file as text; nothing where it has none (`null`)."""
+    return "" if value is None else str(value)
+
+
 def bar(share: float, text: str) -> Markup:
     """A cell with a bar behind its text; `share` is the bar's length, from 0 to 1."""
     return Markup(f'<td class="bar" style="--share: {100 * min(max(share, 0.0), 1.0):.1f}%">{escape(text)}</td>')
@@ -120,7 +125,7 @@ def refreshes(record: RunRecord) -> str:
     columns = [(name, title) for name, title in REFRESH_COLUMNS if any(row.get(name) is not None for row in rows)]
     cells = [
         [
-            Markup(f"<td><code>{escape(str(row.get('name', '')))}</code></td>"),
+            Markup(f"<td><code>{escape(plain(row.get('name')))}</code></td>"),
             *(_figure(name, row.get(name)) for name, _ in columns),
         ]
         for row in rows
@@ -136,7 +141,7 @@ def refreshes(record: RunRecord) -> str:
 def _figure(name: str, value: Any) -> str:
     if isinstance(value, int | float) and name != "builder_pid":
         return str(value) if isinstance(value, int) else short_number(value)
-    return "" if value is None else str(value)
+    return plain(value)
 
 
 def examples(record: RunRecord) -> str:
@@ -158,7 +163,7 @@ def _example(example: Mapping[str, Any]) -> str:
                 _passage(candidate),
             ]
         )
-    sentence = escape(str(example["text"])).replace("[MASK]", "<mark>[MASK]</mark>")
+    sentence = escape(plain(example["text"])).replace("[MASK]", "<mark>[MASK]</mark>")
     facts = [f"{name}: {example[key]}" for key, name in EXAMPLE_FACTS if key in example]
     answer = f'<p class="quiet">{escape("; ".join(facts))}</p>' if facts else ""
     candidates = table(["p(z|x)", "utility", "passage"], rows, kind="candidates")
@@ -166,7 +171,7 @@ def _example(example: Mapping[str, Any]) -> str:
 
 
 def _passage(candidate: Mapping[str, Any]) -> Markup:
-    title, text = str(candidate.get("title", "")), str(candidate.get("text", ""))
+    title, text = plain(candidate.get("title")), plain(candidate.get("text"))
     if not title and not text:
         return Markup('<td class="quiet">null passage</td>')
     if len(text) > PASSAGE_CHARACTERS:

@@ -24,6 +24,9 @@ __all__ = ["CheckpointRefusedError", "StoredTensor", "check_archive", "find_tens
 
 _LARGEST_PICKLE = 64 << 20
 _MOST_ENTRIES = 1 << 17
+_FREE_OPCODES, _MOST_OPCODES_A_TENSOR, _MOST_OPCODES = 1000, 200, 1 << 21
+"""Of a pickle: torch writes about 40 for a tensor, each tensor has an entry of its own in the archive, and 2 million
+are read in four seconds."""
 _ROWS_A_CHUNK = 65_536
 _SAFETENSORS_TYPES = {"F16": np.float16, "F32": np.float32, "F64": np.float64}
 _TORCH_TYPES = {torch.float16: np.float16, torch.float32: np.float32, torch.float64: np.float64}
@@ -114,7 +117,8 @@ def check_archive(path: Path) -> None:
             pickles = [entry for entry in entries if entry.filename.endswith("data.pkl")]
             if len(pickles) != 1 or pickles[0].file_size > _LARGEST_PICKLE:
                 raise CheckpointRefusedError(f"{path} is no archive of `torch.save`: {len(pickles)} entries data.pkl.")
-            _check_pickle(archive.read(pickles[0]), path)
+            most = min(_MOST_OPCODES, _FREE_OPCODES + _MOST_OPCODES_A_TENSOR * len(entries))
+            _check_pickle(archive.read(pickles[0]), path, most)
     except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, RuntimeError) as error:
         raise CheckpointRefusedError(
             f"{path} is no readable archive of `torch.save` ({error}): files from before torch 1.6 must be saved "
@@ -122,9 +126,14 @@ def check_archive(path: Path) -> None:
         ) from error
 
 
-def _check_pickle(content: bytes, path: Path) -> None:
+def _check_pickle(content: bytes, path: Path, most: int) -> None:
     try:
-        for opcode, argument, position in pickletools.genops(content):
+        for number, (opcode, argument, position) in enumerate(pickletools.genops(content)):
+            if number >= most:
+                raise CheckpointRefusedError(
+                    f"{path}: data.pkl has more than {most} opcodes, which the tensors in the archive do not need: "
+                    "the file is refused, and nothing in it executed."
+                )
             named = opcode.name == "GLOBAL" and argument not in _TENSOR_GLOBALS and not _is_storage(str(argument))
             if named or opcode.name in _NAMING_OPCODES:
                 raise CheckpointRefusedError(

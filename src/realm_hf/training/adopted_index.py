@@ -67,6 +67,7 @@ def adopt_newest_generation(run: RunDirectory, source: str | Path, embedder: Rea
             factory=newest.factory,
             epoch=epoch,
             build_seconds=newest.build_seconds,
+            encode_dtype=newest.encode_dtype,
             place=run.place,
         )
     copy.close()

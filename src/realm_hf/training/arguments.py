@@ -23,6 +23,7 @@ RefreshMode = Literal["sync", "async", "external", "off"]
 OnStale = Literal["continue", "wait", "sync"]
 Masking = Literal["salient", "span", "uniform"]
 Marginalization = Literal["token", "span"]
+EncodeDtype = Literal["auto", "float32", "tf32", "bfloat16"]
 QueryEncoder = Literal["snapshot", "live"]
 
 
@@ -170,6 +171,14 @@ class RefreshArguments(LoopArguments):
         default="auto",
         metadata={"help": "A FAISS factory string; auto: Flat up to 100,000 passages, then lists at recall 0.97."},
     )
+    encode_dtype: EncodeDtype = field(
+        default="auto",
+        metadata={"help": "Passages are embedded in float32, tf32 or bfloat16; auto: tf32 on GPUs that have it."},
+    )
+    index_threads: int | None = field(
+        default=None,
+        metadata={"help": "CPU threads of the index; default: all cores where training does not need them."},
+    )
     builder_threads: int = field(default=1, metadata={"help": "CPU threads of the builder process."})
     builder_device: str = field(default="cpu", metadata={"help": "Device of the builder process, e.g. cuda:1."})
     keep_generations: int = field(
@@ -183,8 +192,11 @@ class RefreshArguments(LoopArguments):
             raise ValueError(f"retriever_learning_rate is {self.retriever_learning_rate}. Give a positive one.")
         self._one_of("refresh", get_args(RefreshMode))
         self._one_of("on_stale", get_args(OnStale))
+        self._one_of("encode_dtype", get_args(EncodeDtype))
         self._at_least(1, "refresh_steps", "builder_threads")
         self._at_least(0, "probe_queries", "keep_generations")
+        if self.index_threads is not None:
+            self._at_least(1, "index_threads")
         if self.max_staleness is None:
             if self.on_stale != "continue":
                 raise ValueError(f"on_stale is {self.on_stale!r}, but max_staleness is not set. Give it in steps.")
@@ -200,6 +212,11 @@ class RefreshArguments(LoopArguments):
             )
         if self.refresh == "off" and self.max_staleness is not None:
             raise ValueError("refresh='off' never renews the index, so max_staleness cannot hold. Drop one of them.")
+
+    @property
+    def index_settings(self) -> dict[str, Any]:
+        """What a run directory is created with, and must have been created with."""
+        return {"index_factory": self.index_factory, "encode_dtype": self.encode_dtype}
 
 
 @dataclass

@@ -24,10 +24,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from realm_hf.precision import autocast
-from realm_hf.refresh.leftovers import remove_leftovers
 from realm_hf.refresh.lock import TrainerLock
 from realm_hf.refresh.term import Term
-from realm_hf.storage.errors import explained
 from realm_hf.training.arguments import LoopArguments
 from realm_hf.training.callbacks import LoopCallback, TrainingResult
 from realm_hf.training.checkpoints import (
@@ -45,6 +43,7 @@ from realm_hf.training.ranks import Ranks
 from realm_hf.training.resumed_arguments import check_resumed, recorded
 from realm_hf.training.signals import StopRequest
 from realm_hf.training.task import TrainingTask
+from realm_hf.training.tenure import Tenure
 from realm_hf.training.tracking import Progress, StepLog, finish_trackers, start_trackers, summarize, track
 
 logger = logging.getLogger(__name__)
@@ -87,12 +86,10 @@ class TrainingLoop(TrainingTask):
         #: Set by SIGTERM and Ctrl-C while `train` runs, or by whoever wants the training to end after this step.
         self.stop_requested = StopRequest()
         self._ranks = Ranks(accelerator, self.stop_requested)
+        self._tenure = Tenure(self._ranks)
         self.skipped_steps = SkippedSteps(args.max_skipped_steps)
         self.step = 0
         self.cursor = 0
-        self.epoch = 0
-        #: On the main process, while it trains: what it changes in the directory goes through the term's place.
-        self.term: Term | None = None
         self.log: StepLog | None = None
         #: Set by a subclass on all ranks: no further step is taken, and the training ends as after its last one.
         self.ends_early = False
@@ -117,7 +114,7 @@ class TrainingLoop(TrainingTask):
             TrainingDiverged: Too many steps in a row had no finite loss or gradient, or the weights are not finite.
         """
         resume = self.args.resume if resume_from_checkpoint is None else resume_from_checkpoint
-        with self._exclusive(), self.stop_requested.listening():
+        with self._tenure.over(self.directory, self.acquire_lock), self.stop_requested.listening():
             checkpoint = self.on_main(lambda: find_checkpoint(self.checkpoints, resume), "look for a checkpoint")
             if checkpoint is not None:
                 self._restore(checkpoint)
@@ -263,7 +260,7 @@ class TrainingLoop(TrainingTask):
         started = time.perf_counter()
         state, tensors = self.loop_state()
         state |= {"step": self.step, "cursor": self.cursor, "world_size": self.world_size, "seed": self.args.seed}
-        state |= {"term": self.epoch, "skipped_steps": self.skipped_steps.total}
+        state |= {"term": self._tenure.epoch, "skipped_steps": self.skipped_steps.total}
         state |= recorded(self.args, self.trained_on())
         everything = {
             f"rank{rank}.{name}": t for rank, own in enumerate(self._ranks.gather(tensors)) for name, t in own.items()
@@ -343,36 +340,11 @@ class TrainingLoop(TrainingTask):
         return TrainerLock.acquire(self.directory / "trainer.lock", 0)
 
     @property
+    def term(self) -> Term | None:
+        """On the main process, once it trains: what it changes in the directory goes through the term's place."""
+        return self._tenure.term
+
+    @property
     def place(self) -> Path | None:
         """The directory through which this process publishes and removes; see [`Term`]."""
         return None if self.term is None else self.term.place
-
-    @contextmanager
-    def _exclusive(self) -> Iterator[None]:
-        """Make the directory this trainer's own for the time of the training.
-
-        Raises:
-            RunTakenOver: It is another trainer's by now; whatever failed for that reason ends in these words.
-        """
-        lock: TrainerLock | None = None
-
-        def acquire() -> int:
-            nonlocal lock
-            with explained("create", self.checkpoints):
-                self.checkpoints.mkdir(parents=True, exist_ok=True)
-            lock = self.acquire_lock()
-            return lock.epoch
-
-        self.epoch = self.on_main(acquire, "lock the run")
-        try:
-            if lock is None:
-                yield
-            else:
-                self.term = lock.term
-                with lock.term.enforced():
-                    remove_leftovers(self.directory)
-                    yield
-                    lock.term.require()
-        finally:
-            if lock is not None:
-                lock.release()

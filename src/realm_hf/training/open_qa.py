@@ -181,7 +181,7 @@ class OpenQATrainer(TrainingLoop):
             self.index.refresher.submit(self.step, self.model.embedder)
 
     def _open_run(self, root: Path) -> RunDirectory:
-        create = {"passages": self.passages, "tokenizer": self.tokenizer, "index_factory": self.args.index_factory}
+        create = {"passages": self.passages, "tokenizer": self.tokenizer, **self.args.index_settings}
         self.on_main(lambda: RunDirectory.open_or_create(root, **create).root, "prepare the run directory")
         return RunDirectory.open(root)
 

@@ -13,7 +13,12 @@ from transformers import PreTrainedModel
 from realm_hf.precision import native_bfloat16
 from realm_hf.refresh.builder_device import check_on_all_ranks
 from realm_hf.training.arguments import LoopArguments, RefreshArguments
-from realm_hf.training.launch_environment import check_accelerator, check_launch, launcher_precision
+from realm_hf.training.launch_environment import (
+    check_accelerator,
+    check_launch,
+    launcher_precision,
+    meet_restarted_ranks,
+)
 from realm_hf.training.tracking import installed_trackers
 
 
@@ -25,6 +30,7 @@ def make_accelerator(args: LoopArguments) -> Accelerator:
             installed, or the builder's device cannot be used.
     """
     check_launch(args)
+    meet_restarted_ranks(args.use_cpu)
     folders = ProjectConfiguration(project_dir=args.output_dir, logging_dir=f"{args.output_dir}/tracking")
     accelerator = Accelerator(
         cpu=args.use_cpu,

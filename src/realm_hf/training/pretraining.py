@@ -152,13 +152,8 @@ class PreTrainer(TrainingLoop):
             self._request(step)
 
     def _open_run(self, root: Path, passages: PassageStore, tokenizer: RealmTokenizer) -> RunDirectory:
-        factory = self.args.index_factory
-        self.on_main(
-            lambda: (
-                RunDirectory.open_or_create(root, passages=passages, tokenizer=tokenizer, index_factory=factory).root
-            ),
-            "prepare the run directory",
-        )
+        create = {"passages": passages, "tokenizer": tokenizer, **self.args.index_settings}
+        self.on_main(lambda: RunDirectory.open_or_create(root, **create).root, "prepare the run directory")
         return RunDirectory.open(root)
 
     def _embed_live(self, queries: list[MaskedQuery]) -> np.ndarray:

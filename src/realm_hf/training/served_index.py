@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
+
+import torch
 
 from realm_hf.index.fingerprints import state_fingerprint
 from realm_hf.index.generations import GenerationError, GenerationStore
@@ -20,6 +23,8 @@ from realm_hf.refresh.staleness import IndexRefresh
 from realm_hf.refresh.swap import Swap, SwapCoordinator
 from realm_hf.retrieval_realm import RealmRetriever
 from realm_hf.training.arguments import QueryEncoder, RefreshArguments
+from realm_hf.training.build_time import BuildForecast, processor_build_seconds
+from realm_hf.training.index_threads import IndexThreads
 from realm_hf.training.optimization import uses_bfloat16
 from realm_hf.training.retrieval_ahead import ServedGeneration
 from realm_hf.training.swap_probes import ProbeReport, SwapProbes
@@ -28,7 +33,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from realm_hf.data.passages import PassageStore
-    from realm_hf.index.generations import Generation
+    from realm_hf.index.generations import Generation, GenerationInfo
     from realm_hf.modeling_realm import RealmEmbedder
     from realm_hf.tokenization_realm import RealmTokenizer
 
@@ -61,9 +66,12 @@ class ServedIndex:
         self.run, self.passages, self.tokenizer, self.args = run, passages, tokenizer, args
         self.accelerator, self.probes, self.query_encoder = accelerator, probes, query_encoder
         self.bf16 = uses_bfloat16(args, accelerator)
+        local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
+        self.threads = IndexThreads.of(args, accelerator.device.type, local_ranks)
         self.store = GenerationStore(run.index)
         self._reports: dict[str, ProbeReport | None] = {}
         self._refresh: IndexRefresh | None = None
+        self._forecast: BuildForecast | None = None
 
     @property
     def refresh(self) -> IndexRefresh:
@@ -101,11 +109,14 @@ class ServedIndex:
         if args.refresh == "async":
             needed = build_bytes(embedder, self.run.config.max_tokens_per_batch)
             check_on_all_ranks(self.accelerator, args.builder_device, needed)
+        self._forecast = self._forecast_builds(embedder)
         refresher = make_refresher(
             args.refresh,
             self.run,
             self.accelerator,
             builder_threads=args.builder_threads,
+            build_threads=self.threads.build,
+            index_threads=self.threads.builder,
             builder_device=args.builder_device,
             keep_generations=args.keep_generations or None,
         )
@@ -118,7 +129,12 @@ class ServedIndex:
             max_staleness=args.max_staleness,
             on_stale=args.on_stale,
         )
-        return self._event(self._refresh.start(step, embedder, name))
+        swap = self._refresh.start(step, embedder, name)
+        if self._forecast is None and name is None:
+            self._forecast = self._forecast_on_card(swap.generation.info)
+        if self._forecast is not None:
+            self._forecast.begin()
+        return self._event(swap)
 
     def resumed(self, name: str, step: int, embedder: RealmEmbedder, ended: bool) -> str | None:
         """What a resumed run serves; on the main process.
@@ -153,6 +169,8 @@ class ServedIndex:
 
     def after_step(self, step: int, embedder: RealmEmbedder, interrupted: Callable[[], bool]) -> dict[str, Any] | None:
         """Between two optimizer steps; returns the swap, if there was one, as the log has it."""
+        if self._forecast is not None:
+            self._forecast.step_done()
         swap = self.refresh.after_step(step, embedder, interrupted=interrupted)
         return None if swap is None else self._event(swap)
 
@@ -182,11 +200,35 @@ class ServedIndex:
         if self._refresh is not None:
             self._refresh.stop()
 
+    def _forecast_builds(self, embedder: RealmEmbedder) -> BuildForecast | None:
+        """On the main process, with a builder beside training on the processor: that is timed on a few passages."""
+        if self.args.builder_device != "cpu" or self.args.refresh != "async" or not self.accelerator.is_main_process:
+            return None
+        threads = self.args.builder_threads
+        seconds = processor_build_seconds(
+            embedder, self.passages, self.run.config, threads=threads, index_threads=self.threads.builder
+        )
+        return self._forecast_of(seconds, f"cpu, {threads} thread{'s' if threads > 1 else ''}")
+
+    def _forecast_on_card(self, first: GenerationInfo) -> BuildForecast | None:
+        """On the main process, with a builder on a card like those that have just built the first index together."""
+        device = self.args.builder_device
+        alike = self.args.refresh == "async" and torch.device(device).type == self.accelerator.device.type != "cpu"
+        if not alike or not self.accelerator.is_main_process:
+            return None
+        return self._forecast_of(first.build_seconds * self.accelerator.num_processes, device)
+
+    def _forecast_of(self, seconds: float, builder: str) -> BuildForecast:
+        args = self.args
+        return BuildForecast(seconds, len(self.passages), builder, args.refresh_steps, args.max_staleness)
+
     def _open(self, name: str) -> ServedGeneration:
         """Open a generation with its retriever and query weights, and probe it; in a background thread."""
         generation = self.store.open(name)
         try:
-            retriever = RealmRetriever.from_generation(self.passages, generation, self.tokenizer)
+            retriever = RealmRetriever.from_generation(
+                self.passages, generation, self.tokenizer, threads=self.threads.search
+            )
             by_snapshot = self.query_encoder == "snapshot"
             probing = self.accelerator.is_main_process and bool(self.probes.queries)
             encoder = None

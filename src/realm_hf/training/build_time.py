@@ -1,0 +1,139 @@
+"""Whether the builder beside a training can keep up with it, said at the start and not after weeks of a stale index.
+
+A builder on the processor is timed on a few passages; one on an accelerator by what the first index took the training
+devices. Steps are timed when they come; a build that is longer than any steps could be is told before the first.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import statistics
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from realm_hf.estimate import packaged_rates, time_in_words
+from realm_hf.estimate.index_costs import index_operations
+from realm_hf.index.embedding import embed_passages
+from realm_hf.precision import encoding_in, resolved_encode_dtype
+
+if TYPE_CHECKING:
+    from realm_hf.data.passages import PassageStore
+    from realm_hf.modeling_realm import RealmEmbedder
+    from realm_hf.refresh.run_directory import RunConfig
+
+logger = logging.getLogger(__name__)
+
+_TIMED_PASSAGES = 8
+_TIMED_STEPS = 4
+_SLOW_STEP_SECONDS = 60.0
+
+
+def processor_build_seconds(
+    embedder: RealmEmbedder, passages: PassageStore, config: RunConfig, *, threads: int, index_threads: int
+) -> float:
+    """What a generation takes a builder on this machine's processor, while nothing else does.
+
+    Args:
+        embedder: The passage tower; copied to the CPU.
+        passages: The corpus, of which a few are embedded.
+        config: Of the run.
+        threads: The builder's.
+        index_threads: Those of its index.
+    """
+    cpu = torch.device("cpu")
+    tower = copy.deepcopy(embedder).to(cpu)  # type: ignore[arg-type]
+    spread = np.linspace(0, len(passages) - 1, min(_TIMED_PASSAGES, len(passages))).astype(np.int64)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with encoding_in(resolved_encode_dtype(config.encode_dtype, cpu), cpu):
+            embed_passages(tower, passages, rows=spread[:1])  # what only the first call takes
+            started = time.perf_counter()
+            embed_passages(tower, passages, rows=spread)
+            seconds = time.perf_counter() - started
+    finally:
+        torch.set_num_threads(before)
+    embedding = seconds * float(passages.lengths.sum(dtype=np.int64)) / float(passages.lengths[spread].sum())
+    rate = packaged_rates()["cpu-core"].index_tflops * 1e12 * index_threads
+    dimension = embedder.config.retriever_proj_size
+    return embedding + index_operations(len(passages), dimension, config.index_factory, config.index_train_size) / rate
+
+
+@dataclass
+class BuildForecast:
+    """Compares the time of a build with that of steps, and warns once.
+
+    Args:
+        build_seconds: From a snapshot to its generation.
+        passages: Of the corpus.
+        builder: In words, such as "cpu, 1 thread".
+        refresh_steps: As in the arguments.
+        max_staleness: As in the arguments.
+    """
+
+    build_seconds: float
+    passages: int
+    builder: str
+    refresh_steps: int
+    max_staleness: int | None
+    _seconds: list[float] = field(default_factory=list)
+    _last: float | None = None
+    _told: bool = False
+
+    def begin(self) -> None:
+        """Before the first step: tell the estimate, and warn where steps of a minute would not be slow enough."""
+        logger.info("%s", self._estimate())
+        if self._missed(_SLOW_STEP_SECONDS):
+            self._warn(None)
+
+    def step_done(self) -> None:
+        """After a step; once a few have been timed, the verdict stands."""
+        if self._told:
+            return
+        now = time.perf_counter()
+        if self._last is not None:
+            self._seconds.append(now - self._last)
+        self._last = now
+        if len(self._seconds) == _TIMED_STEPS:
+            step = statistics.median(self._seconds)
+            self._told = True
+            if self._missed(step):
+                self._warn(step)
+
+    def _missed(self, step: float) -> str | None:
+        """The budget that steps of so many seconds leave no builder time to keep."""
+        between = self.refresh_steps * step
+        oldest = self.build_seconds + max(between, self.build_seconds)
+        if self.max_staleness is not None and oldest > self.max_staleness * step:
+            return f"max_staleness={self.max_staleness}"
+        return f"refresh_steps={self.refresh_steps}" if self.build_seconds > between else None
+
+    def _warn(self, step: float | None) -> None:
+        self._told = True
+        missed = self._missed(_SLOW_STEP_SECONDS if step is None else step)
+        if step is None:
+            least = time_in_words(self.build_seconds / self.refresh_steps)
+            told = f"{missed} could be kept only if a step took {least} or more"
+        else:
+            told = (
+                f"a step takes {time_in_words(step)}, so that an index will be "
+                f"{2 * self.build_seconds / step:,.0f} steps old before the next one serves, and {missed} cannot be "
+                "kept"
+            )
+        logger.warning(
+            "%s: %s. Give it a GPU (--builder_device cuda:1) or more --builder_threads, start builders elsewhere "
+            "(--refresh external), or allow for it with larger --refresh_steps and --max_staleness.",
+            self._estimate(),
+            told,
+        )
+
+    def _estimate(self) -> str:
+        return (
+            f"The index builder ({self.builder}) needs about {time_in_words(self.build_seconds)} for a generation of "
+            f"{self.passages:,} passages"
+        )
