@@ -69,12 +69,13 @@ def test_rows_are_cut_to_the_longest_of_their_chunk_and_come_back_in_order():
 
     def fn(ids, mask, segments, extra):
         assert segments is None
-        seen.append(tuple(ids.shape))
-        return (ids * mask).sum(-1) + extra
+        seen.append((*ids.shape, mask is not None))
+        return (ids if mask is None else ids * mask).sum(-1) + extra
 
     result = ragged_apply(fn, ids, mask, None, extra, max_tokens_per_chunk=4)
     assert result.tolist() == [0 + 1 + 10, 4 + 5 + 6 + 7 + 20, 8 + 30]
-    assert seen == [(1, 4), (2, 2)]
+    # A chunk without padding has no mask.
+    assert seen == [(1, 4, False), (2, 2, True)]
 
 
 def test_a_mask_with_holes_keeps_what_lies_behind_them():

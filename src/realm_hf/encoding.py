@@ -11,7 +11,11 @@ ranks: DistributedDataParallel does not mind; FSDP, which gathers weights at eve
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
+
+from .host_facts import RowLengths, on_host
+from .transfer import to_device
 
 # A chunk below the first number of tokens is never split for its padding: its matrix products would be too small for
 # BLAS (or for the GPU) and cost more than the padding. The second bounds a chunk's activations.
@@ -50,20 +54,14 @@ def plan_chunks(
 
 
 def _row_chunks(
-    lengths: list[int], device: torch.device, max_tokens_per_chunk: int | None
-) -> Iterator[tuple[torch.Tensor, int]]:
-    """Row numbers of each chunk on `device`, and the length of its longest row."""
+    lengths: RowLengths, device: torch.device, max_tokens_per_chunk: int | None
+) -> Iterator[tuple[np.ndarray, int, bool]]:
+    """Row numbers of each chunk, the length of its longest row, and whether a row of it has padding or a hole."""
     min_tokens, max_tokens = CHUNK_TOKENS.get(device.type, CHUNK_TOKENS["cuda"])
-    chunks = plan_chunks(lengths, max_tokens_per_chunk or max_tokens, min_tokens)
-    order = torch.tensor([row for chunk in chunks for row in chunk], device=device)
-    for rows, chunk in zip(order.split([len(chunk) for chunk in chunks]), chunks, strict=True):
-        yield rows, lengths[chunk[0]]
-
-
-def _row_lengths(used: torch.Tensor) -> list[int]:
-    """Where the last True of each row of `used` `(N, L)` ends; 1 for a row without any."""
-    ends = torch.arange(1, used.size(1) + 1, device=used.device) * used
-    return ends.amax(-1).clamp(min=1).tolist()
+    ends = lengths.ends.tolist()
+    for chunk in plan_chunks(ends, max_tokens_per_chunk or max_tokens, min_tokens):
+        length = ends[chunk[0]]
+        yield np.array(chunk), length, bool((lengths.tokens[chunk] < length).any())
 
 
 def ragged_apply(
@@ -73,6 +71,7 @@ def ragged_apply(
     token_type_ids: torch.Tensor | None = None,
     *row_inputs: Any,
     max_tokens_per_chunk: int | None = None,
+    lengths: RowLengths | None = None,
 ) -> torch.Tensor:
     """
     Apply `fn` to rows of unequal length, with (almost) no padding; the result equals `fn` on the padded whole.
@@ -83,7 +82,8 @@ def ragged_apply(
     Args:
         fn (`Callable`):
             Called as `fn(input_ids, attention_mask, token_type_ids, *row_inputs)` on some rows, cut to their longest;
-            returns a tensor of shape `(rows, ...)` that depends on no other row and on no padding.
+            returns a tensor of shape `(rows, ...)` that depends on no other row and on no padding. The mask is `None`
+            where none of the rows has padding.
         input_ids (`torch.LongTensor` of shape `(N, L)`):
             Token ids, N >= 1, padded on the right.
         attention_mask (`torch.Tensor` of shape `(N, L)`, *optional*):
@@ -94,6 +94,8 @@ def ragged_apply(
             More inputs of `fn`, one entry a row, not cut.
         max_tokens_per_chunk (`int`, *optional*):
             Largest chunk in tokens, padding included. Defaults to 4,096 on CPU and 65,536 on GPU.
+        lengths ([`~host_facts.RowLengths`], *optional*):
+            Of the rows, where the host knows them; else the mask is read back from its device.
 
     Returns:
         `torch.Tensor` of shape `(N, ...)`: The results, in the order of the rows.
@@ -105,24 +107,30 @@ def ragged_apply(
         raise ValueError("`input_ids` has no rows: leave the call out where there is nothing to encode.")
     if attention_mask is None:
         attention_mask = torch.ones_like(input_ids)
-
-    def run(index: torch.Tensor, length: int) -> torch.Tensor:
-        segments = token_type_ids[index, :length] if token_type_ids is not None else None
-        return fn(input_ids[index, :length], attention_mask[index, :length], segments, *(x[index] for x in row_inputs))
-
     # The last attended position ends a row: a mask with holes keeps its length.
-    chunks = list(_row_chunks(_row_lengths(attention_mask != 0), input_ids.device, max_tokens_per_chunk))
-    encoded = torch.cat([run(rows, length) for rows, length in chunks])
-    return encoded[torch.cat([rows for rows, _ in chunks]).argsort()]
+    lengths = RowLengths.of(attention_mask) if lengths is None else lengths
+    chunks = list(_row_chunks(lengths, input_ids.device, max_tokens_per_chunk))
+    order = np.concatenate([rows for rows, _, _ in chunks])
+    sent = to_device({"order": order, "back": order.argsort()}, input_ids.device)
+
+    def run(index: torch.Tensor, length: int, padded: bool) -> torch.Tensor:
+        mask = attention_mask[index, :length] if padded else None
+        segments = token_type_ids[index, :length] if token_type_ids is not None else None
+        return fn(input_ids[index, :length], mask, segments, *(x[index] for x in row_inputs))
+
+    split = sent["order"].split([len(rows) for rows, _, _ in chunks])
+    encoded = [run(index, length, padded) for index, (_, length, padded) in zip(split, chunks, strict=True)]
+    return torch.cat(encoded)[sent["back"]]
 
 
 def ragged_tokens(
     fn: Callable[..., torch.Tensor],
-    wanted: torch.Tensor,
+    wanted: torch.Tensor | np.ndarray,
     input_ids: torch.Tensor,
     attention_mask: torch.Tensor | None,
     token_type_ids: torch.Tensor | None = None,
     max_tokens_per_chunk: int | None = None,
+    lengths: RowLengths | None = None,
 ) -> torch.Tensor:
     """
     Like [`ragged_apply`] for a function with a result per token, of which only some are wanted.
@@ -130,13 +138,15 @@ def ragged_tokens(
     Args:
         fn (`Callable`):
             Called as `fn(input_ids, attention_mask, token_type_ids)` on some rows, cut to their longest; returns a
-            tensor of shape `(rows, length, ...)` whose rows depend on no other row and on no padding.
-        wanted (`torch.BoolTensor` of shape `(N, L)`):
+            tensor of shape `(rows, length, ...)` whose rows depend on no other row and on no padding. The mask is
+            `None` where none of the rows has padding.
+        wanted (`torch.BoolTensor` or `np.ndarray` of shape `(N, L)`):
             The tokens to return. Rows without any are not computed.
         input_ids (`torch.LongTensor` of shape `(N, L)`): Token ids, padded on the right.
         attention_mask (`torch.Tensor` of shape `(N, L)`, *optional*): 1 at tokens, 0 at padding.
         token_type_ids (`torch.LongTensor` of shape `(N, L)`, *optional*): Segments, or `None`, which is handed on.
         max_tokens_per_chunk (`int`, *optional*): Largest chunk in tokens, padding included.
+        lengths ([`~host_facts.RowLengths`], *optional*): Of the rows, where the host knows them.
 
     Returns:
         `torch.Tensor` of shape `(T, ...)`: The wanted results, by row, then by position.
@@ -144,21 +154,39 @@ def ragged_tokens(
     Raises:
         `ValueError`: nothing is wanted, so that the shape of a result is unknown.
     """
-    if not wanted.any():
+    wanted = on_host(wanted)
+    needed = np.flatnonzero(wanted.any(axis=1))
+    if not len(needed):
         raise ValueError("`wanted` is False everywhere: leave the call out where there is nothing to encode.")
     if attention_mask is None:
         attention_mask = torch.ones_like(input_ids)
-    needed = wanted.any(-1).nonzero().flatten()
-    lengths = _row_lengths((attention_mask != 0)[needed] | wanted[needed])
-    flat_positions = torch.arange(wanted.numel(), device=wanted.device).view_as(wanted)
-    parts, places = [], []
-    for some, length in _row_chunks(lengths, input_ids.device, max_tokens_per_chunk):
-        rows = needed[some]
+    lengths = (RowLengths.of(attention_mask) if lengths is None else lengths)[needed]
+    ends = np.maximum(lengths.ends, RowLengths.of(wanted[needed]).ends)
+    chunks = [
+        (needed[some], length, padded)
+        for some, length, padded in _row_chunks(
+            RowLengths(ends, lengths.tokens), input_ids.device, max_tokens_per_chunk
+        )
+    ]
+    # Of each chunk its wanted tokens, counted within the chunk and within the whole.
+    chosen = [np.flatnonzero(wanted[rows, :length]) for rows, length, _ in chunks]
+    places = [
+        rows[at // length] * wanted.shape[1] + at % length
+        for at, (rows, length, _) in zip(chosen, chunks, strict=True)
+    ]
+    arrays = {"rows": np.concatenate([rows for rows, _, _ in chunks]), "chosen": np.concatenate(chosen)}
+    sent = to_device({**arrays, "back": np.concatenate(places).argsort()}, input_ids.device)
+    parts = []
+    for rows, at, (_, length, padded) in zip(
+        sent["rows"].split([len(rows) for rows, _, _ in chunks]),
+        sent["chosen"].split([len(at) for at in chosen]),
+        chunks,
+        strict=True,
+    ):
+        mask = attention_mask[rows, :length] if padded else None
         segments = token_type_ids[rows, :length] if token_type_ids is not None else None
-        chosen = wanted[rows, :length]
-        parts.append(fn(input_ids[rows, :length], attention_mask[rows, :length], segments)[chosen])
-        places.append(flat_positions[rows, :length][chosen])
-    return torch.cat(parts)[torch.cat(places).argsort()]
+        parts.append(fn(input_ids[rows, :length], mask, segments).flatten(0, 1)[at])
+    return torch.cat(parts)[sent["back"]]
 
 
 __all__ = ["plan_chunks", "ragged_apply", "ragged_tokens"]

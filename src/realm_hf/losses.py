@@ -189,7 +189,8 @@ def span_marginal_loss(
     """
     with torch.autocast(logits.device.type, enabled=False):
         scores = full_precision(logits)
-        right = _logsumexp_by(scores[correct], question[correct], num_questions)
+        # Wrong spans weigh nothing: which are right need not be known on the host.
+        right = _logsumexp_by(scores.masked_fill(~correct, -torch.inf), question, num_questions)
         answerless = right.isneginf()
         loss = _logsumexp_by(scores, question, num_questions) - right
         return torch.where(answerless, torch.zeros_like(loss), loss)
@@ -215,8 +216,10 @@ def retriever_marginal_loss(
         scores = full_precision(scores)
         present = ~scores.isneginf()
         present = present if mask is None else present & mask
-        question, place = present.nonzero(as_tuple=True)
-        return span_marginal_loss(scores[question, place], correct[question, place], question, scores.size(0))
+        count, beam = scores.shape
+        question = torch.arange(count, device=scores.device).unsqueeze(1).expand(count, beam)
+        scores = scores.masked_fill(~present, -torch.inf)
+        return span_marginal_loss(scores.flatten(), (correct & present).flatten(), question.flatten(), count)
 
 
 __all__ = [

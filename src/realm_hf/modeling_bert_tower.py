@@ -28,6 +28,8 @@ from transformers.models.bert.modeling_bert import (
 from transformers.pytorch_utils import apply_chunking_to_forward
 
 from .configuration_realm import RealmConfig
+from .host_facts import RowFacts
+from .transfer import to_device
 
 # What `torch.compile` makes of a linear layer and its activation: private to torch, and in all releases since 1.13.
 _linear_and_activation: Callable[..., torch.Tensor] | None = (
@@ -40,7 +42,7 @@ def gather_rows(hidden_states: torch.Tensor, rows: torch.Tensor) -> torch.Tensor
     return hidden_states.gather(1, rows.unsqueeze(-1).expand(-1, -1, hidden_states.size(-1)))
 
 
-def distinct_words(tower: BertModel, input_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def distinct_words(tower: BertModel, input_ids: torch.Tensor, facts: RowFacts) -> tuple[torch.Tensor, torch.Tensor]:
     """
     The word embeddings of the tokens that occur, each once.
 
@@ -50,12 +52,26 @@ def distinct_words(tower: BertModel, input_ids: torch.Tensor) -> tuple[torch.Ten
     Args:
         tower (`BertModel`): Whose embeddings.
         input_ids (`torch.LongTensor` of any shape): Token ids.
+        facts ([`~host_facts.RowFacts`]): Which of them occur.
 
     Returns:
         `tuple[torch.Tensor, torch.Tensor]`: Embeddings `(U, H)`, with gradient, and `input_ids` as rows of them.
     """
-    distinct, rows = input_ids.unique(return_inverse=True)
-    return tower.embeddings.word_embeddings(distinct), rows
+    embeddings = tower.embeddings.word_embeddings
+    distinct = to_device({"words": facts.words}, input_ids.device)["words"]
+    row_of_word = distinct.new_zeros(embeddings.num_embeddings)
+    row_of_word[distinct] = torch.arange(len(distinct), device=distinct.device)
+    return embeddings(distinct), row_of_word[input_ids]
+
+
+def padding_mask(tower: BertModel, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
+    """
+    `attention_mask` `(N, L)` in the form that attention takes: transformers makes the same, but first asks the device
+    whether there is any padding, and waits for the answer. `None`, for rows without padding, stays.
+    """
+    if attention_mask is None or tower.config._attn_implementation != "sdpa":
+        return attention_mask
+    return attention_mask.bool()[:, None, None, :]
 
 
 class RealmIntermediate(BertIntermediate):
@@ -112,7 +128,7 @@ def _can_be_fused(dense: nn.Module, inputs: torch.Tensor) -> bool:
 class RealmLastLayer(BertLayer):
     """A `BertLayer` that, given `output_rows`, returns only those rows."""
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
@@ -171,7 +187,7 @@ class RealmBertEncoder(BertEncoder):
         for layer in self.layer:
             layer.intermediate = RealmIntermediate(cast(BertIntermediate, layer.intermediate))
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
@@ -227,4 +243,4 @@ class RealmBertModel(BertModel):
         self.post_init()
 
 
-__all__ = ["RealmBertModel", "UnreadPooler", "UnreadPredictionHead", "distinct_words", "gather_rows"]
+__all__ = ["RealmBertModel", "UnreadPooler", "UnreadPredictionHead", "distinct_words", "gather_rows", "padding_mask"]

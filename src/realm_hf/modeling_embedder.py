@@ -18,8 +18,9 @@ from transformers.utils.generic import can_return_tuple
 from .bert_initialization import BertStart, FromBertModel, initialize_projection
 from .configuration_realm import RealmConfig
 from .encoding import ragged_apply
+from .host_facts import RowFacts
 from .losses import full_precision, relevance_scores
-from .modeling_bert_tower import RealmBertModel, UnreadPooler, UnreadPredictionHead, distinct_words
+from .modeling_bert_tower import RealmBertModel, UnreadPooler, UnreadPredictionHead, distinct_words, padding_mask
 from .modeling_outputs import RealmEmbedderOutput, RealmScorerOutput
 from .places import check_kind, find_model
 from .text_encoding import TextEncoder
@@ -204,6 +205,7 @@ class RealmEmbedder(TextEncoder, RealmPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
         max_tokens_per_chunk: int | None = None,
+        facts: RowFacts | None = None,
     ) -> torch.Tensor:
         """
         Embeddings of rows of unequal length without work on padding; see [`~encoding.ragged_apply`]. `encode` of token
@@ -214,19 +216,26 @@ class RealmEmbedder(TextEncoder, RealmPreTrainedModel):
             attention_mask (`torch.Tensor` of shape `(N, L)`, *optional*): 1 at tokens, 0 at padding.
             token_type_ids (`torch.LongTensor` of shape `(N, L)`, *optional*): Segments; all 0 if not given.
             max_tokens_per_chunk (`int`, *optional*): Largest chunk in tokens, padding included.
+            facts ([`~host_facts.RowFacts`], *optional*): Of the rows, where the host knows them; else they are read
+                back from their device.
 
         Returns:
             `torch.Tensor` of shape `(N, retriever_proj_size)`: The embeddings.
         """
-        words, word_rows = distinct_words(self.realm, input_ids)
+        facts = RowFacts.of(input_ids, attention_mask) if facts is None else facts
+        words, word_rows = distinct_words(self.realm, input_ids, facts)
+
+        def embed(rows: torch.Tensor, mask: torch.Tensor | None, segments: torch.Tensor | None) -> torch.Tensor:
+            inputs, mask = F.embedding(rows, words), padding_mask(self.realm, mask)
+            return self(None, mask, segments, inputs_embeds=inputs, return_dict=True).projected_score
+
         return ragged_apply(
-            lambda rows, mask, segments: (
-                self(None, mask, segments, inputs_embeds=F.embedding(rows, words), return_dict=True).projected_score
-            ),
+            embed,
             word_rows,
             attention_mask,
             token_type_ids,
             max_tokens_per_chunk=max_tokens_per_chunk,
+            lengths=facts.lengths,
         )
 
 

@@ -12,8 +12,9 @@ from transformers.utils.generic import can_return_tuple
 from .bert_initialization import BertStart, initialize_prediction_head
 from .configuration_realm import RealmConfig
 from .encoding import ragged_apply
+from .host_facts import RowFacts
 from .losses import full_precision, gold_log_probs, marginal_log_likelihood
-from .modeling_bert_tower import RealmBertModel, distinct_words
+from .modeling_bert_tower import RealmBertModel, distinct_words, padding_mask
 from .modeling_embedder import RealmPreTrainedModel, flatten_candidates, refuse_head_mask
 
 
@@ -66,6 +67,7 @@ class RealmKnowledgeAugEncoder(RealmPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
         max_tokens_per_chunk: int | None = None,
+        facts: RowFacts | None = None,
     ) -> torch.Tensor:
         """
         Final hidden states at chosen positions, without work on padding.
@@ -76,16 +78,19 @@ class RealmKnowledgeAugEncoder(RealmPreTrainedModel):
             attention_mask (`torch.Tensor` of shape `(N, L)`, *optional*): 1 at tokens, 0 at padding.
             token_type_ids (`torch.LongTensor` of shape `(N, L)`, *optional*): Segments; all 0 if not given.
             max_tokens_per_chunk (`int`, *optional*): Largest chunk in tokens, padding included.
+            facts ([`~host_facts.RowFacts`], *optional*): Of the rows, where the host knows them; else they are read
+                back from their device.
 
         Returns:
             `torch.Tensor` of shape `(N, R, hidden_size)`: The hidden states.
         """
-        words, word_rows = distinct_words(self.realm, input_ids)
+        facts = RowFacts.of(input_ids, attention_mask) if facts is None else facts
+        words, word_rows = distinct_words(self.realm, input_ids, facts)
         return ragged_apply(
             lambda ids, mask, segments, wanted: (
                 self.realm(
                     inputs_embeds=F.embedding(ids, words),
-                    attention_mask=mask,
+                    attention_mask=padding_mask(self.realm, mask),
                     token_type_ids=segments,
                     output_rows=wanted,
                     return_dict=True,
@@ -96,6 +101,7 @@ class RealmKnowledgeAugEncoder(RealmPreTrainedModel):
             token_type_ids,
             rows,
             max_tokens_per_chunk=max_tokens_per_chunk,
+            lengths=facts.lengths,
         )
 
     @can_return_tuple

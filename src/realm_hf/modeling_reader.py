@@ -7,6 +7,7 @@ sums of two slices of those tokens, one width at a time: nothing is gathered, an
 
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -16,15 +17,17 @@ from transformers.utils.generic import can_return_tuple
 from .bert_initialization import BertStart
 from .configuration_realm import RealmConfig
 from .encoding import ragged_tokens
+from .host_facts import ReaderFacts, on_host
 from .losses import full_precision, retriever_marginal_loss, span_marginal_loss
-from .modeling_bert_tower import RealmBertModel, UnreadPredictionHead, distinct_words
+from .modeling_bert_tower import RealmBertModel, UnreadPredictionHead, distinct_words, padding_mask
 from .modeling_embedder import RealmPreTrainedModel, flatten_candidates, refuse_head_mask
 from .modeling_outputs import RealmReaderOutput, SpanScores
+from .transfer import to_device
 
 
-def _from_first_to_last(mask: torch.Tensor) -> torch.Tensor:
-    """`mask` `(P, L)` with its holes filled: True from the first to the last True of each row."""
-    seen = mask.long().cumsum(-1)
+def _from_first_to_last(mask: np.ndarray) -> np.ndarray:
+    """`mask` `[P, L]` with its holes filled: True from the first to the last True of each row."""
+    seen = mask.cumsum(axis=1)
     return (seen > 0) & (mask | (seen < seen[:, -1:]))
 
 
@@ -38,40 +41,41 @@ class RealmReaderProjection(nn.Module):
         self.dense_output = nn.Linear(config.span_hidden_size, 1)
         self.layer_normalization = nn.LayerNorm(config.span_hidden_size, eps=config.reader_layer_norm_eps)
 
-    def forward(self, hidden_states: torch.Tensor, block_mask: torch.Tensor) -> SpanScores:
+    def forward(self, hidden_states: torch.Tensor, block_mask: np.ndarray) -> SpanScores:
         """
         Score all spans that start and end in the passage.
 
         Args:
             hidden_states (`torch.Tensor` of shape `(N, hidden_size)`):
                 Of each row's tokens from its first to its last True in `block_mask`, by row, then by position.
-            block_mask (`torch.BoolTensor` of shape `(P, L)`): True at tokens of the passage.
+            block_mask (`np.ndarray`, bool `[P, L]`): True at tokens of the passage.
 
         Returns:
             [`SpanScores`]
         """
         if not len(hidden_states):
             return self.no_spans(hidden_states.device)
-        row, position = _from_first_to_last(block_mask).nonzero(as_tuple=True)
+        row, position = np.nonzero(_from_first_to_last(block_mask))
         inside = block_mask[row, position]
         tokens = len(row)
+        widest = min(self.max_span_width, tokens)
         # [N, span_hidden_size] each, in float32 from here on
         first, last = full_precision(self.dense_intermediate(hidden_states)).chunk(2, dim=-1)
-        logits, valid = [], []
-        for width in range(1, min(self.max_span_width, tokens) + 1):
+        logits, valid = [], np.zeros((tokens, widest), bool)
+        for width in range(1, widest + 1):
             # Spans that reach into the next row are scored too: fewer than `width` a row.
             starts, ends = slice(0, tokens - width + 1), slice(width - 1, tokens)
             logits.append(F.pad(self._score(first[starts] + last[ends]), (0, width - 1)))
-            within = inside[starts] & inside[ends] & (row[starts] == row[ends])
-            valid.append(F.pad(within, (0, width - 1)))
-        # [N, W]: by row, start, width
-        chosen = torch.stack(valid, dim=-1)
-        token, wider = chosen.nonzero(as_tuple=True)
+            valid[starts, width - 1] = inside[starts] & inside[ends] & (row[starts] == row[ends])
+        # [N, W], counted flat: by row, start, width
+        sent = to_device({"chosen": np.flatnonzero(valid), "row": row, "position": position}, hidden_states.device)
+        token, wider = sent["chosen"] // widest, sent["chosen"] % widest
+        start = sent["position"][token]
         return SpanScores(
-            logits=torch.stack(logits, dim=-1)[chosen],
-            pair=row[token],
-            start=position[token],
-            end=position[token] + wider,
+            logits=torch.stack(logits, dim=-1).flatten()[sent["chosen"]],
+            pair=sent["row"][token],
+            start=start,
+            end=start + wider,
         )
 
     def no_spans(self, device: torch.device) -> SpanScores:
@@ -138,6 +142,7 @@ class RealmReader(RealmPreTrainedModel):
         token_type_ids: torch.Tensor | None,
         block_mask: torch.Tensor,
         max_tokens_per_chunk: int | None = None,
+        facts: ReaderFacts | None = None,
     ) -> SpanScores:
         """
         Logits of all valid spans in P joint inputs, without work on padding or on invalid spans.
@@ -149,6 +154,8 @@ class RealmReader(RealmPreTrainedModel):
             block_mask (`torch.BoolTensor` of shape `(P, L)`):
                 True at the body's wordpieces. A span needs its first and its last wordpiece there.
             max_tokens_per_chunk (`int`, *optional*): Largest chunk in tokens, padding included.
+            facts ([`~host_facts.ReaderFacts`], *optional*): Of these inputs, where the host knows them; else they are
+                read back from their device.
 
         Returns:
             [`SpanScores`]: By joint input, then start, then width; empty if no row has a body. Gradients flow.
@@ -161,26 +168,27 @@ class RealmReader(RealmPreTrainedModel):
         >>> log_probs = span_log_softmax(logits, question, num_questions)
         ```
         """
-        block_mask = block_mask.bool()
-        if not block_mask.any():
+        facts = ReaderFacts.of(input_ids, attention_mask, block_mask) if facts is None else facts
+        if not facts.block_mask.any():
             return self.qa_outputs.no_spans(input_ids.device)
-        words, word_rows = distinct_words(self.realm, input_ids)
+        words, word_rows = distinct_words(self.realm, input_ids, facts.rows)
         hidden = ragged_tokens(
             lambda rows, mask, segments: (
                 self.realm(
                     inputs_embeds=F.embedding(rows, words),
-                    attention_mask=mask,
+                    attention_mask=padding_mask(self.realm, mask),
                     token_type_ids=segments,
                     return_dict=True,
                 ).last_hidden_state
             ),
-            _from_first_to_last(block_mask),
+            _from_first_to_last(facts.block_mask),
             word_rows,
             attention_mask,
             token_type_ids,
             max_tokens_per_chunk,
+            facts.rows.lengths,
         )
-        return self.qa_outputs(hidden, block_mask)
+        return self.qa_outputs(hidden, facts.block_mask)
 
     @can_return_tuple
     def forward(
@@ -263,7 +271,10 @@ class RealmReader(RealmPreTrainedModel):
                 inputs_embeds=inputs_embeds,
                 **kwargs,
             )
-            spans = self.qa_outputs(outputs.last_hidden_state[_from_first_to_last(body)], body)
+            passages = on_host(body)
+            places = {"tokens": np.flatnonzero(_from_first_to_last(passages))}
+            tokens = to_device(places, body.device)["tokens"]
+            spans = self.qa_outputs(outputs.last_hidden_state.flatten(0, 1)[tokens], passages)
         question = spans.pair // read
         scores = full_precision(relevance_score)
         logits = spans.logits + scores[:, :read].flatten()[spans.pair]

@@ -1,5 +1,6 @@
 """`RealmForPreTraining`: retriever and knowledge-augmented encoder trained jointly, in one forward pass."""
 
+import math
 from typing import Any, cast
 
 import torch
@@ -8,12 +9,12 @@ from torch import nn
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_realm import RealmConfig
+from .host_facts import NULL_PASSAGE, PreTrainingFacts
 from .losses import gold_log_probs, marginal_log_likelihood, relevance_scores, retrieval_utility
 from .modeling_embedder import RealmEmbedder, RealmPreTrainedModel, RealmScorer
 from .modeling_encoder import RealmKnowledgeAugEncoder
 from .modeling_outputs import RealmForPreTrainingOutput
-
-NULL_PASSAGE = -1
+from .transfer import to_device
 
 
 class RealmForPreTraining(RealmPreTrainedModel):
@@ -88,6 +89,7 @@ class RealmForPreTraining(RealmPreTrainedModel):
         candidate_ids: torch.LongTensor | None = None,
         num_items: torch.Tensor | int | None = None,
         detach_retrieval: bool = False,
+        facts: PreTrainingFacts | None = None,
     ) -> RealmForPreTrainingOutput:
         r"""
         Sequences are padded on the right. The null passage, where a row has it, is its candidate 0.
@@ -118,6 +120,9 @@ class RealmForPreTraining(RealmPreTrainedModel):
             detach_retrieval (`bool`, *optional*, defaults to `False`):
                 Treat p(z|x) as a constant (an ablation): the towers run without gradient, and their trainable
                 parameters receive zeros.
+            facts ([`~host_facts.PreTrainingFacts`], *optional*):
+                `PreTrainingFacts.of(**batch)` of this batch while it was on the host: with it nothing here waits for
+                the device. Without it the batch is read back.
 
         Returns:
             [`RealmForPreTrainingOutput`]
@@ -125,13 +130,19 @@ class RealmForPreTraining(RealmPreTrainedModel):
         Raises:
             `ValueError`: a row has no candidate at all.
         """
-        if candidate_mask is None:
-            candidate_mask = torch.ones(candidate_input_ids.shape[:2], dtype=torch.bool, device=query_input_ids.device)
-        if candidate_ids is not None:
-            candidate_mask = candidate_mask & (candidate_ids >= NULL_PASSAGE)
-        empty = (~candidate_mask.any(-1)).nonzero().flatten().tolist()
-        if empty:
-            raise ValueError(f"Rows {empty} of the batch have no candidate: give each at least the null passage.")
+        if facts is None:
+            facts = PreTrainingFacts.of(
+                query_input_ids=query_input_ids,
+                query_attention_mask=query_attention_mask,
+                candidate_input_ids=candidate_input_ids,
+                candidate_attention_mask=candidate_attention_mask,
+                joint_input_ids=joint_input_ids,
+                joint_attention_mask=joint_attention_mask,
+                mlm_labels=mlm_labels,
+                candidate_mask=candidate_mask,
+                candidate_ids=candidate_ids,
+            )
+        places = to_device(facts.places(), query_input_ids.device)
         label_mask = mlm_labels != -100
         with torch.set_grad_enabled(torch.is_grad_enabled() and not detach_retrieval):
             query_score, retrieval_score = self._score(
@@ -140,14 +151,14 @@ class RealmForPreTraining(RealmPreTrainedModel):
                 candidate_input_ids,
                 candidate_attention_mask,
                 candidate_token_type_ids,
-                candidate_mask,
-                candidate_ids,
+                facts,
+                places,
             )
             # [B, K]
             candidate_log_probs = F.log_softmax(retrieval_score, dim=-1)
         # [B, K, M]
         gold = self._gold_log_probs(
-            joint_input_ids, joint_attention_mask, joint_token_type_ids, candidate_mask, mlm_positions, mlm_labels
+            joint_input_ids, joint_attention_mask, joint_token_type_ids, mlm_positions, mlm_labels, facts, places
         )
         # [B, M] or [B]
         marginal = marginal_log_likelihood(candidate_log_probs, gold, label_mask, self.config.marginalization)
@@ -155,10 +166,12 @@ class RealmForPreTraining(RealmPreTrainedModel):
             counted = label_mask if self.config.marginalization == "token" else label_mask.any(-1)
             num_items = counted.sum().clamp(min=1)
         loss = -marginal.sum() / num_items
-        if torch.is_grad_enabled() and (detach_retrieval or not label_mask.any()):
+        if torch.is_grad_enabled() and (detach_retrieval or not facts.label_mask.any()):
             loss = loss + self._zero_with_gradient()
         starts_with_null = (
-            candidate_ids[:, 0] == NULL_PASSAGE if candidate_ids is not None else torch.ones_like(candidate_mask[:, 0])
+            candidate_ids[:, 0] == NULL_PASSAGE
+            if candidate_ids is not None
+            else torch.ones_like(places["candidate_mask"][:, 0])
         )
         utility, marginal_utility = retrieval_utility(gold, candidate_log_probs, label_mask)
         return RealmForPreTrainingOutput(
@@ -180,65 +193,58 @@ class RealmForPreTraining(RealmPreTrainedModel):
         candidate_input_ids: torch.Tensor,
         candidate_attention_mask: torch.Tensor,
         candidate_token_type_ids: torch.Tensor | None,
-        candidate_mask: torch.Tensor,
-        candidate_ids: torch.Tensor | None,
+        facts: PreTrainingFacts,
+        places: dict[str, torch.Tensor],
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Query embeddings `(B, D)` and scores `(B, K)`; each distinct candidate goes through the tower once."""
-        present = candidate_mask.flatten().nonzero().flatten()
-        if candidate_ids is not None:
-            ids, inverse = candidate_ids.flatten()[present].unique(return_inverse=True)
-            # Any one occurrence stands for all: the smallest, so that runs repeat.
-            first = present.new_full((ids.numel(),), candidate_mask.numel())
-            encoded_rows = first.scatter_reduce(0, inverse, present, "amin")
-        else:
-            encoded_rows, inverse = present, torch.arange(present.numel(), device=present.device)
-        segments = candidate_token_type_ids
+        encoded, segments = places["encoded"], candidate_token_type_ids
         embeddings = self.embedder.encode(
-            candidate_input_ids.flatten(0, 1)[encoded_rows],
-            candidate_attention_mask.flatten(0, 1)[encoded_rows],
-            segments.flatten(0, 1)[encoded_rows] if segments is not None else None,
+            candidate_input_ids.flatten(0, 1)[encoded],
+            candidate_attention_mask.flatten(0, 1)[encoded],
+            segments.flatten(0, 1)[encoded] if segments is not None else None,
             self.max_tokens_per_chunk,
+            facts.candidate[facts.encoded],
         )
-        # [B * K] -> row of `embeddings`; absent candidates point at row 0 and are masked below.
-        source = torch.zeros_like(candidate_mask.flatten(), dtype=torch.long).index_copy(0, present, inverse)
-        candidate_score = embeddings[source].view(*candidate_mask.shape, -1)
+        # Absent candidates point at row 0 and are masked below.
+        candidate_score = embeddings[places["source"]].view(*facts.candidate_mask.shape, -1)
         query_score = self.query_embedder.encode(
-            query_input_ids, query_attention_mask, max_tokens_per_chunk=self.max_tokens_per_chunk
+            query_input_ids,
+            query_attention_mask,
+            max_tokens_per_chunk=self.max_tokens_per_chunk,
+            facts=facts.query,
         )
         scores = relevance_scores(query_score, candidate_score, self.config.score_scale)
-        return query_score, scores.masked_fill(~candidate_mask, -torch.inf)
+        return query_score, scores.masked_fill(~places["candidate_mask"], -torch.inf)
 
     def _gold_log_probs(
         self,
         joint_input_ids: torch.Tensor,
         joint_attention_mask: torch.Tensor,
         joint_token_type_ids: torch.Tensor | None,
-        candidate_mask: torch.Tensor,
         mlm_positions: torch.Tensor,
         mlm_labels: torch.Tensor,
+        facts: PreTrainingFacts,
+        places: dict[str, torch.Tensor],
     ) -> torch.Tensor:
         """Log p(y_m|z, x) `(B, K, M)`; joint inputs nobody asks about are not encoded, nor other positions decoded."""
-        label_mask = mlm_labels != -100
-        # [B, K, M]: the log probabilities that are wanted.
-        wanted = candidate_mask.unsqueeze(-1) & label_mask.unsqueeze(1)
-        pairs = wanted.any(-1).flatten().nonzero().flatten()
-        if pairs.numel() == 0:
+        shape = (*facts.candidate_mask.shape, mlm_labels.size(1))
+        if not len(facts.pairs):
             dtype = torch.promote_types(self.encoder.dtype, torch.float32)
-            return torch.zeros(wanted.shape, dtype=dtype, device=wanted.device)
-        example = pairs // candidate_mask.size(1)
-        segments = joint_token_type_ids
+            return torch.zeros(shape, dtype=dtype, device=mlm_labels.device)
+        pairs, segments = places["pairs"], joint_token_type_ids
         # [P, M, H]
         hidden = self.encoder.hidden_states_at(
             # Unlabelled entries may point anywhere, also behind the end of a row.
-            mlm_positions.masked_fill(~label_mask, 0)[example],
+            mlm_positions.masked_fill(mlm_labels == -100, 0)[pairs // shape[1]],
             joint_input_ids.flatten(0, 1)[pairs],
             joint_attention_mask.flatten(0, 1)[pairs],
             segments.flatten(0, 1)[pairs] if segments is not None else None,
             self.max_tokens_per_chunk,
+            facts.joint[facts.pairs],
         )
-        pair_mask = label_mask[example]
-        gold = gold_log_probs(self.encoder.cls(hidden[pair_mask]), mlm_labels[example][pair_mask])
-        return torch.zeros(wanted.shape, dtype=gold.dtype, device=gold.device).masked_scatter(wanted, gold)
+        logits = self.encoder.cls(hidden.flatten(0, 1)[places["labelled"]])
+        gold = gold_log_probs(logits, mlm_labels.flatten()[places["label"]])
+        return gold.new_zeros(math.prod(shape)).index_copy(0, places["gold"], gold).view(shape)
 
     def _zero_with_gradient(self) -> torch.Tensor:
         """A zero that depends on each trainable parameter: DistributedDataParallel waits for all, on every rank."""

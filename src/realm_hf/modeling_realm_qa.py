@@ -13,6 +13,7 @@ from torch import nn
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_realm import RealmConfig
+from .host_facts import RowFacts
 from .losses import relevance_scores
 from .modeling_embedder import RealmEmbedder, RealmPreTrainedModel
 from .modeling_outputs import RealmForOpenQAOutput, RealmReaderOutput
@@ -124,18 +125,21 @@ class RealmForOpenQA(RealmPreTrainedModel):
         self.config.vocab_size = resized.num_embeddings
         return resized
 
-    def embed_questions(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+    def embed_questions(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, facts: RowFacts | None = None
+    ) -> torch.Tensor:
         """
         Embeddings of questions, to retrieve with and to score the beam with.
 
         Args:
             input_ids (`torch.LongTensor` of shape `(B, L)`): `[CLS] question [SEP]`, padded on the right.
             attention_mask (`torch.Tensor` of shape `(B, L)`, *optional*): 1 at tokens, 0 at padding.
+            facts ([`~host_facts.RowFacts`], *optional*): Of the questions, where the host knows them.
 
         Returns:
             `torch.Tensor` of shape `(B, D)`: The embeddings, with gradient, in at least float32.
         """
-        return self.embedder.encode(input_ids, attention_mask)
+        return self.embedder.encode(input_ids, attention_mask, facts=facts)
 
     @can_return_tuple
     def forward(

@@ -14,6 +14,8 @@ import torch
 from tqdm.auto import tqdm
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from .host_facts import RowFacts
+
 __all__ = ["TextEncoder"]
 
 _TEXTS_A_PIECE = 8192
@@ -32,6 +34,7 @@ class TextEncoder:
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
         max_tokens_per_chunk: int | None = None,
+        facts: RowFacts | None = None,
     ) -> torch.Tensor: ...
 
     @overload
@@ -121,13 +124,16 @@ class TextEncoder:
         try:
             with torch.no_grad(), tqdm(total=len(rows), unit=" texts", disable=not show_progress_bar) as bar:
                 for numbers in inputs.batches(batch_size):
-                    ids = (tensor.to(tower.device) for tensor in inputs.padded(numbers))
-                    result[torch.from_numpy(numbers).to(tower.device)] = tower.encode_tokens(*ids).float()
+                    padded = inputs.padded(numbers)
+                    facts = RowFacts.of(*padded[:2])  # here, where the tensors are the host's
+                    ids = (tensor.to(tower.device) for tensor in padded)
+                    found = tower.encode_tokens(*ids, facts=facts).float()
+                    result[torch.from_numpy(numbers).to(tower.device)] = found
                     bar.update(len(numbers))
         finally:
             tower.train(was_training)
-        found = result[0] if is_single else result
-        return found.cpu().numpy() if convert_to_numpy else found
+        wanted = result[0] if is_single else result
+        return wanted.cpu().numpy() if convert_to_numpy else wanted
 
     def _own_tokenizer(self) -> PreTrainedTokenizerBase:
         if self.tokenizer is None:

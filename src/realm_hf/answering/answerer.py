@@ -15,10 +15,12 @@ from transformers import PreTrainedTokenizerBase
 from ..data.collators import check_tokenizer, pad_rows
 from ..data.passages import NULL_PASSAGE, PassageStore
 from ..data.vocabulary import SpecialTokens, encode_texts, require_fast_tokenizer
+from ..host_facts import RowFacts
 from ..index.faiss_index import ABSENT
 from ..losses import relevance_scores
 from ..precision import in_float64
 from ..retrieval_realm import RealmRetriever, RetrievalBatch
+from ..transfer import to_device
 from .answers import Answer
 from .best_spans import best_spans
 from .read_passages import ReadPassages
@@ -227,8 +229,10 @@ class QuestionAnswerer:
     def _embed(self, texts: list[str]) -> tuple[list[np.ndarray], torch.Tensor]:
         """`[CLS] question [SEP]` of each, and the embeddings `[B, D]`."""
         question_ids = self._question_ids(texts)
-        inputs = (torch.from_numpy(array) for array in pad_rows(question_ids, self._special_tokens.pad))
-        return question_ids, self.model.embed_questions(*(array.to(self.model.device) for array in inputs))
+        input_ids, attention_mask = pad_rows(question_ids, self._special_tokens.pad)
+        sent = to_device({"input_ids": input_ids, "attention_mask": attention_mask}, self.model.device)
+        facts = RowFacts.of(input_ids, attention_mask)
+        return question_ids, self.model.embed_questions(sent["input_ids"], sent["attention_mask"], facts)
 
     def _question_ids(self, texts: list[str]) -> list[np.ndarray]:
         # Half of a surrogate pair, as in text that was cut by UTF-16 units, is no character: tokenizers refuse it.
@@ -247,12 +251,16 @@ class QuestionAnswerer:
         max_length = min(self.model.config.reader_seq_len, reader.config.max_position_embeddings)
         read = self.retriever.reader_batch(retrieved.question_ids, rows, max_length)
         relevance, probabilities, null = self._relevance(retrieved)
-        inputs = read.tensors(self.model.device)
-        question, rank = (torch.from_numpy(place).to(relevance.device) for place in (read.question, read.rank))
+        sent = to_device({**read.tensors(), "question": read.question, "rank": read.rank}, self.model.device)
+        question = sent["question"]
         spans = reader.score_spans(
-            inputs["input_ids"], inputs["attention_mask"], inputs["token_type_ids"], inputs["block_mask"]
+            sent["input_ids"],
+            sent["attention_mask"],
+            sent["token_type_ids"],
+            sent["block_mask"],
+            facts=read.facts(),
         )
-        found = best_spans(spans, relevance[question, rank], question, len(texts), inputs["input_ids"])
+        found = best_spans(spans, relevance[question, sent["rank"]], question, len(texts), sent["input_ids"])
         passages = ReadPassages(self.retriever, read, found, probabilities[read.question, read.rank], self.tokenizer)
         return [
             passages.answer(number, text, None if null is None else float(null[number]))
@@ -262,19 +270,17 @@ class QuestionAnswerer:
     def _relevance(self, retrieved: RetrievedQuestions) -> tuple[torch.Tensor, np.ndarray, np.ndarray | None]:
         """Relevance scores `(B, K)` on the model's device, p(z|x) `[B, K]`, and the null passage's `[B]` if known."""
         rows, queries, scale = retrieved.batch.rows, retrieved.embeddings, self.model.config.score_scale
-        if self.retriever.embeddings is None:
-            scores = torch.from_numpy(retrieved.batch.scores).to(queries.device) * scale
-        else:  # an index may compress: its scores find passages, but no probability rests on them
-            stored = torch.from_numpy(self.retriever.beam_embeddings(rows)).to(queries.device)
-            scores = relevance_scores(queries, stored, scale)
-        absent = torch.from_numpy(rows == ABSENT).to(scores.device)
-        scores = scores.masked_fill(absent, -torch.inf)
-        null = self.retriever.null_embedding()
+        null, stored = self.retriever.null_embedding(), self.retriever.embeddings is not None
+        # An index may compress: its scores find passages, but no probability rests on them.
+        beam = self.retriever.beam_embeddings(rows) if stored else retrieved.batch.scores
+        arrays = {"beam": beam, "absent": rows == ABSENT, **({} if null is None else {"null": null})}
+        sent = to_device(arrays, queries.device)
+        scores = relevance_scores(queries, sent["beam"], scale) if stored else sent["beam"] * scale
+        scores = scores.masked_fill(sent["absent"], -torch.inf)
         if null is None:
             return scores, torch.softmax(in_float64(scores), -1).nan_to_num(0.0).cpu().numpy(), None
-        embedded = torch.from_numpy(null).to(queries.device).expand(len(queries), 1, -1)
-        beam = torch.cat([relevance_scores(queries, embedded, scale), scores], dim=-1)
-        shares = torch.softmax(in_float64(beam), -1).cpu().numpy()
+        of_null = relevance_scores(queries, sent["null"].expand(len(queries), 1, -1), scale)
+        shares = torch.softmax(in_float64(torch.cat([of_null, scores], dim=-1)), -1).cpu().numpy()
         return scores, shares[:, 1:], shares[:, 0]
 
     @contextmanager

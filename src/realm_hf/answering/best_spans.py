@@ -8,10 +8,10 @@ a handful as a rule) are handed on to be compared as strings.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from typing import Self
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from ..losses import span_log_softmax
 from ..modeling_outputs import SpanScores
@@ -42,6 +42,11 @@ class SpanTable:
     end: np.ndarray
     probability: np.ndarray
     score: np.ndarray
+
+    @classmethod
+    def of(cls, columns: np.ndarray) -> Self:
+        """From float64 `[5, S]`, in the order above."""
+        return cls(*columns[:3].astype(np.int64), *columns[3:])
 
 
 @dataclass(frozen=True)
@@ -97,24 +102,27 @@ def best_spans(
         spans = replace(spans, **{column.name: getattr(spans, column.name).cpu() for column in fields(spans)})
         relevance, pair_question, input_ids = relevance.cpu(), pair_question.cpu(), input_ids.cpu()
     scores = spans.logits.double() + relevance[spans.pair]
+    if not len(scores):
+        return _nothing_found(num_questions, len(pair_question))
     question = pair_question[spans.pair]
     probabilities = span_log_softmax(scores, question, num_questions).exp()
 
-    def table(chosen: torch.Tensor, sums: torch.Tensor | None = None) -> SpanTable:
+    def table(chosen: torch.Tensor, sums: torch.Tensor | None = None) -> torch.Tensor:
+        """The columns of a [`SpanTable`], float64 `(5, S)`; T in `chosen` stands for no span."""
         present = chosen < len(scores)
-        at = chosen[present]
+        at = chosen.where(present, 0)
 
-        def column(values: torch.Tensor, absent: float) -> np.ndarray:
-            full = values.new_full((len(chosen),), absent)
-            full[present] = values[at]
-            return full.cpu().numpy()
+        def column(values: torch.Tensor, absent: float) -> torch.Tensor:
+            return values[at].double().where(present, absent)
 
-        return SpanTable(
-            pair=column(spans.pair, -1),
-            start=column(spans.start, 0),
-            end=column(spans.end, 0),
-            probability=column(probabilities, 0.0) if sums is None else sums.cpu().numpy(),
-            score=column(scores, -np.inf),
+        return torch.stack(
+            [
+                column(spans.pair, -1),
+                column(spans.start, 0),
+                column(spans.end, 0),
+                column(probabilities, 0.0) if sums is None else sums,
+                column(scores, -torch.inf),
+            ]
         )
 
     # [T]: number of each span by joint input, width, start; `spans` are by joint input, start, width
@@ -124,31 +132,53 @@ def best_spans(
     share = probabilities.new_zeros(len(pair_question)).index_add(0, spans.pair, probabilities)
     kind, first = _equal_runs(spans, question, input_ids)
     sums = probabilities.new_zeros(len(first)).index_add(0, kind, probabilities)
-    kept = sums >= _SMALLEST_SUM
     answered = best < len(scores)
-    kept[kind[best[answered]]] = True
-    string_of_best = torch.full_like(best, -1)
-    string_of_best[answered] = (kept.cumsum(0) - 1)[kind[best[answered]]]
-    return BestSpans(
+    kind_of_best = kind[best.where(answered, 0)]
+    is_best = torch.zeros_like(first).index_add(0, kind_of_best, answered.long()) > 0
+    kept = (sums >= _SMALLEST_SUM) | is_best
+    strings = kept.nonzero().flatten()
+    found = _read(
         of_question=table(best),
         of_pair=table(_first_largest(scores, spans.pair, len(pair_question), place)),
-        share=share.cpu().numpy(),
-        strings=table(first[kept], sums[kept]),
-        string_question=question[first[kept]].cpu().numpy(),
-        string_of_best=string_of_best.cpu().numpy(),
+        share=share,
+        strings=table(first[strings], sums[strings]),
+        string_question=question[first[strings]],
+        string_of_best=(kept.cumsum(0) - 1)[kind_of_best].where(answered, -1),
     )
+    return BestSpans(
+        of_question=SpanTable.of(found["of_question"]),
+        of_pair=SpanTable.of(found["of_pair"]),
+        share=found["share"],
+        strings=SpanTable.of(found["strings"]),
+        string_question=found["string_question"].astype(np.int64),
+        string_of_best=found["string_of_best"].astype(np.int64),
+    )
+
+
+def _read(**tensors: torch.Tensor) -> dict[str, np.ndarray]:
+    """Tensors by name as float64 arrays of their shapes; their device is waited for once."""
+    everything = torch.cat([tensor.flatten().double() for tensor in tensors.values()]).cpu().numpy()
+    pieces = np.split(everything, np.cumsum([tensor.numel() for tensor in tensors.values()])[:-1])
+    return {name: piece.reshape(tensor.shape) for (name, tensor), piece in zip(tensors.items(), pieces, strict=True)}
+
+
+def _nothing_found(questions: int, pairs: int) -> BestSpans:
+    def absent(count: int) -> SpanTable:
+        return SpanTable.of(np.repeat([[-1.0], [0.0], [0.0], [0.0], [-np.inf]], count, axis=1))
+
+    none = np.zeros(0, np.int64)
+    return BestSpans(absent(questions), absent(pairs), np.zeros(pairs), absent(0), none, np.full(questions, -1))
 
 
 def _first_largest(scores: torch.Tensor, segment: torch.Tensor, segments: int, place: torch.Tensor) -> torch.Tensor:
     """Index of each segment's largest score, `(segments,)`; T in one without any. Of equal ones the lowest place."""
     largest = scores.new_full((segments,), -torch.inf).scatter_reduce(0, segment, scores, "amax")
-    tied = (scores == largest[segment]).nonzero().flatten()
-    tied = tied[place[tied].argsort()]
-    # Places differ, so the first of a segment's is its first entry in `tied`.
-    order = torch.arange(len(tied), device=scores.device)
-    first = torch.full((segments,), len(tied), dtype=torch.long, device=scores.device)
-    first = first.scatter_reduce(0, segment[tied], order, "amin")
-    return F.pad(tied, (0, 1), value=len(scores))[first]
+    behind = torch.iinfo(torch.long).max
+    tied = place.where(scores == largest[segment], behind)
+    lowest = place.new_full((segments,), behind).scatter_reduce(0, segment, tied, "amin")
+    # Places differ, so this is one span of each segment that has any.
+    chosen = torch.arange(len(scores), device=scores.device).where(place == lowest[segment], len(scores))
+    return place.new_full((segments,), len(scores)).scatter_reduce(0, segment, chosen, "amin")
 
 
 def _equal_runs(
@@ -156,7 +186,7 @@ def _equal_runs(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Distinct runs of wordpieces a question: the number of each span's `(T,)`, and the first span of each `(G,)`."""
     widths = spans.end - spans.start
-    widest = int(widths.max()) + 1 if len(widths) else 0
+    widest = int(widths.max()) + 1
     # Entry [w, p, i] is the hash of the w + 1 ids from position i on: int64 arithmetic modulo 2^64.
     hashes = torch.zeros((widest, *input_ids.shape), dtype=torch.long, device=input_ids.device)
     for width in range(widest):

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ..host_facts import ReaderFacts
+from ..transfer import to_device
 from .collators import ABSENT, pad_rows
 from .flat_arrays import scatter_rows
 from .vocabulary import SpecialTokens
@@ -62,7 +64,11 @@ class ReaderBatch:
             each `[P, L]`.
         """
         names = ("input_ids", "attention_mask", "token_type_ids", "block_mask")
-        return {name: torch.from_numpy(getattr(self, name)).to(device) for name in names}
+        return to_device({name: getattr(self, name) for name in names}, device)
+
+    def facts(self) -> ReaderFacts:
+        """What the reader need not ask a device: `reader.score_spans(..., facts=batch.facts())`."""
+        return ReaderFacts.of(self.input_ids, self.attention_mask, self.block_mask)
 
 
 def make_reader_batch(

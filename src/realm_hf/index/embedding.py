@@ -15,6 +15,8 @@ import numpy as np
 import torch
 
 from ..encoding import CHUNK_TOKENS, plan_chunks
+from ..modeling_bert_tower import padding_mask
+from ..transfer import to_device
 from .faiss_index import check_finite
 
 if TYPE_CHECKING:
@@ -88,10 +90,10 @@ def embed_passages(
     with _evaluating(embedder):
         for positions in _batches(passages.lengths[numbers], max_tokens_per_batch or largest, smallest):
             batch = numbers[positions]
-            inputs = {
-                name: torch.from_numpy(array).to(embedder.device, non_blocking=True)
-                for name, array in passages.pad_candidates(batch).items()
-            }
+            padded = passages.pad_candidates(batch)
+            inputs: dict[str, torch.Tensor | None] = {**to_device(padded, embedder.device)}
+            mask = None if padded["attention_mask"].all() else inputs["attention_mask"]
+            inputs["attention_mask"] = padding_mask(embedder.realm, mask)
             embeddings = embedder(**inputs).projected_score.float().cpu().numpy()
             bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
             if len(bad):

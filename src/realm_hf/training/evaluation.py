@@ -9,7 +9,9 @@ import numpy as np
 import torch
 
 from realm_hf.data.passage_store import NULL_PASSAGE
+from realm_hf.host_facts import PreTrainingFacts
 from realm_hf.training.retrieval_ahead import encode_queries
+from realm_hf.transfer import to_device
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -137,9 +139,10 @@ def explain(
     """
     training = model.training
     model.eval()
-    batch = {name: tensor.to(model.device) for name, tensor in collator(list(zip(queries, rows, strict=True))).items()}
+    collated = collator(list(zip(queries, rows, strict=True)))
+    batch = to_device(collated, model.device)
     with torch.no_grad():
-        output = model(**batch)
+        output = model(**batch, facts=PreTrainingFacts.of(**collated))
         joint = {name.removeprefix("joint_"): t for name, t in batch.items() if name.startswith("joint_")}
         logits = model.encoder(**joint, mlm_positions=batch["mlm_positions"]).logits
     model.train(training)

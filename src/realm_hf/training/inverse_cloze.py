@@ -23,6 +23,7 @@ from torch import nn
 from realm_hf.data.collators import InverseClozeCollator
 from realm_hf.data.inverse_cloze import InverseClozeDataset
 from realm_hf.data.passages import PassageStore
+from realm_hf.host_facts import RowFacts
 from realm_hf.losses import full_precision, inverse_cloze_loss
 from realm_hf.modeling_realm import RealmEmbedder, RealmForPreTraining
 from realm_hf.tokenization_realm import RealmTokenizer
@@ -33,6 +34,7 @@ from realm_hf.training.data_order import DataOrder, step_positions
 from realm_hf.training.loop import TrainingLoop
 from realm_hf.training.optimization import make_accelerator
 from realm_hf.training.task import StepFigures
+from realm_hf.transfer import to_device
 
 
 class TwinTowers(nn.Module):
@@ -54,10 +56,14 @@ class TwinTowers(nn.Module):
         passage_input_ids: torch.Tensor,
         passage_attention_mask: torch.Tensor,
         passage_token_type_ids: torch.Tensor,
+        query_facts: RowFacts | None = None,
+        passage_facts: RowFacts | None = None,
     ) -> torch.Tensor:
         """Embeddings `[2, B, D]`: of the queries, and of their passages."""
-        queries = self.query_embedder.encode(query_input_ids, query_attention_mask)
-        passages = self.embedder.encode(passage_input_ids, passage_attention_mask, passage_token_type_ids)
+        queries = self.query_embedder.encode(query_input_ids, query_attention_mask, facts=query_facts)
+        passages = self.embedder.encode(
+            passage_input_ids, passage_attention_mask, passage_token_type_ids, facts=passage_facts
+        )
         return torch.stack([full_precision(queries), full_precision(passages)])
 
 
@@ -153,13 +159,17 @@ class InverseClozeTrainer(TrainingLoop):
         sums = torch.stack([loss.detach(), accuracy.to(loss)]) / self.world_size
         return StepFigures(sums, lambda t: {"loss": t[0], "accuracy": t[1], "data_seconds": data_seconds})
 
-    def _collate(self, positions: np.ndarray) -> dict[str, torch.Tensor]:
+    def _collate(self, positions: np.ndarray) -> dict[str, Any]:
         rows, epochs = self.order(positions)
         batch = self.collator([self.dataset.visit(int(r), int(e)) for r, e in zip(rows, epochs, strict=True)])
         groups = torch.from_numpy(self.passages.duplicate_groups[batch.pop("passage_ids").numpy()].astype(np.int64))
-        return {name: tensor.to(self.device) for name, tensor in {**batch, "groups": groups}.items()}
+        return {
+            **to_device({**batch, "groups": groups}, self.device),
+            "query_facts": RowFacts.of(batch["query_input_ids"], batch["query_attention_mask"]),
+            "passage_facts": RowFacts.of(batch["passage_input_ids"], batch["passage_attention_mask"]),
+        }
 
-    def _embed(self, module: nn.Module, chunk: dict[str, torch.Tensor]) -> torch.Tensor:
+    def _embed(self, module: nn.Module, chunk: dict[str, Any]) -> torch.Tensor:
         with self.autocast():
             return module(**{name: tensor for name, tensor in chunk.items() if name != "groups"})
 

@@ -31,6 +31,7 @@ from realm_hf.data.collators import pad_rows
 from realm_hf.data.open_qa import OpenQAExample
 from realm_hf.data.passages import PassageStore
 from realm_hf.data.vocabulary import SpecialTokens, encode_texts
+from realm_hf.host_facts import RowFacts
 from realm_hf.index.manifest import GenerationNotFoundError
 from realm_hf.modeling_realm import RealmEmbedder
 from realm_hf.modeling_realm_qa import RealmForOpenQA
@@ -57,6 +58,7 @@ from realm_hf.training.served_index import ServedIndex
 from realm_hf.training.swap_probes import SwapProbes
 from realm_hf.training.task import StepFigures
 from realm_hf.training.tracking import read_log
+from realm_hf.transfer import to_device
 
 logger = logging.getLogger(__name__)
 
@@ -248,10 +250,9 @@ class OpenQATrainer(TrainingLoop):
             self.beam = self.search(served.retriever, queries, ids, examples)
             return self.beam
 
-        input_ids, attention_mask = (
-            torch.from_numpy(array).to(self.device) for array in pad_rows(ids, self.special_tokens.pad)
-        )
-        return self.module(input_ids, attention_mask, search)
+        input_ids, attention_mask = pad_rows(ids, self.special_tokens.pad)
+        sent = to_device({"input_ids": input_ids, "attention_mask": attention_mask}, self.device)
+        return self.module(**sent, search=search, facts=RowFacts.of(input_ids, attention_mask))
 
     def after_step(self, step: int) -> dict[str, Any]:
         """Refresh and swap, where that is asked for."""

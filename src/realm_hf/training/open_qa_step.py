@@ -17,10 +17,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from realm_hf.host_facts import RowFacts
 from realm_hf.losses import relevance_scores, retriever_marginal_loss, span_marginal_loss
 from realm_hf.modeling_outputs import SpanScores
 from realm_hf.modeling_realm_qa import RealmForOpenQA
 from realm_hf.training.beams import Beam
+from realm_hf.transfer import to_device
 
 SUMS = ("loss", "retriever_loss", "reader_loss", "answerless", "reader_answerless", "span_accuracy")
 
@@ -72,31 +74,49 @@ class OpenQAStep(nn.Module):
         self.model = model
 
     def forward(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, search: Callable[[torch.Tensor], Beam]
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        search: Callable[[torch.Tensor], Beam],
+        facts: RowFacts | None = None,
     ) -> StepOutput:
         """
         Args:
             input_ids: `[CLS] question [SEP]`, int64 `[B, Lq]`, padded on the right.
             attention_mask: 1 at tokens, `[B, Lq]`.
             search: From query embeddings `[B, D]` to their [`Beam`].
+            facts: Of the questions, where the host knows them.
         """
-        queries = self.model.embed_questions(input_ids, attention_mask)
+        queries = self.model.embed_questions(input_ids, attention_mask, facts)
         beam = search(queries.detach())
-        device, count = queries.device, len(queries)
+        count = len(queries)
+        sent = to_device(
+            {
+                "embeddings": beam.embeddings,
+                "has_answer": beam.has_answer,
+                "present": beam.rows >= 0,
+                "question": beam.read.question,
+                "rank": beam.read.rank,
+                **beam.read.tensors(),
+            },
+            queries.device,
+        )
         # [B, S]
-        scores = relevance_scores(queries, torch.from_numpy(beam.embeddings).to(device), self.model.config.score_scale)
-        has_answer = torch.from_numpy(beam.has_answer).to(device)
-        present = torch.from_numpy(beam.rows >= 0).to(device)
-        retriever_loss = retriever_marginal_loss(scores, has_answer, present)
+        scores = relevance_scores(queries, sent["embeddings"], self.model.config.score_scale)
+        has_answer = sent["has_answer"]
+        retriever_loss = retriever_marginal_loss(scores, has_answer, sent["present"])
 
-        question, rank = (torch.from_numpy(place).to(device) for place in (beam.read.question, beam.read.rank))
-        inputs = beam.read.tensors(device)
         spans = self.model.reader.score_spans(
-            inputs["input_ids"], inputs["attention_mask"], inputs["token_type_ids"], inputs["block_mask"]
+            sent["input_ids"],
+            sent["attention_mask"],
+            sent["token_type_ids"],
+            sent["block_mask"],
+            facts=beam.read.facts(),
         )
         # [T]
-        logits = spans.logits + scores[question, rank][spans.pair]
-        correct, of_question = answers_among(spans, beam.gold, beam.read.input_ids.shape[1]), question[spans.pair]
+        logits = spans.logits + scores[sent["question"], sent["rank"]][spans.pair]
+        correct = answers_among(spans, beam.gold, beam.read.input_ids.shape[1])
+        of_question = sent["question"][spans.pair]
         reader_loss = span_marginal_loss(logits, correct, of_question, count)
         loss = (retriever_loss + reader_loss).sum()
         if len(logits) == 0:
@@ -127,13 +147,22 @@ def answers_among(spans: SpanScores, gold: np.ndarray, length: int) -> torch.Ten
     Returns:
         bool `[T]`. Answers that are no span of the reader, for instance wider ones, are among none.
     """
-    pair, start, end = torch.from_numpy(gold).to(spans.pair.device)
-    return torch.isin((spans.pair * length + spans.start) * length + spans.end, (pair * length + start) * length + end)
+    pair, start, end = gold
+    widest = int((end - start).max(initial=-1)) + 1
+    # One flag for each joint input, start and width up to that of the widest answer; the last is of all other spans.
+    flags = int(pair.max(initial=-1) + 1) * length * widest
+    places = {"places": (pair * length + start) * widest + end - start}
+    device = spans.pair.device
+    table = torch.zeros(flags + 1, dtype=torch.bool, device=device)
+    table[to_device(places, device)["places"]] = True
+    width = spans.end - spans.start
+    place = (spans.pair * length + spans.start) * widest + width
+    return table[torch.where((width < widest) & (place < flags), place, flags)]
 
 
 def _any_by(flags: torch.Tensor, question: torch.Tensor, count: int) -> torch.Tensor:
     """Whether any of a question's flags `[T]` is set, bool `[B]`."""
-    return torch.zeros(count, dtype=torch.bool, device=flags.device).index_put((question[flags],), flags.new_ones(()))
+    return torch.zeros(count, dtype=torch.long, device=flags.device).index_add(0, question, flags.long()) > 0
 
 
 def _best_is(correct: torch.Tensor, logits: torch.Tensor, question: torch.Tensor, count: int) -> torch.Tensor:

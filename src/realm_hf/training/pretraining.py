@@ -21,6 +21,7 @@ from realm_hf.data.collators import PreTrainingCollator
 from realm_hf.data.masking import MaskedQuery
 from realm_hf.data.passages import NULL_PASSAGE, PassageStore
 from realm_hf.data.sentences import SentenceStore
+from realm_hf.host_facts import PreTrainingFacts
 from realm_hf.modeling_realm import RealmForPreTraining
 from realm_hf.refresh.lock import TrainerLock
 from realm_hf.refresh.run_directory import RunDirectory
@@ -40,6 +41,7 @@ from realm_hf.training.run_retriever import name_model, save_run_retriever
 from realm_hf.training.served_index import ServedIndex
 from realm_hf.training.swap_probes import SwapProbes
 from realm_hf.training.task import StepFigures
+from realm_hf.transfer import to_device
 
 EXAMPLES_SHOWN = 5
 
@@ -213,10 +215,11 @@ class PreTrainer(TrainingLoop):
         }
         return StepFigures(torch.stack(figures).sum(0), lambda total: {**means(total), **facts})
 
-    def _collate(self, queries: list[MaskedQuery], rows: np.ndarray) -> dict[str, torch.Tensor]:
+    def _collate(self, queries: list[MaskedQuery], rows: np.ndarray) -> dict[str, Any]:
         # A rank or micro-batch without any example still takes part: DDP waits for everybody.
         pairs = list(zip(queries, rows, strict=True)) or [(self.placeholder, np.array([NULL_PASSAGE]))]
-        return {name: tensor.to(self.device) for name, tensor in self.collator(pairs).items()}
+        batch = self.collator(pairs)
+        return {**to_device(batch, self.device), "facts": PreTrainingFacts.of(**batch)}
 
     def _retriever_learns(self, step: int) -> bool:
         return step > self.args.freeze_retriever_steps and not self.args.detach_retrieval

@@ -22,9 +22,11 @@ import torch
 
 from realm_hf.data.collators import pad_rows
 from realm_hf.data.masking import MaskedQuery, Skip, example_rng, mask_example
+from realm_hf.host_facts import RowFacts
 from realm_hf.precision import autocast
 from realm_hf.retrieval_realm import RealmRetriever
 from realm_hf.training.data_order import DataOrder
+from realm_hf.transfer import to_device
 
 if TYPE_CHECKING:
     from realm_hf.data.sentences import SentenceStore
@@ -88,11 +90,13 @@ def encode_queries(embedder: RealmEmbedder, queries: Sequence[np.ndarray], *, bf
     """
     if not queries:
         return np.zeros((0, embedder.config.retriever_proj_size), dtype=np.float32)
-    input_ids, attention_mask = (torch.from_numpy(a).to(embedder.device) for a in pad_rows(queries, padding=0))
+    input_ids, attention_mask = pad_rows(queries, padding=0)
+    facts = RowFacts.of(input_ids, attention_mask)
+    sent = to_device({"input_ids": input_ids, "attention_mask": attention_mask}, embedder.device)
     training = embedder.training
     embedder.eval()
     with torch.no_grad(), autocast(embedder.device, bf16):
-        embeddings = embedder.encode(input_ids, attention_mask)
+        embeddings = embedder.encode(sent["input_ids"], sent["attention_mask"], facts=facts)
     embedder.train(training)
     return embeddings.float().cpu().numpy()
 
