@@ -26,8 +26,7 @@ import gradio as gr
 import transformers
 from fastapi.middleware import Middleware
 
-from realm_hf import RealmForOpenQA, RealmRetriever
-from realm_hf.answering import Answer, Evidence, QuestionAnswerer
+from realm_hf import Answer, Evidence, QuestionAnswerer, RealmForOpenQA, RealmRetriever
 
 ADDRESS = "127.0.0.1"
 TITLE = "REALM: ask, look behind the answer, change the knowledge"

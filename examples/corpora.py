@@ -11,9 +11,7 @@ from transformers import AutoConfig
 
 from realm_hf import RealmForPreTraining, RealmTokenizer
 from realm_hf.data import PassageStore, build_passages, load_documents, passages_from_rows
-from realm_hf.refresh.team import Team
-from realm_hf.training.callbacks import TrainingResult
-from realm_hf.training.signals import resume_command
+from realm_hf.training import Team, TrainingResult, resume_command
 
 
 @dataclass

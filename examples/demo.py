@@ -38,13 +38,15 @@ from factbook_task import (
     start_model,
 )
 from fetch_minilm import DEFAULT_FOLDER
-from realm_hf import RealmForPreTraining, RealmTokenizer
-from realm_hf.report import write_report
-from realm_hf.training.arguments import InverseClozeArguments, PreTrainingArguments
-from realm_hf.training.callbacks import LoopCallback
-from realm_hf.training.inverse_cloze import InverseClozeTrainer
-from realm_hf.training.loop import TrainingLoop
-from realm_hf.training.pretraining import PreTrainer
+from realm_hf import RealmForPreTraining, RealmTokenizer, write_report
+from realm_hf.training import (
+    InverseClozeArguments,
+    InverseClozeTrainer,
+    LoopCallback,
+    PreTrainer,
+    PreTrainingArguments,
+    TrainingLoop,
+)
 
 
 class RecallAtBothEnds(LoopCallback):

@@ -15,8 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from realm_hf.storage.files import write_json
-from realm_hf.training.callbacks import TrainingResult
+from realm_hf.training import TrainingResult
 
 T = TypeVar("T")
 
@@ -109,4 +108,7 @@ class Phases:
         return {**self.record["seconds"], "total": round(sum(self.record["seconds"].values()), 1)}
 
     def _write(self) -> None:
-        write_json(self.path, self.record)
+        # In one rename: a kill in between leaves the earlier record.
+        beside = self.path.with_name(f".tmp-{self.path.name}")
+        beside.write_text(json.dumps(self.record, indent=2) + "\n", encoding="utf-8")
+        beside.replace(self.path)

@@ -11,14 +11,9 @@ import numpy as np
 
 from demo_phases import Phases
 from factbook_task import KS, MAX_PASSAGE_LENGTH, MAX_QUERY_LENGTH, FactbookTask
-from realm_hf import RealmForOpenQA, RealmForPreTraining, RealmRetriever
-from realm_hf.answering import Answer, QuestionAnswerer
-from realm_hf.data.answer_matching import contains_answer, exact_match
-from realm_hf.data.factbook import FactbookQuestion
-from realm_hf.data.open_qa import OpenQAExample
-from realm_hf.data.passages import NULL_PASSAGE
-from realm_hf.training.arguments_open_qa import FineTuningArguments
-from realm_hf.training.open_qa import OpenQATrainer
+from realm_hf import Answer, QuestionAnswerer, RealmForOpenQA, RealmForPreTraining, RealmRetriever
+from realm_hf.data import NULL_PASSAGE, FactbookQuestion, OpenQAExample, contains_answer, exact_match
+from realm_hf.training import FineTuningArguments, OpenQATrainer
 
 # One answer in 25 is longer than the released 10 wordpieces.
 MAX_SPAN_WIDTH = 14

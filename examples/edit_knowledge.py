@@ -21,8 +21,7 @@ from pathlib import Path
 
 import transformers
 
-from realm_hf import RealmForOpenQA, RealmRetriever
-from realm_hf.answering import Answer, QuestionAnswerer
+from realm_hf import Answer, QuestionAnswerer, RealmForOpenQA, RealmRetriever
 from small_world import QUESTIONS, TRAINED_TOWNS, make_towns, small_world
 
 

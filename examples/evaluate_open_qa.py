@@ -8,6 +8,7 @@ The output directory then holds metrics.json, predictions.jsonl (a question a li
 expressions; `--questions` takes another copy of them. The corpus is the model's own, or `--retriever`.
 """
 
+import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,13 +18,16 @@ from tqdm import tqdm
 from transformers import AutoTokenizer
 
 from corpora import set_up_logging
-from realm_hf import RealmForOpenQA, RealmRetriever
-from realm_hf.answering import QuestionAnswerer
-from realm_hf.data.open_qa import OpenQAExample, load_questions
-from realm_hf.evaluation import evaluate_open_qa, write_predictions
-from realm_hf.report.answers import write_answer_report
-from realm_hf.storage.files import write_json
-from realm_hf.training.arguments import parse_arguments
+from realm_hf import (
+    QuestionAnswerer,
+    RealmForOpenQA,
+    RealmRetriever,
+    evaluate_open_qa,
+    write_answer_report,
+    write_predictions,
+)
+from realm_hf.data import OpenQAExample, load_questions
+from realm_hf.training import parse_arguments
 
 
 @dataclass(frozen=True)
@@ -120,8 +124,9 @@ def main() -> int:
             "processes": accelerator.num_processes,
         }
         write_predictions(result.records, output / "predictions.jsonl")
-        write_json(
-            output / "metrics.json", {**result.to_dict(), **told, "benchmark": asked.benchmark or asked.questions}
+        figures = {**result.to_dict(), **told, "benchmark": asked.benchmark or asked.questions}
+        (output / "metrics.json").write_text(
+            json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )
         report = write_answer_report(
             output, title=asked.benchmark or Path(str(asked.questions)).stem, limit=measures.report_questions

@@ -23,16 +23,8 @@ from tqdm import tqdm
 from transformers import AutoConfig
 
 from bm25 import bm25_rows
-from realm_hf import RealmEmbedder, RealmForPreTraining, RealmRetriever, RealmTokenizer
-from realm_hf.data.answer_matching import answer_tokens
-from realm_hf.data.open_qa import load_questions
-from realm_hf.data.passages import PassageStore
-from realm_hf.index.embedding import embed_passages
-from realm_hf.index.faiss_index import build_index
-from realm_hf.index.generations import GenerationStore
-from realm_hf.refresh.run_directory import RunDirectory
-from realm_hf.refresh.snapshots import list_snapshots, load_snapshot, snapshot_name
-from realm_hf.training.retrieval_ahead import encode_queries
+from realm_hf import RealmEmbedder, RealmForPreTraining, RealmRetriever, RealmTokenizer, build_index, embed_passages
+from realm_hf.data import PassageStore, answer_tokens, load_questions
 
 
 def load_embedder(name: str, pooler: str) -> RealmEmbedder:
@@ -52,40 +44,26 @@ def dense_rows(
     with tqdm(total=len(passages), desc=f"embedding for {name}", unit="passage") as bar:
         embeddings = embed_passages(embedder, passages, progress=lambda done, _: bar.update(done - bar.n))
     retriever = RealmRetriever(passages, tokenizer, index=build_index(embeddings), embeddings=embeddings)
-    return retrieved_rows(embedder, tokenizer, retriever, args, questions, k)
+    return retrieved_rows(embedder, retriever, args, questions, k)
 
 
 def retrieved_rows(
-    embedder: RealmEmbedder,
-    tokenizer: RealmTokenizer,
-    retriever: RealmRetriever,
-    args: argparse.Namespace,
-    questions: list[str],
-    k: int,
+    embedder: RealmEmbedder, retriever: RealmRetriever, args: argparse.Namespace, questions: list[str], k: int
 ) -> np.ndarray:
     """Rows int64 `[Q, k]` for questions that `embedder` embeds."""
-    ids = tokenizer(questions, truncation=True, max_length=args.max_query_length)["input_ids"]
-    queries = encode_queries(embedder, [np.asarray(i, np.int64) for i in ids])
+    queries = embedder.encode(questions, tokenizer=retriever.tokenizer, max_length=args.max_query_length)
     return np.asarray(retriever.retrieve(queries, k, null_passage=False).rows)
 
 
 def generations_rows(
-    folder: Path, args: argparse.Namespace, passages: PassageStore, questions: list[str], k: int
+    run: Path, args: argparse.Namespace, questions: list[str], k: int
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Name and rows of each generation that the run still has with its snapshot, oldest first."""
-    run = RunDirectory.open(folder)
-    tokenizer = RealmTokenizer.from_pretrained(run.tokenizer)
-    store = GenerationStore(run.index)
-    kept = {snapshot.name for snapshot in list_snapshots(run)}
-    for info in sorted(store.list(), key=lambda each: each.snapshot_step):
-        snapshot = snapshot_name(info.snapshot_step, info.epoch)
-        if snapshot not in kept:
-            continue
-        embedder = load_snapshot(run, snapshot)
-        with store.open(info.name) as generation:
-            retriever = RealmRetriever.from_generation(passages, generation, tokenizer)
-            found = retrieved_rows(embedder, tokenizer, retriever, args, questions, k)
-        yield f"step {info.snapshot_step}", found
+    folders = {path: int(path.name.split("-")[1]) for path in (run / "index").glob("step-*/")}
+    for folder, step in sorted(folders.items(), key=lambda item: item[1]):
+        retriever = RealmRetriever.from_pretrained(folder)
+        if retriever.embedder is not None:  # in pre-training it embeds queries, too
+            yield f"step {step}", retrieved_rows(retriever.embedder, retriever, args, questions, k)
 
 
 def main() -> None:
@@ -123,7 +101,7 @@ def main() -> None:
 
     table: dict[str, dict[str, float]] = {}
     if args.run is not None:
-        for name, found in generations_rows(args.run, args, passages, questions, k):
+        for name, found in generations_rows(args.run, args, questions, k):
             table[name] = recall(found)
     for pair in args.models:
         name, _, checkpoint = pair.partition("=")

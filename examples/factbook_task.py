@@ -13,14 +13,21 @@ import numpy as np
 from datasets import Dataset
 
 from bm25 import bm25_rows
-from realm_hf import RealmEmbedder, RealmForPreTraining, RealmRetriever, RealmTokenizer
-from realm_hf.data import Span, Tagger, tagger_from_name
-from realm_hf.data.factbook import FactbookQuestion, factbook_passages, factbook_questions, factbook_statements
-from realm_hf.data.passages import PassageStore, passages_from_rows
-from realm_hf.data.sentences import SentenceStore, build_sentences
-from realm_hf.index.embedding import embed_passages
-from realm_hf.index.faiss_index import build_index
-from realm_hf.training.evaluation import retrieval_ranks
+from realm_hf import RealmEmbedder, RealmForPreTraining, RealmRetriever, RealmTokenizer, build_index, embed_passages
+from realm_hf.data import (
+    FactbookQuestion,
+    PassageStore,
+    SentenceStore,
+    Span,
+    Tagger,
+    build_sentences,
+    factbook_passages,
+    factbook_questions,
+    factbook_statements,
+    passages_from_rows,
+    tagger_from_name,
+)
+from realm_hf.training import retrieval_ranks
 
 KS = (1, 5, 20)
 MAX_PASSAGE_LENGTH = 96

@@ -28,15 +28,9 @@ from corpora import (
     prepare_passages,
     set_up_logging,
 )
-from realm_hf import RealmEmbedder, RealmForOpenQA, RealmRetriever, RealmTokenizer
-from realm_hf.answering import QuestionAnswerer
-from realm_hf.data import PassageStore
-from realm_hf.data.open_qa import OpenQAExample, load_questions
-from realm_hf.training.arguments import parse_arguments
-from realm_hf.training.arguments_open_qa import FineTuningArguments
-from realm_hf.training.data_order import permute
-from realm_hf.training.open_qa import OpenQATrainer
-from realm_hf.training.optimization import make_accelerator
+from realm_hf import QuestionAnswerer, RealmEmbedder, RealmForOpenQA, RealmRetriever, RealmTokenizer
+from realm_hf.data import OpenQAExample, PassageStore, load_questions
+from realm_hf.training import FineTuningArguments, OpenQATrainer, make_accelerator, parse_arguments, permute
 
 SHOWN = 5
 

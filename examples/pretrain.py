@@ -26,15 +26,18 @@ from corpora import (
     prepare_passages,
     set_up_logging,
 )
-from realm_hf import RealmForPreTraining, RealmTokenizer
+from realm_hf import RealmForPreTraining, RealmTokenizer, write_report
 from realm_hf.data import PassageStore, SentenceStore, build_sentences, load_documents, tagger_from_name
-from realm_hf.report import write_report
-from realm_hf.training.arguments import InverseClozeArguments, PreTrainingArguments, parse_arguments
-from realm_hf.training.callbacks import TrainingResult
-from realm_hf.training.checkpoints import list_checkpoints
-from realm_hf.training.inverse_cloze import InverseClozeTrainer
-from realm_hf.training.optimization import make_accelerator
-from realm_hf.training.pretraining import PreTrainer
+from realm_hf.training import (
+    InverseClozeArguments,
+    InverseClozeTrainer,
+    PreTrainer,
+    PreTrainingArguments,
+    TrainingResult,
+    list_checkpoints,
+    make_accelerator,
+    parse_arguments,
+)
 
 
 @dataclass

@@ -21,10 +21,8 @@ from datasets import Dataset
 from factbook_task import start_model
 from fetch_minilm import DEFAULT_FOLDER
 from realm_hf import RealmForOpenQA, RealmTokenizer
-from realm_hf.data.open_qa import OpenQAExample
-from realm_hf.data.passages import PassageStore, passages_from_rows
-from realm_hf.training.arguments_open_qa import FineTuningArguments
-from realm_hf.training.open_qa import OpenQATrainer
+from realm_hf.data import OpenQAExample, PassageStore, passages_from_rows
+from realm_hf.training import FineTuningArguments, OpenQATrainer
 
 DEFAULT_WORLD = Path("runs/small_world")
 TRAINED_TOWNS, ASKED_TOWNS = 60, 12

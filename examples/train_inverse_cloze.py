@@ -22,10 +22,13 @@ from corpora import (
     prepare_passages,
     set_up_logging,
 )
-from realm_hf.storage.directories import StagedDirectory
-from realm_hf.training.arguments import InverseClozeArguments, parse_arguments
-from realm_hf.training.inverse_cloze import InverseClozeTrainer
-from realm_hf.training.optimization import make_accelerator
+from realm_hf.training import (
+    InverseClozeArguments,
+    InverseClozeTrainer,
+    make_accelerator,
+    parse_arguments,
+    save_trained_model,
+)
 
 
 @dataclass
@@ -52,9 +55,7 @@ def main() -> int:
     if result.interrupted:
         return end_interrupted(result, accelerator)
     if accelerator.is_main_process:
-        with StagedDirectory(run / "model", replace=True, place=trainer.place) as staged:
-            model.save_pretrained(staged.path)
-            tokenizer.save_pretrained(staged.path)
+        save_trained_model(trainer, tokenizer)
         print(f"Done at step {result.step}: {run / 'model'}")
     accelerator.end_training()
     return 0

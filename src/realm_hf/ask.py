@@ -34,7 +34,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         epilog="exit codes: 0 every question was dealt with, 4 MODEL or RETRIEVER cannot be used",
     )
     parser.add_argument("questions", nargs="*", metavar="QUESTION", help="a question; quote it")
-    parser.add_argument("--model", required=True, metavar="NAME", help="directory or Hub name of a RealmForOpenQA")
+    parser.add_argument(
+        "--model", required=True, metavar="NAME", help="run directory, directory or Hub name of a RealmForOpenQA"
+    )
     parser.add_argument(
         "--retriever", metavar="NAME", help="directory or Hub name of a RealmRetriever (default: MODEL)"
     )
@@ -88,10 +90,11 @@ def load_answerer(options: argparse.Namespace) -> QuestionAnswerer:
     from .answering import QuestionAnswerer
     from .configuration_realm import RealmConfig
     from .modeling_realm_qa import RealmForOpenQA
+    from .places import ANSWERING, find_model
     from .retrieval_realm import RealmRetriever
 
-    architectures = RealmConfig.from_pretrained(options.model).architectures or []
-    if "RealmForOpenQA" not in architectures:
+    architectures = RealmConfig.from_pretrained(find_model(options.model, ANSWERING)).architectures or []
+    if ANSWERING not in architectures:
         raise ValueError(
             f"{options.model} holds {', '.join(architectures) or 'no model'}, which cannot answer: name a "
             "RealmForOpenQA, which comes out of fine-tuning."

@@ -6,7 +6,8 @@ in both directions, and frozen so that neither optimizers nor DistributedDataPar
 come.
 """
 
-from typing import Any
+from os import PathLike
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,8 @@ from .host_facts import RowFacts
 from .losses import full_precision, relevance_scores
 from .modeling_bert_tower import RealmBertModel, UnreadPooler, UnreadPredictionHead, distinct_words, padding_mask
 from .modeling_outputs import RealmEmbedderOutput, RealmScorerOutput
+from .places import check_kind, find_model
+from .text_encoding import TextEncoder
 
 
 def flatten_candidates(tensor: torch.Tensor | None) -> torch.Tensor | None:
@@ -42,6 +45,18 @@ class RealmPreTrainedModel(FromBertModel):
 
     config: RealmConfig
     base_model_prefix = "realm"
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | PathLike[str] | None, *model_args: Any, **kwargs: Any
+    ) -> Self:
+        """As in transformers; a run directory stands for its `model` folder, see [`~places.find_model`]."""
+        place = pretrained_model_name_or_path and find_model(pretrained_model_name_or_path, cls.__name__)
+        loaded: Any = super().from_pretrained(place, *model_args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        # What came from the Hub shows only now what it is.
+        check_kind(cls.__name__, model.config.architectures or [], str(place))
+        return loaded
 
     def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict[str, str]:
         """A head's two biases are one parameter whatever `tie_word_embeddings` says, as in the port."""
@@ -90,7 +105,7 @@ class RealmScorerProjection(nn.Module):
             return self.dropout(normed)
 
 
-class RealmEmbedder(RealmPreTrainedModel):
+class RealmEmbedder(TextEncoder, RealmPreTrainedModel):
     r"""
     A tower that embeds queries or passages: Embed(x) = LayerNorm(W tanh(pooler(BERT_CLS(x)))).
 
@@ -184,7 +199,7 @@ class RealmEmbedder(RealmPreTrainedModel):
             assert self.realm.pooler is not None
             initialize_projection(self.realm.pooler.dense, self.cls.dense, torch.Generator().manual_seed(start.seed))
 
-    def encode(
+    def encode_tokens(
         self,
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
@@ -193,7 +208,8 @@ class RealmEmbedder(RealmPreTrainedModel):
         facts: RowFacts | None = None,
     ) -> torch.Tensor:
         """
-        Embeddings of rows of unequal length without work on padding; see [`~encoding.ragged_apply`].
+        Embeddings of rows of unequal length without work on padding; see [`~encoding.ragged_apply`]. `encode` of token
+        ids is this.
 
         Args:
             input_ids (`torch.LongTensor` of shape `(N, L)`): Token ids, N >= 1, padded on the right.

@@ -10,7 +10,6 @@ import copy
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Self, cast
 
 import numpy as np
@@ -22,6 +21,7 @@ from .index.embedding import embed_passages
 from .index.overlay import EditedEmbeddings, EditedIndex, Overlay
 from .index.retriever_files import RetrieverFiles
 from .index.selection import Served
+from .index.towers import Tower, TowerSource
 from .modeling_embedder import RealmEmbedder
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ __all__ = ["EditCounts", "KnowledgeEdits"]
 
 # One for all retrievers, held while a few dictionaries are copied: a lock in each would keep them from being pickled.
 _EDITING = threading.Lock()
-_LOADING = threading.Lock()
 _PROBES = 4
 # float16 storage and bfloat16 builds move an embedding by a few hundredths of its length.
 _TOWER_TOLERANCE = 0.1
@@ -61,7 +60,8 @@ class KnowledgeEdits:
 
     tokenizer: PreTrainedTokenizerBase | None
     _corpus: Corpus
-    _tower: _Tower
+    _tower: Tower
+    _query_tower: Tower
 
     def _served_index(self) -> Served:
         raise NotImplementedError
@@ -75,8 +75,17 @@ class KnowledgeEdits:
         return self._tower.get()
 
     @embedder.setter
-    def embedder(self, embedder: RealmEmbedder | Path | None) -> None:
-        self._tower = _Tower(embedder)
+    def embedder(self, embedder: TowerSource) -> None:
+        self._tower = Tower(embedder)
+
+    @property
+    def query_embedder(self) -> RealmEmbedder | None:
+        """The query tower, loaded when it is first asked for; editing passages leaves it alone."""
+        return self._query_tower.get()
+
+    @query_embedder.setter
+    def query_embedder(self, query_embedder: TowerSource) -> None:
+        self._query_tower = Tower(query_embedder)
 
     @property
     def edits(self) -> EditCounts:
@@ -256,20 +265,6 @@ class KnowledgeEdits:
         if len(np.unique(asked)) != len(asked):
             raise ValueError(f"A row comes twice in {asked.tolist()}: give each once.")
         return asked
-
-
-class _Tower:
-    """A passage tower, or where it lies; snapshots of a retriever share one, so that it is loaded once."""
-
-    def __init__(self, source: RealmEmbedder | Path | None):
-        self._source = source
-
-    def get(self) -> RealmEmbedder | None:
-        with _LOADING:
-            if isinstance(self._source, Path):
-                loaded: RealmEmbedder = RealmEmbedder.from_pretrained(self._source, use_safetensors=True).eval()
-                self._source = loaded
-            return self._source
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from .data.passages import NULL_PASSAGE, PassageStore
@@ -25,11 +25,12 @@ from .index.edited_corpus import EditedCorpus
 from .index.faiss_index import ABSENT, build_index
 from .index.hub_retriever import HubRetriever
 from .index.reader_inputs import ReaderInputs
-from .index.retriever_files import load_retriever_files, save_retriever_files
+from .index.retriever_files import RetrieverFiles, save_retriever_files
 from .index.selection import RetrievalBatch, SearchStats, Served, as_queries, select_candidates
-from .index.whose_files import is_own_retriever
-from .legacy.retriever import load_published_or_old
+from .index.text_search import SearchResult, search_texts
+from .index.towers import TowerSource
 from .retrieval_edits import KnowledgeEdits
+from .retriever_sources import find_retriever
 
 if TYPE_CHECKING:
     import faiss
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from .index.generations import Generation
     from .modeling_embedder import RealmEmbedder
 
-__all__ = ["ABSENT", "NULL_PASSAGE", "RealmRetriever", "RetrievalBatch", "SearchStats"]
+__all__ = ["ABSENT", "NULL_PASSAGE", "RealmRetriever", "RetrievalBatch", "SearchResult", "SearchStats"]
 
 logger = logging.get_logger(__name__)
 
@@ -61,6 +62,7 @@ class RealmRetriever(KnowledgeEdits, ReaderInputs, BeamEmbeddings, HubRetriever)
         embedder ([`RealmEmbedder`], *optional*): The passage tower that the embeddings come from (or the directory
             that it was saved in, from which it is loaded when it is first needed), for the null passage's and those of
             passages that are added.
+        query_embedder ([`RealmEmbedder`], *optional*): The query tower, for [`search`]; given as `embedder` is.
 
     Attributes:
         search_stats ([`SearchStats`]): Running totals.
@@ -68,8 +70,10 @@ class RealmRetriever(KnowledgeEdits, ReaderInputs, BeamEmbeddings, HubRetriever)
 
     Example:
     ```python
-    >>> retriever = RealmRetriever(passages, index=build_index(embeddings), embeddings=embeddings)
-    >>> retriever.retrieve(queries, k=8, exclude=sentences).rows.shape
+    >>> retriever = RealmRetriever.from_pretrained("runs/mine")
+    >>> for passage in retriever.search("[MASK] is the capital of Nicaragua.", k=5):
+    ...     print(f"{passage.score:6.2f}  {passage.title}: {passage.text}")
+    >>> retriever.retrieve(query_embeddings, k=8, exclude=sentences).rows.shape
     (12, 8)
     ```
     """
@@ -83,12 +87,14 @@ class RealmRetriever(KnowledgeEdits, ReaderInputs, BeamEmbeddings, HubRetriever)
         embeddings: np.ndarray | None = None,
         generation_name: str | None = None,
         threads: int | None = None,
-        embedder: RealmEmbedder | Path | None = None,
+        embedder: TowerSource = None,
+        query_embedder: TowerSource = None,
     ):
         self.passages = passages
         self.tokenizer = tokenizer
         self.threads = threads
         self.embedder = embedder
+        self.query_embedder = query_embedder
         self.fingerprints: dict[str, str] = {}
         self._null_embedding = NullEmbedding()
         self.search_stats = SearchStats()
@@ -111,6 +117,7 @@ class RealmRetriever(KnowledgeEdits, ReaderInputs, BeamEmbeddings, HubRetriever)
         *,
         threads: int | None = None,
         embedder: RealmEmbedder | None = None,
+        query_embedder: RealmEmbedder | None = None,
     ) -> Self:
         """
         A retriever over an open generation, which stays the caller's to close.
@@ -121,9 +128,10 @@ class RealmRetriever(KnowledgeEdits, ReaderInputs, BeamEmbeddings, HubRetriever)
             tokenizer (`PreTrainedTokenizerBase`, *optional*): As for the class.
             threads (`int`, *optional*): As for the class.
             embedder ([`RealmEmbedder`], *optional*): As for the class.
+            query_embedder ([`RealmEmbedder`], *optional*): As for the class.
         """
         retriever = cls(passages, tokenizer, index=generation.index, threads=threads)
-        retriever.swap(generation, embedder)
+        retriever.swap(generation, embedder, query_embedder)
         return retriever
 
     def __len__(self) -> int:
@@ -156,7 +164,12 @@ class RealmRetriever(KnowledgeEdits, ReaderInputs, BeamEmbeddings, HubRetriever)
             self._attached = True
         return self._corpus.dataset
 
-    def swap(self, generation: Generation, embedder: RealmEmbedder | None = None) -> None:
+    def swap(
+        self,
+        generation: Generation,
+        embedder: RealmEmbedder | None = None,
+        query_embedder: RealmEmbedder | None = None,
+    ) -> None:
         """
         Search another generation from now on. A search that runs in another thread ends on the one it began with.
 
@@ -164,6 +177,7 @@ class RealmRetriever(KnowledgeEdits, ReaderInputs, BeamEmbeddings, HubRetriever)
             generation ([`Generation`]): Over the same passages.
             embedder ([`RealmEmbedder`], *optional*): Its passage tower. Without one the retriever has none from now
                 on: the earlier tower's embeddings would not belong to this generation.
+            query_embedder ([`RealmEmbedder`], *optional*): The query tower, likewise.
 
         Raises:
             ValueError: If it was built from other passages, or the knowledge was edited.
@@ -180,7 +194,7 @@ class RealmRetriever(KnowledgeEdits, ReaderInputs, BeamEmbeddings, HubRetriever)
                 "numbers mean other texts."
             )
         self._serve(Served(self._corpus, generation.index, generation.embeddings, generation.name))
-        self.embedder = embedder
+        self.embedder, self.query_embedder = embedder, query_embedder
 
     def _serve(self, served: Served) -> None:
         served.check()
@@ -244,10 +258,43 @@ class RealmRetriever(KnowledgeEdits, ReaderInputs, BeamEmbeddings, HubRetriever)
             )
         return batch
 
+    @overload
+    def search(  # type: ignore[overload-overlap]  # a str is a sequence of str, and the first that fits is taken
+        self, queries: str, k: int = 5, *, batch_size: int = 32, show_progress_bar: bool = False
+    ) -> SearchResult: ...
+
+    @overload
+    def search(
+        self, queries: Sequence[str], k: int = 5, *, batch_size: int = 32, show_progress_bar: bool = False
+    ) -> list[SearchResult]: ...
+
+    def search(
+        self, queries: str | Sequence[str], k: int = 5, *, batch_size: int = 32, show_progress_bar: bool = False
+    ) -> SearchResult | list[SearchResult]:
+        """
+        The passages that answer best to each query: text in, passages out. The query tower embeds it.
+
+        Args:
+            queries (`str` or sequence of `str`): One or any number. `[MASK]` is the token, as in pre-training.
+            k (`int`, *optional*, defaults to 5): Passages of each, without copies of one text.
+            batch_size (`int`, *optional*, defaults to 32): Queries that are embedded at once.
+            show_progress_bar (`bool`, *optional*, defaults to `False`): Show one, of queries.
+
+        Returns:
+            [`SearchResult`] for a `str`, else a list of them.
+
+        Raises:
+            TypeError: If a query is no string.
+            ValueError: If there is no index, query tower or tokenizer, or the tower is not the index's.
+        """
+        texts = [queries] if isinstance(queries, str) else list(queries)
+        found = search_texts(self.snapshot(), texts, k, batch_size=batch_size, show_progress_bar=show_progress_bar)
+        return found[0] if isinstance(queries, str) else found
+
     def save_pretrained(self, save_directory: str | Path) -> None:
         """
-        Write passages, embeddings, index, tokenizer and passage tower into a directory, which may hold a model beside
-        them.
+        Write passages, embeddings, index, tokenizer and towers into a directory, which may hold a model beside them: a
+        query tower that is the model's is not written again.
 
         Edits are worked in: the passages are numbered anew in the order of their rows, without the removed ones
         ([`live_rows`]). This retriever keeps its rows, also where the directory is its own.
@@ -262,9 +309,10 @@ class RealmRetriever(KnowledgeEdits, ReaderInputs, BeamEmbeddings, HubRetriever)
         """
         folder, served = Path(save_directory), self._served_index()
         if isinstance(served.corpus, EditedCorpus):
-            save_retriever_files(folder, CompactedFiles.of(served.corpus, served.name), self.embedder)
+            content: RetrieverFiles | CompactedFiles = CompactedFiles.of(served.corpus, served.name)
         else:
-            save_retriever_files(folder, self.files(), self.embedder)
+            content = self.files()
+        save_retriever_files(folder, content, self.embedder, self.query_embedder)
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(folder)
 
@@ -281,11 +329,13 @@ class RealmRetriever(KnowledgeEdits, ReaderInputs, BeamEmbeddings, HubRetriever)
         **hub: Any,
     ) -> Self:
         """
-        Load what [`save_pretrained`] wrote, or what was published: equal to the original bit for bit. A passage tower
-        that was saved is loaded when it is first needed.
+        Load the retriever of a run, what [`save_pretrained`] wrote, or what was published: equal to the original bit
+        for bit. Towers are loaded when they are first needed.
 
         Args:
-            pretrained_model_name_or_path (`str` or `Path`): A directory, or the name of a model's or a dataset's
+            pretrained_model_name_or_path (`str` or `Path`): A run directory (the retriever that it left beside its
+                model; until then its newest generation), one generation of it (`RUN/index/step-...`), a directory
+                with a saved retriever, such as the `model` folder of a run, or the name of a model's or a dataset's
                 repository on the Hub. Checkpoints of transformers 4 (`google/realm-orqa-nq-openqa`) load as they are.
             revision (`str`, *optional*): A branch, tag or commit of the repository.
             index (`bool` or `str`, *optional*, defaults to `True`): Of a publication: its default index, the name of
@@ -306,33 +356,13 @@ class RealmRetriever(KnowledgeEdits, ReaderInputs, BeamEmbeddings, HubRetriever)
             CorruptGenerationError: If a file was changed (found with `"sha256"` only).
             IndexFileError: If the index file is none that may be loaded.
         """
-        folder = Path(pretrained_model_name_or_path)
-        if not is_own_retriever(folder):
-            found = load_published_or_old(
-                pretrained_model_name_or_path, revision=revision, index=index, mmap=mmap, **hub
-            )
-            retriever = cls(
-                found.passages,
-                found.tokenizer,
-                index=found.index,
-                embeddings=None if found.index is None else found.embeddings,
-                generation_name=found.generation_name,
-                threads=threads,
-                embedder=found.embedder,
-            )
-            retriever.fingerprints = found.fingerprints
-            return retriever
-        files = load_retriever_files(folder, mmap=mmap, verify=verify)
-        tokenizer = AutoTokenizer.from_pretrained(folder) if (folder / "tokenizer_config.json").exists() else None
-        return cls(
-            files.passages,
-            tokenizer,
-            index=files.index,
-            embeddings=files.embeddings,
-            generation_name=files.generation_name,
-            threads=threads,
-            embedder=files.embedder,
+        parts = find_retriever(
+            pretrained_model_name_or_path, revision=revision, index=index, mmap=mmap, verify=verify, **hub
         )
+        arguments = {name: part for name, part in vars(parts).items() if name != "fingerprints"}
+        retriever = cls(**arguments, threads=threads)
+        retriever.fingerprints = parts.fingerprints
+        return retriever
 
     def _served_index(self) -> Served:
         served = self._served

@@ -1,8 +1,12 @@
 """BERT's WordPiece tokenizer with the candidate axis of REALM."""
 
-from typing import Any
+from os import PathLike
+from pathlib import Path
+from typing import Any, Self
 
 from transformers import BatchEncoding, BertTokenizer
+
+from .places import TOKENIZER_FOLDER, is_run
 
 
 class RealmTokenizer(BertTokenizer):
@@ -11,6 +15,13 @@ class RealmTokenizer(BertTokenizer):
 
     It loads any BERT vocabulary, and what `RealmTokenizer` or `RealmTokenizerFast` of transformers 4.57.6 saved.
     """
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], *inputs: Any, **kwargs: Any) -> Self:
+        """As in transformers; of a run directory it is RUN/tokenizer, which made the passages."""
+        folder = Path(pretrained_model_name_or_path)
+        place = folder / TOKENIZER_FOLDER if is_run(folder) else pretrained_model_name_or_path
+        return super().from_pretrained(place, *inputs, **kwargs)
 
     def batch_encode_candidates(
         self,

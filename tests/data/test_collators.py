@@ -5,14 +5,9 @@ import pytest
 import torch
 
 from realm_hf import RealmForPreTraining, RealmTokenizer
-from realm_hf.data import (
-    InverseClozeCollator,
-    InverseClozeDataset,
-    InverseClozeExample,
-    PreTrainingCollator,
-    example_rng,
-    mask_example,
-)
+from realm_hf.data.collators import InverseClozeCollator, PreTrainingCollator
+from realm_hf.data.inverse_cloze import InverseClozeDataset, InverseClozeExample
+from realm_hf.data.masking import example_rng, mask_example
 
 
 @pytest.fixture

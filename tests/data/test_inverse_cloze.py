@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from realm_hf.data import InverseClozeDataset, build_passages, split_rows
+from realm_hf.data import build_passages
+from realm_hf.data.inverse_cloze import InverseClozeDataset, split_rows
 
 
 def sentences_of(passages, row):

@@ -5,7 +5,8 @@ from copy import deepcopy
 import numpy as np
 import pytest
 
-from realm_hf.data import MaskedQuery, Skip, SpecialTokens, example_rng, mask_example
+from realm_hf.data.masking import MaskedQuery, Skip, example_rng, mask_example
+from realm_hf.data.vocabulary import SpecialTokens
 
 SPECIAL = SpecialTokens(pad=0, cls=2, sep=3, mask=4)
 IDS = np.arange(100, 120)

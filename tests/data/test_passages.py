@@ -12,8 +12,9 @@ import pytest
 from datasets import Dataset
 
 from realm_hf import RealmTokenizer
-from realm_hf.data import PassageStore, build_passages, passages_from_rows, split_sentences
+from realm_hf.data import PassageStore, build_passages, passages_from_rows
 from realm_hf.data.packing import LONGEST_WORD, cut_long_words
+from realm_hf.data.sentence_splitter import split_sentences
 
 
 def ids_of(tokenizer, text):

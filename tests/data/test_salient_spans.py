@@ -7,17 +7,12 @@ import pytest
 import torch
 from transformers import BertConfig, BertForTokenClassification
 
-from realm_hf.data import (
-    CombinedTagger,
-    DateTagger,
-    HubTagger,
-    RuleTagger,
-    SpacyTagger,
-    Span,
-    merge_spans,
-    tagger_from_name,
-)
-from realm_hf.data.spans import spans_to_wordpieces
+from realm_hf.data import Span, tagger_from_name
+from realm_hf.data.date_tagger import DateTagger
+from realm_hf.data.model_taggers import HubTagger, SpacyTagger
+from realm_hf.data.rule_tagger import RuleTagger
+from realm_hf.data.salient_spans import CombinedTagger
+from realm_hf.data.spans import merge_spans, spans_to_wordpieces
 
 
 def found(tagger, text, label=None):

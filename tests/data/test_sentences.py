@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from realm_hf.data import RuleTagger, SentenceStore, Span, build_sentences, split_sentences
+from realm_hf.data import SentenceStore, Span, build_sentences
+from realm_hf.data.rule_tagger import RuleTagger
+from realm_hf.data.sentence_splitter import split_sentences
 
 TEXTS = [
     "The capital is Paris. It is old. In 1789 King Louis of France lost it.",

@@ -76,6 +76,32 @@ def load_by_auto_classes(name: str, passages: str) -> dict:
     }
 
 
+def search(name: str, queries: list[str], **arguments) -> list:
+    return [
+        [result.titles, result.rows.tolist(), np.round(result.scores, 3).tolist()]
+        for result in RealmRetriever.from_pretrained(name, **arguments).search(queries, k=3)
+    ]
+
+
+def search_at_home(folder: str, queries: list[str], answers: bool = True) -> list:
+    model, retriever = made(folder, answers=answers)
+    retriever.query_embedder = model.embedder
+    return [
+        [result.titles, result.rows.tolist(), np.round(result.scores, 3).tolist()]
+        for result in retriever.search(queries, k=3)
+    ]
+
+
+def push_retriever(folder: str, repo_id: str) -> None:
+    model, retriever = made(folder)
+    retriever.query_embedder = model.embedder
+    retriever.push_to_hub(repo_id)
+
+
+def load_as_one_that_answers(name: str) -> None:
+    RealmForOpenQA.from_pretrained(name)
+
+
 def pretraining_scores(name: str | None, folder: str) -> list:
     if name is None:
         model, retriever = made(folder, answers=False)

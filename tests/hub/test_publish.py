@@ -191,6 +191,59 @@ def test_pre_trained_models_come_back_too(publisher, loader, folder):
     assert same_answers(loader.call("pretraining_scores", name="alice/pre", folder=folder), expected)
 
 
+QUERIES = ["Where lies the harbour?", "a road"]
+
+
+def close_search(found, expected) -> bool:
+    for (titles, rows, scores), (own_titles, own_rows, own_scores) in zip(found, expected, strict=True):
+        assert (titles, rows) == (own_titles, own_rows)
+        assert scores == pytest.approx(own_scores, abs=2e-3)
+    return True
+
+
+def test_model_and_passages_are_both_searched_by_the_fine_tuned_query_tower(loader, publisher, hub, folder, published):
+    expected = publisher.call("search_at_home", folder=folder, queries=QUERIES)
+
+    for name in (MODEL, DATA):
+        assert close_search(loader.call("search", name=name, queries=QUERIES), expected)
+    data = hub.repository(DATA, "dataset")
+    assert "query_embedder/model.safetensors" in data.commits[data.branches["main"]].files
+
+
+def test_in_one_repository_the_query_tower_is_the_models(loader, publisher, hub, folder):
+    publisher.call("publish_it", folder=folder, repo_id="alice/one-searched")
+    expected = publisher.call("search_at_home", folder=folder, queries=QUERIES)
+
+    assert close_search(loader.call("search", name="alice/one-searched", queries=QUERIES), expected)
+    one = hub.repository("alice/one-searched")
+    assert not [name for name in one.commits[one.branches["main"]].files if "query_embedder" in name]
+
+
+def test_a_pushed_retriever_brings_its_query_tower_when_it_is_searched(loader, publisher, hub, folder):
+    publisher.call("push_retriever", folder=folder, repo_id="alice/alone")
+    expected = publisher.call("search_at_home", folder=folder, queries=QUERIES)
+
+    assert close_search(loader.call("search", name="alice/alone", queries=QUERIES), expected)
+
+
+def test_a_shared_tower_is_published_once(loader, publisher, hub, folder):
+    names = {"repo_id": "alice/shared", "dataset_repo_id": "alice/shared-passages"}
+    publisher.call("publish_it", folder=folder, answers=False, **names)
+    expected = publisher.call("search_at_home", folder=folder, queries=QUERIES, answers=False)
+
+    assert close_search(loader.call("search", name="alice/shared-passages", queries=QUERIES), expected)
+    data = hub.repository("alice/shared-passages", "dataset")
+    assert not [name for name in data.commits[data.branches["main"]].files if "query_embedder" in name]
+
+
+def test_a_pretrained_repository_is_refused_as_a_model_that_answers(loader, publisher, folder):
+    publisher.call(
+        "publish_it", folder=folder, repo_id="alice/no-qa", dataset_repo_id="alice/no-qa-passages", answers=False
+    )
+    with pytest.raises(ClientFailedError, match=r"alice/no-qa holds a pre-trained model.*cannot answer yet"):
+        loader.call("load_as_one_that_answers", name="alice/no-qa")
+
+
 def test_weights_that_were_pushed_without_their_index_are_refused_unless_forced(publisher, folder):
     repo_id = "alice/pushed-on"
     publisher.call("publish_it", folder=folder, repo_id=repo_id, dataset_repo_id="alice/pushed-on-passages")

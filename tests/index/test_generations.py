@@ -19,6 +19,7 @@ from realm_hf.index.generations import (
     GenerationNotFoundError,
     GenerationStore,
 )
+from realm_hf.index.manifest import newest_generation
 from realm_hf.storage.directories import StagedDirectory
 
 FILES = ["embeddings.npy", "index.faiss", "generation.json"]
@@ -66,6 +67,18 @@ def test_opening_maps_and_does_not_read(store, write):
     assert isinstance(generation.embeddings, np.memmap) and not generation.embeddings.flags.writeable
     mapped = Path("/proc/self/maps").read_text(encoding="utf-8")
     assert all(str(generation.path / name) in mapped for name in ("embeddings.npy", "index.faiss"))
+
+
+def test_newest_is_by_epoch_then_by_step_then_by_time(store, write):
+    early = write(store, 900, epoch=1).info
+    earlier = write(store, 100, epoch=2).info
+    newest = write(store, 100, factory="SQ8", epoch=2).info
+    in_any_order = [newest, early, earlier]
+
+    assert newest_generation(in_any_order) == newest == store.list()[-1]
+    assert newest_generation(in_any_order, epoch=1) == early
+    assert newest_generation(in_any_order, factory="Flat") == earlier
+    assert newest_generation(in_any_order, epoch=3) is None
 
 
 def test_generations_are_listed_by_snapshot_and_epoch(store, write):

@@ -213,7 +213,7 @@ class GenerationStore:
                     continue  # collected between the two lines
                 except GenerationError as error:
                     logger.warning("Left out of the list: %s", error)
-        return sorted(found, key=lambda info: (info.epoch, info.snapshot_step, info.created))
+        return sorted(found, key=lambda info: info.recency)
 
     def open(self, name: str, verify: Literal["sizes", "sha256"] = "sizes") -> Generation:
         """

@@ -4,6 +4,7 @@
     passages/*.bin                           a [`PassageStore`]'s wordpieces and numbers, mapped as they are
     index/<name>.faiss                       one file, or parts `<name>.faiss-00000-of-00002`
     tokenizer/, embedder/                    the tokenizer, and the passage tower where the retriever has it
+    query_embedder/                          the query tower, where it is known and not the same
     realm_retriever.json                     the description, see [`HubManifest`]
 
 Wordpieces are published, although they could be made again from the texts: a custom splitter or a title that was cut

@@ -20,6 +20,7 @@ from .hub_manifest import DESCRIPTION, HubManifest
 from .published import check_fingerprint, query_tower_record
 from .published_tokenizer import check_tokenizer_files
 from .retriever_files import RetrieverFiles
+from .towers import query_tower_of, same_tower
 
 if TYPE_CHECKING:
     from .selection import Served
@@ -33,6 +34,7 @@ class HubRetriever:
     passages: PassageStore | Dataset
     tokenizer: PreTrainedTokenizerBase | None
     embedder: RealmEmbedder | None
+    query_embedder: RealmEmbedder | None
     fingerprints: dict[str, str]
 
     def _served_index(self) -> Served:
@@ -56,7 +58,7 @@ class HubRetriever:
         tags: list[str] | None = None,
     ) -> str:
         """
-        Publish passages, embeddings, index, tokenizer and passage tower as a dataset repository, in one commit.
+        Publish passages, embeddings, index, tokenizer and towers as a dataset repository, in one commit.
 
         The arguments are those of transformers' `push_to_hub`. [`~realm_hf.publishing.publish`] also sends the model,
         and writes cards from a run.
@@ -81,7 +83,8 @@ class HubRetriever:
         self.files()  # refuses a retriever without an index, or with edits, before anything is made
         push = Push(repo_id, "dataset", private=private, branch=revision, token=token, create_pr=create_pr)
         shard_bytes = parse_size(max_shard_size or "500MB")
-        manifest = add_retriever(push, self, ExportSettings(shard_bytes=shard_bytes))
+        settings = ExportSettings(shard_bytes=shard_bytes)
+        manifest = add_retriever(push, self, settings, query_tower=self.query_embedder)
         if not push.exists("README.md"):
             push.add("README.md", plain_card(push.repo_id, manifest, tags).encode())
         push.commit(commit_message or "Upload retriever", commit_description, owns=owned_by_retriever)
@@ -109,8 +112,7 @@ class HubRetriever:
             )
         if "query_tower" not in self.fingerprints:
             return
-        tower: Any = getattr(model, "query_embedder", None) or model.embedder
-        found = query_tower_record(tower)
+        found = query_tower_record(query_tower_of(model))
         if found["query_tower_dtype"] == self.fingerprints.get("query_tower_dtype"):
             check_fingerprint(
                 "The model's query tower", self.fingerprints["query_tower"], found["query_tower"], force=force
@@ -123,6 +125,7 @@ def add_retriever(
     settings: ExportSettings,
     *,
     tower: RealmEmbedder | None = None,
+    query_tower: RealmEmbedder | None = None,
     prefix: str = "",
 ) -> HubManifest:
     """
@@ -133,6 +136,7 @@ def add_retriever(
         retriever ([`RealmRetriever`]): What is published.
         settings ([`ExportSettings`]): How; tokenizer, tower and their fingerprints are added to it here.
         tower ([`RealmEmbedder`], *optional*): The passage tower; the retriever's by default.
+        query_tower ([`RealmEmbedder`], *optional*): The query tower; none where it lies beside them, in a model.
         prefix (`str`, *optional*): `"folder/"` to put them in a folder.
 
     Returns:
@@ -149,6 +153,10 @@ def add_retriever(
         if tower is not None:
             tower.save_pretrained(Path(work, "embedder"))
             fingerprints["passage_tower"] = state_fingerprint(tower.state_dict())
+        if query_tower is not None:
+            fingerprints |= query_tower_record(query_tower)
+            if tower is None or not same_tower(tower, query_tower):
+                query_tower.save_pretrained(Path(work, "query_embedder"))
         for path in sorted(Path(work).rglob("*")):
             if path.is_file():
                 extra[path.relative_to(work).as_posix()] = path
@@ -172,7 +180,9 @@ def _check_tokenizer(folder: Path) -> None:
 
 def owned_by_retriever(name: str) -> bool:
     """Whether a file of a dataset repository is one that publishing a retriever writes."""
-    return name == DESCRIPTION or name.startswith(("data/train-", "passages/", "index/", "tokenizer/", "embedder/"))
+    return name == DESCRIPTION or name.startswith(
+        ("data/train-", "passages/", "index/", "tokenizer/", "embedder/", "query_embedder/")
+    )
 
 
 def parse_size(size: int | str) -> int:
@@ -199,6 +209,7 @@ def plain_card(repo_id: str, manifest: HubManifest, tags: list[str] | None) -> s
         "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}],
     }
     title = repo_id.split("/")[1]
+    search = 'retriever.search("a question", k=5)\n' if "query_tower" in manifest.fingerprints else ""
     return f"""---
 {yaml.safe_dump(metadata, sort_keys=False)}---
 
@@ -210,7 +221,7 @@ def plain_card(repo_id: str, manifest: HubManifest, tags: list[str] | None) -> s
 from realm_hf import RealmRetriever
 
 retriever = RealmRetriever.from_pretrained("{repo_id}")
-```
+{search}```
 
 The rows alone: `load_dataset("{repo_id}")`.
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
@@ -20,6 +21,7 @@ __all__ = [
     "GenerationError",
     "GenerationInfo",
     "GenerationNotFoundError",
+    "newest_generation",
 ]
 
 PROTOCOL = 1
@@ -105,6 +107,11 @@ class GenerationInfo:
         """What the generation's files take on disk."""
         return sum(record.bytes for record in self.files.values())
 
+    @property
+    def recency(self) -> tuple[int, int, float]:
+        """What says which of two generations is the newer: the trainer's epoch, then the step, then the time."""
+        return self.epoch, self.snapshot_step, self.created
+
     def to_json(self) -> bytes:
         """The manifest; its last entry is the hash of all others, so that a flipped byte in it is found too."""
         content = asdict(self)
@@ -146,3 +153,25 @@ class GenerationInfo:
         except (TypeError, AttributeError) as error:
             raise CorruptGenerationError(f"{path} does not list its files ({error}): rebuild it.") from error
         return cls(**content)
+
+
+def newest_generation(
+    infos: Iterable[GenerationInfo], *, epoch: int | None = None, factory: str | None = None
+) -> GenerationInfo | None:
+    """
+    The newest of some complete generations: the one rule, wherever a run's "newest" is spoken of.
+
+    Args:
+        infos (`Iterable[GenerationInfo]`): As [`GenerationStore.list`] gives them.
+        epoch (`int`, *optional*): Only those of this trainer; a trainer passes over what another one left.
+        factory (`str`, *optional*): Only those with this FAISS factory.
+
+    Returns:
+        [`GenerationInfo`], *optional*: That with the highest [`GenerationInfo.recency`]; `None` if there is none.
+    """
+    wanted = (
+        info
+        for info in infos
+        if (epoch is None or info.epoch == epoch) and (factory is None or info.factory == factory)
+    )
+    return max(wanted, key=lambda info: info.recency, default=None)

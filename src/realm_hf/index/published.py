@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from .hub_import import open_published_index, open_published_passages
 from .hub_manifest import DESCRIPTION, PUBLICATION, HubManifest
 from .published_tokenizer import load_published_tokenizer
 from .published_tower import load_tower
+from .towers import TowerSource, load_model_tower
 
 if TYPE_CHECKING:
     import faiss
@@ -43,6 +45,7 @@ class PublishedRetriever:
         index (`faiss.Index`, *optional*): Memory-mapped; `None` if none was asked for.
         tokenizer (`PreTrainedTokenizerBase`, *optional*): The passages'.
         embedder ([`RealmEmbedder`], *optional*): The passage tower.
+        query_embedder ([`TowerSource`], *optional*): The query tower, downloaded and checked when it is first needed.
         generation_name (`str`, *optional*): The generation that was published.
         fingerprints (`dict[str, str]`): What belongs together.
     """
@@ -54,6 +57,7 @@ class PublishedRetriever:
     embedder: RealmEmbedder | None
     generation_name: str | None
     fingerprints: dict[str, str] = field(default_factory=dict)
+    query_embedder: TowerSource = None
 
 
 def check_fingerprint(what: str, expected: str | None, found: str | None, *, force: bool) -> None:
@@ -113,8 +117,9 @@ def load_published(
     arguments: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
     source, found = open_source(name_or_path, [PUBLICATION, DESCRIPTION], revision=revision, **arguments)
     fingerprints: dict[str, str] = {}
-    pinned = None
+    pinned = model = None
     if found == PUBLICATION:
+        model = source
         source, fingerprints, pinned = _follow(source, arguments)
     manifest = HubManifest.from_dict(source.read_description(DESCRIPTION), source.words)
     check_fingerprint(f"What lies at {source.words}", pinned, manifest.content, force=force)
@@ -122,7 +127,7 @@ def load_published(
         known = manifest.fingerprints.get(name)
         check_fingerprint(f"{name} of {source.words}", fingerprints.get(name), known, force=force)
     tokenizer = _load_tokenizer(source, manifest, force)
-    tower = _open_tower(source, manifest, force) if embedder else None
+    tower = _open_tower(source, manifest, "embedder", force) if embedder else None
     passages, embeddings = open_published_passages(source, manifest)
     return PublishedRetriever(
         passages=passages,
@@ -132,6 +137,7 @@ def load_published(
         embedder=tower,
         generation_name=manifest.generation_name,
         fingerprints={**fingerprints, **manifest.fingerprints},
+        query_embedder=_query_tower(source, manifest, model, fingerprints.get("query_tower"), force),
     )
 
 
@@ -165,16 +171,37 @@ def _load_tokenizer(source: Source, manifest: HubManifest, force: bool) -> PreTr
     return tokenizer
 
 
-def _open_tower(source: Source, manifest: HubManifest, force: bool) -> RealmEmbedder | None:
-    tower = load_tower(source, manifest)
+def _query_tower(
+    source: Source, manifest: HubManifest, model: Source | None, expected: str | None, force: bool
+) -> TowerSource:
+    """What loads the query tower: from its own files, as the passage tower, or out of the model that was published."""
+    for folder in ("query_embedder", "embedder"):
+        if "query_tower" in manifest.fingerprints and manifest.below(folder):
+            return partial(_open_tower, source, manifest, folder, force)
+    return None if model is None else partial(_open_model_tower, model, expected, force)
+
+
+def _open_model_tower(model: Source, expected: str | None, force: bool) -> RealmEmbedder:
+    name = str(model.root) if model.repo_id is None else model.repo_id
+    hub = {"token": model.token, "cache_dir": model.cache_dir, "local_files_only": model.local_files_only}
+    tower = load_model_tower(name, **({} if model.repo_id is None else {"revision": model.revision, **hub}))
+    found = state_fingerprint(tower.state_dict())
+    check_fingerprint(f"The query tower of {model.words}", expected, found, force=force)
+    return tower
+
+
+def _open_tower(source: Source, manifest: HubManifest, folder: str, force: bool) -> RealmEmbedder | None:
+    """The passage tower (`embedder`) or the query tower (`query_embedder`)."""
+    tower = load_tower(source, manifest, folder)
     if tower is None:
         return None
+    which = "query" if folder == "query_embedder" else "passage"
     if tower.config.retriever_proj_size != manifest.dimension:
         raise HubArtefactError(
-            f"The passage tower of {source.words} makes embeddings of {tower.config.retriever_proj_size} numbers, the "
+            f"The {which} tower of {source.words} makes embeddings of {tower.config.retriever_proj_size} numbers, the "
             f"published ones have {manifest.dimension}."
         )
     found = state_fingerprint(tower.state_dict())
-    expected = manifest.fingerprints.get("passage_tower")
-    check_fingerprint(f"The passage tower of {source.words}", expected, found, force=force)
+    expected = manifest.fingerprints.get(f"{which}_tower")
+    check_fingerprint(f"The {which} tower of {source.words}", expected, found, force=force)
     return tower

@@ -1,4 +1,4 @@
-"""A published passage tower: safetensors only, and only if the weights are those that its configuration asks for.
+"""A published tower: safetensors only, and only if the weights are those that its configuration asks for.
 
 A configuration that claims a vocabulary of a billion words would be allocated before anybody sees that the file has no
 such weights; so shapes are compared first, on a device without memory. And of its entries only those are read that
@@ -25,7 +25,6 @@ from .published_copy import own_copy
 
 __all__ = ["load_tower", "read_tower_configuration"]
 
-CONFIG, WEIGHTS = "embedder/config.json", "embedder/model.safetensors"
 _LARGEST_NUMBER = 1 << 31
 _MOST_LAYERS = 256
 """Of a tower; BERT's largest has 24. Each takes a hundredth of a second to make, before its weights are compared."""
@@ -34,26 +33,33 @@ _ENTRIES = {field.name for field in fields(RealmConfig)} - {field.name for field
 _TYPES = ("float16", "bfloat16", "float32", "float64")
 
 
-def load_tower(source: Source, manifest: HubManifest) -> RealmEmbedder | None:
+def load_tower(source: Source, manifest: HubManifest, part: str = "embedder") -> RealmEmbedder | None:
     """
-    Load the passage tower of a publication in evaluation mode, from a copy in the cache; `None` if it has none.
+    Load a tower of a publication in evaluation mode, from a copy in the cache; `None` if it has none.
+
+    Args:
+        source ([`Source`]): Where it is.
+        manifest ([`HubManifest`]): Its description.
+        part (`str`, *optional*, defaults to `"embedder"`): The folder: the passage tower's, or `"query_embedder"`.
 
     Raises:
         HubArtefactError: If there are other files than configuration and safetensors, if they do not fit together, or
             if they are damaged.
     """
-    names = manifest.below("embedder")
+    names = manifest.below(part)
     if not names:
         return None
-    if set(names) != {CONFIG, WEIGHTS}:
+    which = "query" if part == "query_embedder" else "passage"
+    described, weights = f"{part}/config.json", f"{part}/model.safetensors"
+    if set(names) != {described, weights}:
         raise HubArtefactError(
-            f"The passage tower of {source.words} must be config.json and model.safetensors, but it is "
+            f"The {which} tower of {source.words} must be config.json and model.safetensors, but it is "
             f"{sorted(names)}: pickled weights are not loaded."
         )
-    folder = own_copy(source, manifest, "embedder", lambda _: None)
-    with refusing(f"The passage tower of {source.words}"):
-        config = read_tower_configuration(folder / Path(CONFIG).name)
-        _check_weights(folder / Path(WEIGHTS).name, config)
+    folder = own_copy(source, manifest, part, lambda _: None)
+    with refusing(f"The {which} tower of {source.words}"):
+        config = read_tower_configuration(folder / Path(described).name)
+        _check_weights(folder / Path(weights).name, config)
         return RealmEmbedder.from_pretrained(folder, config=config, use_safetensors=True).eval()
 
 

@@ -4,6 +4,7 @@
     passages/ or passages.parquet    a [`PassageStore`], or the rows of any other dataset
     embeddings.npy, index.faiss      as in a generation
     embedder/                        the passage tower, if the retriever had it
+    query_embedder/                  the query tower, if it is neither that one nor a model's that lies beside
 
 The directory may hold other files, such as a model's. Every file is written beside its place and renamed, so that an
 earlier version that is mapped, perhaps by the retriever that is being saved, stays intact; a directory whose saving
@@ -25,24 +26,40 @@ from ..data.passages import PassageStore
 from ..hub_files import check_name
 from ..storage.directories import StagedDirectory
 from ..storage.errors import explained
-from ..storage.files import HashingFile, describe_files, file_sha256, read_json, replacement, write_json
+from ..storage.files import (
+    HashingFile,
+    describe_files,
+    file_sha256,
+    link_or_copy,
+    read_json,
+    replacement,
+    write_json,
+)
 from .compaction import CompactedFiles, EditedStore
 from .corpus import Corpus
 from .generation_files import check_hash, write_array
 from .hub_manifest import DESCRIPTION, PUBLICATION
 from .index_file import open_index, write_index
 from .manifest import EMBEDDINGS_FILE, INDEX_FILE, FileRecord
+from .towers import TowerSource, has_query_tower, load_model_tower, same_tower
 
 if TYPE_CHECKING:
     import faiss
 
     from ..modeling_embedder import RealmEmbedder
+    from .generations import Generation
 
-__all__ = ["RetrieverFiles", "load_retriever_files", "save_retriever_files", "write_manifest"]
+__all__ = [
+    "RetrieverFiles",
+    "link_retriever_files",
+    "load_retriever_files",
+    "save_retriever_files",
+    "write_manifest",
+]
 
 MANIFEST = "retriever.json"
 FORMAT_VERSION = 1
-_STORE, _PARQUET, _EMBEDDER = "passages", "passages.parquet", "embedder"
+_STORE, _PARQUET, _EMBEDDER, _QUERY_EMBEDDER = "passages", "passages.parquet", "embedder", "query_embedder"
 
 
 @dataclass(frozen=True)
@@ -55,18 +72,23 @@ class RetrieverFiles:
         index (`faiss.Index`): Over their embeddings.
         embeddings (`np.ndarray` of shape `[N, D]`, *optional*): What the index was built from.
         generation_name (`str`, *optional*): The generation it was.
-        embedder (`Path`, *optional*): Where the passage tower lies.
+        embedder ([`TowerSource`], *optional*): The passage tower, or where it lies.
+        query_embedder ([`TowerSource`], *optional*): The query tower, likewise.
     """
 
     passages: PassageStore | Dataset
     index: faiss.Index
     embeddings: np.ndarray | None
     generation_name: str | None
-    embedder: Path | None = None
+    embedder: TowerSource = None
+    query_embedder: TowerSource = None
 
 
 def save_retriever_files(
-    folder: Path, content: RetrieverFiles | CompactedFiles, embedder: RealmEmbedder | None = None
+    folder: Path,
+    content: RetrieverFiles | CompactedFiles,
+    embedder: RealmEmbedder | None = None,
+    query_embedder: RealmEmbedder | None = None,
 ) -> None:
     """
     Write a retriever's files into `folder`.
@@ -75,6 +97,7 @@ def save_retriever_files(
         folder (`Path`): Made if need be. An earlier retriever in it is replaced.
         content ([`RetrieverFiles`] or [`CompactedFiles`]): What to write.
         embedder ([`RealmEmbedder`], *optional*): The passage tower.
+        query_embedder ([`RealmEmbedder`], *optional*): The query tower.
 
     Raises:
         OSError: If the disk is full or read-only, in words.
@@ -96,20 +119,76 @@ def save_retriever_files(
         with replacement(folder / INDEX_FILE) as temporary, HashingFile(temporary) as file:
             write_index(content.index, file.write)
         files[INDEX_FILE] = FileRecord(file.bytes, file.sha256)
-        files |= _save_embedder(folder, embedder)
+        files |= _save_tower(folder / _EMBEDDER, embedder)
+        place = _query_place(folder, embedder, query_embedder)
+        files |= _save_tower(folder / _QUERY_EMBEDDER, query_embedder if place == _QUERY_EMBEDDER else None)
         rows, dimension = content.index.ntotal, content.index.d
-        write_manifest(folder, files, rows=rows, dimension=dimension, generation_name=content.generation_name)
+        write_manifest(
+            folder,
+            files,
+            rows=rows,
+            dimension=dimension,
+            generation_name=content.generation_name,
+            query_embedder=place,
+        )
+
+
+def link_retriever_files(
+    folder: Path, passages: PassageStore, generation: Generation, embedder: RealmEmbedder | None
+) -> None:
+    """
+    Make a retriever of a generation, beside the model whose tower embeds its queries, without copying it.
+
+    Passages, embeddings and index get second names where the file system allows: they never change, and stay when the
+    generation is collected.
+
+    Args:
+        folder (`Path`): A directory without a retriever; a model is, or will be, saved into it.
+        passages ([`PassageStore`]): Those of the generation.
+        generation ([`Generation`]): Open.
+        embedder ([`RealmEmbedder`], *optional*): The passage tower that it was built by.
+
+    Raises:
+        OSError: If the disk is full or read-only, in words.
+    """
+    info = generation.info
+    with explained("save the retriever into", folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        # Hashed when they were written: nothing is read again.
+        files = {f"{_STORE}/{name}": FileRecord(**record) for name, record in passages.info["files"].items()}
+        described = passages.directory / "passages.json"
+        files[f"{_STORE}/{described.name}"] = FileRecord(described.stat().st_size, file_sha256(described))
+        for name in (EMBEDDINGS_FILE, INDEX_FILE):
+            link_or_copy(generation.path / name, folder / name)
+            files[name] = info.files[name]
+        for path in sorted(passages.directory.rglob("*")):
+            target = folder / _STORE / path.relative_to(passages.directory)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_file():
+                link_or_copy(path, target)
+        files |= _save_tower(folder / _EMBEDDER, embedder)
+        write_manifest(folder, files, rows=info.rows, dimension=info.dimension, generation_name=info.name)
 
 
 def write_manifest(
-    folder: Path, files: Mapping[str, FileRecord], *, rows: int, dimension: int, generation_name: str | None
+    folder: Path,
+    files: Mapping[str, FileRecord],
+    *,
+    rows: int,
+    dimension: int,
+    generation_name: str | None,
+    query_embedder: str | None = None,
 ) -> None:
-    """Write the manifest, which makes a retriever of the files that lie in `folder` already."""
+    """
+    Write the manifest, which makes a retriever of the files that lie in `folder` already. `query_embedder` names the
+    folder of the query tower; without it that is the tower of a model beside the retriever, if there is one.
+    """
     manifest = {
         "format_version": FORMAT_VERSION,
         "rows": rows,
         "dimension": dimension,
         "generation_name": generation_name,
+        "query_embedder": query_embedder,
         "files": {name: asdict(record) for name, record in files.items()},
     }
     write_json(folder / MANIFEST, manifest)
@@ -157,10 +236,21 @@ def load_retriever_files(
     if EMBEDDINGS_FILE in records:
         embeddings = np.load(folder / EMBEDDINGS_FILE, mmap_mode="r" if mmap else None, allow_pickle=False)
     index = open_index(folder / INDEX_FILE, mmap=mmap, rows=manifest["rows"], dimension=manifest["dimension"])
-    has_embedder = any(name.startswith(f"{_EMBEDDER}/") for name in records)
-    return RetrieverFiles(
-        passages, index, embeddings, manifest["generation_name"], folder / _EMBEDDER if has_embedder else None
-    )
+    towers = {name: folder / name for name in (_EMBEDDER, _QUERY_EMBEDDER) if f"{name}/config.json" in records}
+    beside: Path | None = folder if has_query_tower(folder) else None
+    query = towers.get(str(manifest.get("query_embedder")), beside)
+    return RetrieverFiles(passages, index, embeddings, manifest["generation_name"], towers.get(_EMBEDDER), query)
+
+
+def _query_place(folder: Path, embedder: RealmEmbedder | None, query_embedder: RealmEmbedder | None) -> str | None:
+    """The folder of the query tower; `None` where there is none, or a model that has it lies beside the retriever."""
+    if query_embedder is None:
+        return None
+    if embedder is not None and same_tower(embedder, query_embedder):
+        return _EMBEDDER
+    if has_query_tower(folder) and same_tower(load_model_tower(folder), query_embedder):
+        return None
+    return _QUERY_EMBEDDER
 
 
 def _checked_records(manifest: dict[str, Any], path: Path) -> dict[str, FileRecord]:
@@ -179,14 +269,13 @@ def _checked_records(manifest: dict[str, Any], path: Path) -> dict[str, FileReco
         raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}): save the retriever again.") from error
 
 
-def _save_embedder(folder: Path, embedder: RealmEmbedder | None) -> dict[str, FileRecord]:
-    target = folder / _EMBEDDER
-    if embedder is None:
+def _save_tower(target: Path, tower: RealmEmbedder | None) -> dict[str, FileRecord]:
+    if tower is None:
         shutil.rmtree(target, ignore_errors=True)  # an earlier retriever's
         return {}
     with StagedDirectory(target, replace=True) as staged:
-        embedder.save_pretrained(staged.path)
-    return _records(target, folder)
+        tower.save_pretrained(staged.path)
+    return _records(target, target.parent)
 
 
 def _records(target: Path, folder: Path) -> dict[str, FileRecord]:

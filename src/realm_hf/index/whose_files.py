@@ -11,10 +11,11 @@ import re
 from pathlib import Path
 
 from ..hub_files import HubArtefactError
+from ..places import RUN_FILE
 from .hub_manifest import DESCRIPTION, PUBLICATION
 from .retriever_files import MANIFEST
 
-__all__ = ["is_own_retriever"]
+__all__ = ["is_own_retriever", "is_own_run"]
 
 _SNAPSHOTS = re.compile(r"/(models|datasets)--[^/]+/snapshots/")
 
@@ -32,24 +33,36 @@ def is_own_retriever(folder: Path) -> bool:
     Raises:
         HubArtefactError: If its `retriever.json` was downloaded, without the publication that it came with.
     """
-    if not (folder / MANIFEST).is_file() or any((folder / name).is_file() for name in (DESCRIPTION, PUBLICATION)):
+    return _is_own(folder, MANIFEST, "a saved retriever")
+
+
+def is_own_run(folder: Path) -> bool:
+    """
+    Whether a directory is a training run of this user's, whose generations are opened as they are; like
+    [`is_own_retriever`].
+    """
+    return _is_own(folder, RUN_FILE, "a run")
+
+
+def _is_own(folder: Path, name: str, what: str) -> bool:
+    if not (folder / name).is_file() or any((folder / other).is_file() for other in (DESCRIPTION, PUBLICATION)):
         return False
-    if _was_downloaded(folder):
+    if _was_downloaded(folder, name):
         raise HubArtefactError(
-            f"{folder / MANIFEST} was downloaded: a saved retriever is opened only where it was saved, because its "
-            "files are believed. Load a publication (`RealmRetriever.push_to_hub`), or copy the directory from your "
-            "own machine without the Hub."
+            f"{folder / name} was downloaded: {what} is opened only where it was saved, because its files are "
+            "believed. Load a publication (`RealmRetriever.push_to_hub`), or copy the directory from your own machine "
+            "without the Hub."
         )
     return True
 
 
-def _was_downloaded(folder: Path) -> bool:
-    """Whether a directory is one of the Hub's cache, or `huggingface_hub` noted where its manifest came from."""
+def _was_downloaded(folder: Path, name: str) -> bool:
+    """Whether a directory is one of the Hub's cache, or `huggingface_hub` noted where its `name` came from."""
     here = folder.expanduser().absolute()
     if any(_SNAPSHOTS.search(place.as_posix()) for place in (here, here.resolve())):
         return True
     notes = (
-        (parent / ".cache/huggingface/download" / (here / MANIFEST).relative_to(parent)).with_suffix(".json.metadata")
+        (parent / ".cache/huggingface/download" / (here / name).relative_to(parent)).with_suffix(".json.metadata")
         for parent in (here, *here.parents)
     )
     return any(note.is_file() for note in notes)

@@ -18,6 +18,7 @@ from ..index.faiss_index import build_index
 from ..index.hub_manifest import DESCRIPTION
 from ..index.published import PUBLICATION, PublishedRetriever, load_published
 from ..index.retriever_files import MANIFEST
+from ..places import what_is
 from ..storage.errors import explained
 from ..storage.files import replacement
 from ..tokenization_realm import RealmTokenizer
@@ -49,9 +50,9 @@ def load_published_or_old(
             return load_old_retriever(folder, index=index, cache_dir=hub.get("cache_dir"))
         if not is_published:
             raise FileNotFoundError(
-                f"{folder} holds no retriever: {MANIFEST} is missing (an interrupted `save_pretrained` leaves none), "
-                f"and so are a publication's {DESCRIPTION} and the old {BLOCK_RECORDS_FILE}. Save one with "
-                "`RealmRetriever.save_pretrained`."
+                f"{folder} holds no retriever, it is {what_is(folder)}: {MANIFEST} is missing (an interrupted "
+                f"`save_pretrained` leaves none), and so are a publication's {DESCRIPTION} and the old "
+                f"{BLOCK_RECORDS_FILE}. Save one with `RealmRetriever.save_pretrained`, or name a run directory."
             )
     try:
         return load_published(name_or_path, revision=revision, index=index, **arguments)

@@ -3,7 +3,7 @@
 `evaluate.load` takes a folder's path without a network, and the folder's name is the metric's:
 
     import evaluate
-    from realm_hf.metrics import metric_path
+    from realm_hf import metric_path
 
     evaluate.load(metric_path("exact_match")).compute(predictions=["Paris"], references=[["Paris", "Lutetia"]])
 

@@ -24,6 +24,7 @@ from ..index.hub_export import ExportSettings
 from ..index.hub_manifest import HubManifest
 from ..index.hub_retriever import add_retriever, owned_by_retriever, parse_size
 from ..index.published import PUBLICATION, query_tower_record
+from ..index.towers import query_tower_of
 from .cards import CardFacts, dataset_card, model_card
 from .recorded import RecordedRun, read_run
 from .towers import check_belonging
@@ -143,7 +144,8 @@ def publish(
         place = "in the folder `retriever/` of this repository"
     else:
         data = Push(dataset_repo_id, "dataset", **common)
-        manifest = add_retriever(data, retriever, settings, tower=tower)
+        # The passages' own name is enough to search them; in one repository the model lies beside them.
+        manifest = add_retriever(data, retriever, settings, tower=tower, query_tower=query_tower_of(model))
         data.add("README.md", str(dataset_card(data.repo_id, push.repo_id, manifest, facts)).encode())
         committed = data.commit(commit_message, owns=owned_by_retriever)
         pinned = _pinned_already(push, manifest, data.repo_id) or committed
@@ -198,8 +200,7 @@ def _add_model(
     pin: dict[str, Any],
     card: ModelCard,
 ) -> None:
-    tower: Any = getattr(model, "query_embedder", None) or model.embedder
-    fingerprints = {**manifest.fingerprints, **query_tower_record(tower)}
+    fingerprints = {**manifest.fingerprints, **query_tower_record(query_tower_of(model))}
     push.add(
         PUBLICATION,
         _json(

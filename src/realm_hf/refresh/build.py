@@ -27,6 +27,7 @@ from realm_hf.index.embedding import embed_passages, shard
 from realm_hf.index.exact import recall_at_k
 from realm_hf.index.faiss_index import build_index, search_threads
 from realm_hf.index.generations import GenerationInfo, GenerationStore
+from realm_hf.index.manifest import newest_generation
 from realm_hf.precision import encoding_in, resolved_encode_dtype
 from realm_hf.refresh.errors import RunDirectoryError
 from realm_hf.refresh.run_directory import RunDirectory
@@ -231,10 +232,9 @@ def _index(run: RunDirectory, snapshot: SnapshotInfo, embeddings: np.ndarray, st
 
 def _earlier_index(run: RunDirectory, store: GenerationStore) -> Path | None:
     """The index file of the newest generation with this run's factory; `reuse` only matters if the factory trains."""
-    of_same_factory = [info for info in store.list() if info.factory == run.config.index_factory]
-    if not of_same_factory:
+    newest = newest_generation(store.list(), factory=run.config.index_factory)
+    if newest is None:
         return None
-    newest = max(of_same_factory, key=lambda info: (info.epoch, info.snapshot_step))
     path = run.index / newest.name / "index.faiss"
     return path if os.access(path, os.R_OK) else None
 

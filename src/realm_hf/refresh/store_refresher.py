@@ -15,6 +15,7 @@ from transformers.utils import logging
 
 from realm_hf.data.passage_store import PassageStore
 from realm_hf.index.generations import GenerationInfo, GenerationStore
+from realm_hf.index.manifest import newest_generation
 from realm_hf.refresh.background import Background
 from realm_hf.refresh.build import build_generation
 from realm_hf.refresh.refresher import RefreshError, RefreshHealth, RefreshMode
@@ -164,8 +165,7 @@ class StoreRefresher:
 
     def _look_for_newest(self) -> None:
         """Read the store; generations of another epoch come from a trainer that was replaced and are passed over."""
-        ours = [info for info in self.store.list() if info.epoch == self.run.config.epoch]
-        self._newest = max(ours, key=lambda info: (info.snapshot_step, info.created), default=None)
+        self._newest = newest_generation(self.store.list(), epoch=self.run.config.epoch)
 
     def _newest_is_gone(self, newest: GenerationInfo) -> None:
         """The newest generation is never collected: some rank could not open it, and rank 0 has quarantined it."""

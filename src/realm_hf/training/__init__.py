@@ -1,4 +1,64 @@
-"""Training: arguments, data order, retrieval ahead, optimization, checkpoints, log, and the two trainers.
+"""Training: arguments, data order, retrieval ahead, optimization, checkpoints, log, and the three trainers.
 
-Nothing is imported here: who reads a log or an argument should not pay for the trainers.
+Names are imported when they are first used: who reads a log or an argument should not pay for the trainers.
 """
+
+from typing import TYPE_CHECKING
+
+from realm_hf.lazy_exports import lazy_exports
+
+if TYPE_CHECKING:
+    from realm_hf.refresh.team import Team
+    from realm_hf.training.arguments import InverseClozeArguments, PreTrainingArguments, parse_arguments
+    from realm_hf.training.arguments_open_qa import FineTuningArguments
+    from realm_hf.training.callbacks import LoopCallback, TrainingResult
+    from realm_hf.training.checkpoints import list_checkpoints
+    from realm_hf.training.data_order import permute
+    from realm_hf.training.evaluation import retrieval_ranks
+    from realm_hf.training.inverse_cloze import InverseClozeTrainer
+    from realm_hf.training.loop import TrainingLoop
+    from realm_hf.training.open_qa import OpenQATrainer
+    from realm_hf.training.optimization import make_accelerator
+    from realm_hf.training.pretraining import PreTrainer
+    from realm_hf.training.run_retriever import save_trained_model
+    from realm_hf.training.signals import resume_command
+
+__all__ = [
+    "FineTuningArguments",
+    "InverseClozeArguments",
+    "InverseClozeTrainer",
+    "LoopCallback",
+    "OpenQATrainer",
+    "PreTrainer",
+    "PreTrainingArguments",
+    "Team",
+    "TrainingLoop",
+    "TrainingResult",
+    "list_checkpoints",
+    "make_accelerator",
+    "parse_arguments",
+    "permute",
+    "resume_command",
+    "retrieval_ranks",
+    "save_trained_model",
+]
+
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        ".refresh.team": ["Team"],
+        "arguments": ["InverseClozeArguments", "PreTrainingArguments", "parse_arguments"],
+        "arguments_open_qa": ["FineTuningArguments"],
+        "callbacks": ["LoopCallback", "TrainingResult"],
+        "checkpoints": ["list_checkpoints"],
+        "data_order": ["permute"],
+        "evaluation": ["retrieval_ranks"],
+        "inverse_cloze": ["InverseClozeTrainer"],
+        "loop": ["TrainingLoop"],
+        "open_qa": ["OpenQATrainer"],
+        "optimization": ["make_accelerator"],
+        "pretraining": ["PreTrainer"],
+        "run_retriever": ["save_trained_model"],
+        "signals": ["resume_command"],
+    },
+)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from realm_hf.index.fingerprints import state_fingerprint
 from realm_hf.index.generations import GenerationStore
+from realm_hf.index.manifest import newest_generation
 from realm_hf.refresh.run_directory import RunDirectory
 from realm_hf.refresh.snapshots import copy_embedder_state, write_snapshot
 
@@ -34,11 +35,10 @@ def adopt_newest_generation(run: RunDirectory, source: str | Path, embedder: Rea
         OSError: There is no room for the copy.
     """
     theirs = GenerationStore(Path(source) / "index")
-    infos = theirs.list()
-    if not infos:
+    newest = newest_generation(theirs.list())
+    if newest is None:
         logger.warning("%s has no index: it is built here.", theirs.root)
         return None
-    newest = infos[-1]
     weights = copy_embedder_state(embedder)
     differences = {
         "passages": (newest.passages_fingerprint, run.config.passages_fingerprint),

@@ -37,7 +37,6 @@ from realm_hf.modeling_realm import RealmEmbedder
 from realm_hf.modeling_realm_qa import RealmForOpenQA
 from realm_hf.refresh.lock import TrainerLock
 from realm_hf.refresh.run_directory import RunDirectory
-from realm_hf.refresh.snapshots import load_snapshot, snapshot_name
 from realm_hf.retrieval_realm import RealmRetriever
 from realm_hf.storage.directories import StagedDirectory
 from realm_hf.storage.errors import explained
@@ -54,6 +53,7 @@ from realm_hf.training.loop import TrainingLoop
 from realm_hf.training.open_qa_step import SUMS, OpenQAStep, means
 from realm_hf.training.optimization import make_accelerator
 from realm_hf.training.retrieval_ahead import ServedGeneration
+from realm_hf.training.run_retriever import name_model, save_run_retriever
 from realm_hf.training.served_index import ServedIndex
 from realm_hf.training.swap_probes import SwapProbes
 from realm_hf.training.task import StepFigures
@@ -161,6 +161,7 @@ class OpenQATrainer(TrainingLoop):
 
     def begin(self, checkpoint: Checkpoint | None) -> None:
         """Serve a generation: the checkpoint's, that of `index_from`, or one built now."""
+        self.on_main(lambda: name_model(self.run, self.model, self.place), "name the model")
         tower = self.passage_embedder if self.args.refresh == "off" else self.model.embedder
         name = None
         if checkpoint is not None:
@@ -354,21 +355,12 @@ class OpenQATrainer(TrainingLoop):
             StagedDirectory(final, replace=True, place=self.place) as staged,
         ):
             if self.args.save_retriever and generation is not None:
-                self._save_retriever(generation, staged.path)
+                save_run_retriever(self.run, generation, staged.path)
             if self.best.folder is None:
                 save_model(self.model, staged.path)
             else:
                 shutil.copytree(self.best.folder, staged.path, dirs_exist_ok=True)
             self.tokenizer.save_pretrained(staged.path)
-
-    def _save_retriever(self, name: str, folder: Path) -> None:
-        """A generation with its passages and, unless its snapshot is gone, the tower that embedded them."""
-        with self.index.store.open(name) as generation:
-            embedder = None
-            with suppress(OSError):
-                embedder = load_snapshot(self.run, snapshot_name(generation.info.snapshot_step, generation.info.epoch))
-            retriever = RealmRetriever.from_generation(self.passages, generation, self.tokenizer, embedder=embedder)
-            retriever.save_pretrained(folder)
 
     def close(self) -> None:
         """End the builder and give the generations back."""

@@ -37,6 +37,7 @@ from realm_hf.training.evaluation import SUMS, batch_sums, explain, means
 from realm_hf.training.loop import TrainingLoop
 from realm_hf.training.optimization import make_accelerator
 from realm_hf.training.retrieval_ahead import MaskedSentences, RetrievalAhead, RetrievedStep, encode_queries
+from realm_hf.training.run_retriever import name_model, save_run_retriever
 from realm_hf.training.served_index import ServedIndex
 from realm_hf.training.swap_probes import SwapProbes
 from realm_hf.training.task import StepFigures
@@ -131,6 +132,7 @@ class PreTrainer(TrainingLoop):
 
     def begin(self, checkpoint: Checkpoint | None) -> None:
         """Serve a generation, the checkpoint's if there is one, and ask for the first candidates."""
+        self.on_main(lambda: name_model(self.run, self.model, self.place), "name the model")
         name = None
         if checkpoint is not None:
             ended = self.step >= self.args.max_steps
@@ -319,10 +321,11 @@ class PreTrainer(TrainingLoop):
             return served.retrieve(queries, self.args.num_candidates, embeddings)[0]
 
     def write_result(self) -> None:
-        """RUN/model: weights and tokenizer."""
-        self.on_main(self._write_model, "write the model")
+        """RUN/model: weights and tokenizer; `finish` adds what they search."""
+        self.on_main(lambda: self._write_model(None), "write the model")
 
-    def _write_model(self) -> None:
+    def _write_model(self, generation: str | None) -> None:
+        """Weights, tokenizer and, with a generation, the retriever."""
         final = self.directory / "model"
         with (
             explained("write the model into", final),
@@ -330,15 +333,18 @@ class PreTrainer(TrainingLoop):
         ):
             save_model(self.model, staged.path)
             self.tokenizer.save_pretrained(staged.path)
+            if generation is not None:
+                save_run_retriever(self.run, generation, staged.path)
 
     def finish(self) -> dict[str, Any]:
-        """Index the final weights and write RUN/examples.json."""
+        """Index the final weights, write their retriever beside RUN/model, and RUN/examples.json."""
         learned = self._retriever_learns(self.step)
         event = self.index.final(self.step, self.model.embedder) if learned else None
         if event is not None:
             self._note({"events": [event]})
         shown = self.eval_queries[:EXAMPLES_SHOWN] or self.examples.first(EXAMPLES_SHOWN)
         rows = self._retrieve(shown)
+        self.on_main(lambda: self._write_model(self.index.state()["generation"]), "write the model")
         self.on_main(lambda: self._write_examples(shown, rows), "explain the examples")
         return {"final_generation": self.index.state()["generation"]}
 

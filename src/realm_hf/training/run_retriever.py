@@ -1,0 +1,83 @@
+"""What a run leaves for whoever loads it by its name: the retriever beside RUN/model, and which model it trains."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from realm_hf.data.passage_store import PassageStore
+from realm_hf.index.generations import GenerationStore
+from realm_hf.index.retriever_files import link_retriever_files
+from realm_hf.places import CONFIG_FILE, MODEL_FOLDER
+from realm_hf.refresh.snapshots import load_snapshot, snapshot_name
+from realm_hf.storage.directories import StagedDirectory
+from realm_hf.storage.errors import explained
+from realm_hf.storage.files import write_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from realm_hf.refresh.run_directory import RunDirectory
+    from realm_hf.training.loop import TrainingLoop
+
+
+def save_run_retriever(run: RunDirectory, name: str, folder: Path) -> None:
+    """Make a retriever of a generation in the folder of the model whose tower embeds the queries.
+
+    Passages, embeddings and index are not copied where the file system has hard links. The passage tower goes with
+    them, unless its snapshot is gone; without it nothing but adding passages and the null passage's share is missed.
+
+    Args:
+        run: The run.
+        name: The generation.
+        folder: Where model and tokenizer are saved.
+
+    Raises:
+        GenerationError: The generation cannot be opened.
+        OSError: The disk is full or read-only.
+    """
+    with GenerationStore(run.index).open(name) as generation:
+        embedder = None
+        with suppress(OSError):
+            embedder = load_snapshot(run, snapshot_name(generation.info.snapshot_step, generation.info.epoch))
+        link_retriever_files(folder, PassageStore.load(run.passages), generation, embedder)
+
+
+def name_model(run: RunDirectory, model: PreTrainedModel, place: Path | None = None) -> None:
+    """Write RUN/config.json, the configuration of the model that the run trains.
+
+    With it transformers' Auto classes and `pipeline` take the run directory for RUN/model, and a run that has left no
+    model yet can say what it is.
+
+    Args:
+        run: The run.
+        model: What it trains.
+        place: The trainer's own: one that was replaced writes nothing any more.
+    """
+    content = json.loads(model.config.to_json_string())
+    write_json(run.root / CONFIG_FILE, {**content, "architectures": [type(model).__name__]}, place=place)
+
+
+def save_trained_model(trainer: TrainingLoop, tokenizer: PreTrainedTokenizerBase) -> Path:
+    """Write RUN/model of a training that leaves only checkpoints, such as ICT, whole or not at all.
+
+    Args:
+        trainer: When its training is done; on the main process.
+        tokenizer: The model's.
+
+    Returns:
+        The folder.
+
+    Raises:
+        OSError: The disk is full or read-only.
+    """
+    final = trainer.directory / MODEL_FOLDER
+    with (
+        explained("write the model into", final),
+        StagedDirectory(final, replace=True, place=trainer.place) as staged,
+    ):
+        trainer.model.save_pretrained(staged.path)
+        tokenizer.save_pretrained(staged.path)
+    return final

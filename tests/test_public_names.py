@@ -1,0 +1,161 @@
+"""What is imported from where: three packages, lazily. Documents and examples use nothing deeper, and run as told."""
+
+import ast
+import importlib
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from question_worlds import qa_trainer
+from tiny_worlds import VOCAB, tiny_tokenizer
+from transformers import BertConfig, BertForPreTraining
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ["realm_hf", "realm_hf.data", "realm_hf.training"]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+EXAMPLES = sorted((ROOT / "examples").rglob("*.py"))
+# A command, not an import.
+BUILDER = "realm_hf.refresh.builder"
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def code_in(document: str) -> list[str]:
+    """Python in fenced blocks, and in blocks indented by four."""
+    fenced = re.findall(r"^ *```python\n(.*?)^ *```", document, flags=re.DOTALL | re.MULTILINE)
+    plain = re.sub(r"^ *```.*?^ *```", "", document, flags=re.DOTALL | re.MULTILINE)
+    return [*fenced, *re.findall(r"(?:^ {4,}.*\n)+", plain, flags=re.MULTILINE)]
+
+
+def imported(text: str) -> set[str]:
+    return set(re.findall(r"^\s*(?:>>> )?(?:from|import) (realm_hf[\w.]*)", text, flags=re.MULTILINE))
+
+
+def imports_for_type_checkers(package: str) -> dict[str, str]:
+    """Name -> module, of the imports under `TYPE_CHECKING` of a package."""
+    module = importlib.import_module(package)
+    found = {}
+    for node in ast.walk(ast.parse(Path(module.__file__).read_text())):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            for line in node.body:
+                source = f"{package}.{line.module}" if line.level else line.module
+                found |= {alias.name: source for alias in line.names}
+    return found
+
+
+# Packages
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_names_for_type_checkers_and_at_run_time_are_the_same_objects(package):
+    module = importlib.import_module(package)
+    typed = imports_for_type_checkers(package)
+
+    assert len(typed) > 8 and typed.keys() <= set(module.__all__) <= set(dir(module))
+    for name, source in typed.items():
+        assert getattr(module, name) is getattr(importlib.import_module(source), name), name
+    assert all(getattr(module, name) is not None for name in module.__all__)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_name_that_is_not_there_is_an_attribute_error(package):
+    with pytest.raises(AttributeError, match=f"module '{package}' has no attribute 'Nothing'"):
+        importlib.import_module(package).Nothing  # noqa: B018
+
+
+@pytest.mark.multiprocess
+def test_what_is_not_used_is_not_imported():
+    program = (
+        "import sys, realm_hf, realm_hf.data, realm_hf.training\n"
+        "loaded = {'faiss', 'datasets', 'realm_hf.retrieval_realm'} & set(sys.modules)\n"
+        "assert 'RealmRetriever' in dir(realm_hf) and not loaded, loaded\n"
+        "from realm_hf import *\n"
+        "assert RealmRetriever.__module__ == 'realm_hf.retrieval_realm' and 'faiss' in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.multiprocess
+def test_the_builder_is_still_a_command():
+    done = subprocess.run([sys.executable, "-m", BUILDER, "--help"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "--watch" in done.stdout, done.stderr
+
+
+# Documents and examples
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=name_of)
+def test_an_example_imports_nothing_deeper_than_the_packages(example):
+    assert imported(example.read_text()) <= set(PACKAGES)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_code_in_a_document_imports_nothing_deeper_and_only_names_that_exist(document):
+    for code in code_in(document.read_text()):
+        assert imported(code) <= set(PACKAGES), code
+        for package, names in re.findall(r"^\s*from (realm_hf[\w.]*) import ([^(\n]+)", code, flags=re.MULTILINE):
+            public = importlib.import_module(package).__all__
+            assert {name.strip() for name in names.split(",")} <= set(public), code
+
+
+def test_the_tests_for_documents_and_examples_see_imports():
+    assert imported("    >>> from realm_hf.index.exact import x\nimport realm_hf\n") == {
+        "realm_hf.index.exact",
+        "realm_hf",
+    }
+    assert code_in("a\n\n    import realm_hf\n\n```python\nb\n```\n") == ["b\n", "    import realm_hf\n"]
+    assert sum(bool(imported(path.read_text())) for path in EXAMPLES) > 8
+
+
+@pytest.fixture(scope="module")
+def place(world, tmp_path_factory):
+    """A directory with what the snippets of README and tutorial name: articles, a BERT, and a run that answers."""
+    folder = tmp_path_factory.mktemp("place")
+    lines = (ROOT / "tests" / "fixtures" / "countries.jsonl").read_text().splitlines()
+    (folder / "my_articles.jsonl").write_text("\n".join(lines[:12]) + "\n")
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(VOCAB.read_text(encoding="utf-8").splitlines()),
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=64,
+    )
+    BertForPreTraining(config).save_pretrained(folder / "bert")
+    tiny_tokenizer().save_pretrained(folder / "bert")
+    qa_trainer(world, folder / "runs" / "qa").train()
+    return folder
+
+
+@pytest.mark.multiprocess
+@pytest.mark.parametrize("document", ["README.md", "docs/tutorial.md"])
+def test_snippets_train_search_and_ask_as_they_are_written(place, document, tmp_path):
+    """Only the BERT and the numbers of steps are others."""
+    for name in ("my_articles.jsonl", "bert"):
+        (tmp_path / name).symlink_to(place / name)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "qa").symlink_to(place / "runs" / "qa")
+    blocks = [code for code in code_in((ROOT / document).read_text()) if imported(code)]
+    # Training first: what the others load is what it leaves.
+    program = "\n".join(sorted(blocks, key=lambda code: "PreTrainer" not in code))
+    for written, here in (
+        ("google-bert/bert-base-uncased", "bert"),
+        ("max_steps=20000", "max_steps=2, use_cpu=True, per_device_train_batch_size=2"),
+        ("max_steps=2000", "max_steps=1, use_cpu=True, per_device_train_batch_size=2"),
+        ("refresh_steps=500", "refresh_steps=1"),
+    ):
+        program = program.replace(written, here)
+    (tmp_path / "snippets.py").write_text(program)
+
+    done = subprocess.run([sys.executable, "snippets.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(re.findall(r"^ *-?\d+\.\d\d  [\w ]+: ", done.stdout, flags=re.MULTILINE)) == 5, done.stdout
+    assert json.loads((tmp_path / "runs/mine/config.json").read_text())["architectures"] == ["RealmForPreTraining"]
