@@ -62,9 +62,15 @@ class Team:
         self._meetings: Meetings | None = None
 
     @classmethod
-    def of_all_ranks(cls) -> Team:
-        """All ranks of this job, or this process alone; every rank calls it at the same point."""
-        return cls(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else cls()
+    def of_all_ranks(cls, stall_seconds: float = STALL_SECONDS) -> Team:
+        """All ranks of this job, or this process alone; every rank calls it at the same point.
+
+        Args:
+            stall_seconds: As above.
+        """
+        if not dist.is_initialized():
+            return cls()
+        return cls(dist.get_rank(), dist.get_world_size(), stall_seconds=stall_seconds)
 
     def on_main(self, function: Callable[[], Result], what: str) -> Result:
         """Let rank 0 do something while the others wait; its result, or its error, is everybody's.
