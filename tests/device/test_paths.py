@@ -17,9 +17,9 @@ from realm_hf.host_facts import RowFacts
 TOLERANCE = 1e-5
 # Of docs/results/devices.md. A batch of a corpus, and a batch of questions, end in what the host asked for.
 BUDGETS = {
-    "pre-training, a step": 2,
-    "inverse cloze, a step of two chunks": 2,
-    "fine-tuning, a step": 3,
+    "pre-training, a step": 1,
+    "inverse cloze, a step of two chunks": 1,
+    "fine-tuning, a step": 2,
     "answering, a batch of questions": 6,
     "encoding, a corpus of 60 passages": 4,
 }
