@@ -30,9 +30,9 @@ from realm_hf.precision import ENCODE_DTYPES
 from realm_hf.refresh.checkpoint_names import names_in_checkpoints
 from realm_hf.refresh.errors import RunDirectoryError
 from realm_hf.refresh.lock import TrainerLock
-from realm_hf.storage.directories import StagedDirectory, link_or_copy
+from realm_hf.storage.directories import StagedDirectory
 from realm_hf.storage.errors import explained
-from realm_hf.storage.files import TEMPORARY_PREFIX, fsync_path, read_json, write_json
+from realm_hf.storage.files import TEMPORARY_PREFIX, fsync_path, link_or_copy, read_json, write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -24,7 +24,6 @@ __all__ = [
     "TWINS",
     "FileLock",
     "StagedDirectory",
-    "link_or_copy",
     "move_into",
     "remove_stale_staging",
     "retire_directory",
@@ -198,14 +197,6 @@ def move_into(place: Path, path: Path, name: str) -> Path:
             raise
     twins = next((folder / TWINS for folder in path.parents if (folder / TWINS).is_dir()), path.parent / TWINS)
     return path.rename(twins / place.name / name)
-
-
-def link_or_copy(source: str, target: str) -> None:
-    """A second name for a file that never changes; a copy where the file system has no hard links."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def remove_stale_staging(root: Path, name: str | None = None) -> list[str]:

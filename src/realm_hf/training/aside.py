@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from realm_hf.storage.directories import StagedDirectory, link_or_copy, retire_directory
+from realm_hf.storage.directories import StagedDirectory, retire_directory
 from realm_hf.storage.errors import explained
+from realm_hf.storage.files import link_or_copy
 from realm_hf.storage.sealed_json import read_sealed_json
 
 logger = logging.getLogger(__name__)
