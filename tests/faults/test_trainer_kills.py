@@ -71,9 +71,10 @@ def test_run_killed_at_twenty_random_moments_repeats_every_loss(world, uninterru
             # As above, weights of another seed, once there is a checkpoint to resume from.
             seed = kills if list_checkpoints(run / "checkpoints") else 0
             trainer = start_trainer(world, run, **RUN, resume=resume, model_seed=seed)
-            deadline = time.monotonic() + chance.uniform(0, seconds)
-            while trainer.returncode is None and (time.monotonic() < deadline or kills == 20):
-                time.sleep(0.01)
+            # Some while it loads its libraries, which takes most of its time, and some a few steps further on.
+            done = max(losses(run), default=0)
+            _wait_for_step(run, trainer, done + chance.randint(0, 4) if kills < 20 else 13, time.monotonic() + 600)
+            time.sleep(chance.uniform(0, seconds / 40))
             if trainer.returncode is not None:
                 break
             trainer.kill()
