@@ -77,8 +77,10 @@ def test_every_training_refuses_another_learning_rate_and_goes_on_with_the_old_o
 def test_what_is_kept_told_or_renewed_may_change_and_is_said(world, tmp_path, caplog):
     stopped_run("pre-training", world, tmp_path)
     settings = {"max_steps": 6, "save_steps": 3, "logging_steps": 1, "refresh_steps": 1, "builder_threads": 2}
+    settings |= {"index_threads": 1}
     assert trainer_of("pre-training", world, tmp_path, **settings).train(resume_from_checkpoint=True).step == 6
     assert "save_steps 500 then, 3 now" in caplog.text and "builder_threads 1 then, 2 now" in caplog.text
+    assert "index_threads None then, 1 now" in caplog.text
 
 
 def test_batch_dealt_out_in_another_way_is_the_same_batch(world, tmp_path):

@@ -29,7 +29,9 @@ FREE = frozenset(
         *("per_device_eval_batch_size", "max_eval_sentences", "max_eval_questions", "early_stopping_patience"),
         # How the index is renewed
         *("refresh", "refresh_steps", "max_staleness", "on_stale", "builder_threads", "builder_device"),
-        *("keep_generations", "probe_queries", "retrieval_depth"),
+        *("keep_generations", "probe_queries", "retrieval_depth", "index_threads"),
+        # The run directory itself refuses another one than it was made with
+        "encode_dtype",
     }
 )
 UNTOLD = frozenset({"output_dir", "resume_from_checkpoint", "allow_changed_arguments", "report_to", "disable_tqdm"})
