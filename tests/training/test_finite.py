@@ -10,11 +10,13 @@ import torch
 from question_worlds import qa_trainer
 from safetensors.torch import load_file
 from three_trainers import KINDS, trainer_of
+from tiny_worlds import tiny_tokenizer
 
 from realm_hf.report import write_report
 from realm_hf.training.callbacks import LoopCallback
 from realm_hf.training.checkpoints import list_checkpoints
 from realm_hf.training.finite import TrainingDiverged
+from realm_hf.training.run_retriever import save_trained_model
 from realm_hf.training.task import StepFigures
 from realm_hf.training.tracking import read_log
 
@@ -109,6 +111,16 @@ def test_weights_that_are_not_finite_are_never_saved(world, tmp_path, kind):
     assert [checkpoint.step for checkpoint in list_checkpoints(tmp_path / "checkpoints")] == [1, 2]
     assert not (tmp_path / "model").exists()
     assert not list(tmp_path.rglob(".tmp-step*"))
+
+
+def test_a_model_that_is_not_finite_is_not_left_by_a_warm_start(world, tmp_path):
+    made = trainer_of("inverse cloze", world, tmp_path)
+    made.train()
+    with torch.no_grad():
+        next(made.model.parameters()).view(-1)[0] = math.inf
+    with pytest.raises(TrainingDiverged, match="not saved"):
+        save_trained_model(made, tiny_tokenizer())
+    assert not (tmp_path / "model").exists()
 
 
 def test_best_weights_that_are_not_finite_are_not_kept(world, tmp_path):

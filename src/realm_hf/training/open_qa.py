@@ -38,8 +38,6 @@ from realm_hf.modeling_realm_qa import RealmForOpenQA
 from realm_hf.refresh.lock import TrainerLock
 from realm_hf.refresh.run_directory import RunDirectory
 from realm_hf.retrieval_realm import RealmRetriever
-from realm_hf.storage.directories import StagedDirectory
-from realm_hf.storage.errors import explained
 from realm_hf.storage.files import json_sha256
 from realm_hf.tokenization_realm import RealmTokenizer
 from realm_hf.training.adopted_index import adopt_newest_generation
@@ -53,7 +51,7 @@ from realm_hf.training.loop import TrainingLoop
 from realm_hf.training.open_qa_step import SUMS, OpenQAStep, means
 from realm_hf.training.optimization import make_accelerator
 from realm_hf.training.retrieval_ahead import ServedGeneration
-from realm_hf.training.run_retriever import name_model, save_run_retriever
+from realm_hf.training.run_retriever import name_model, save_run_retriever, staged_model
 from realm_hf.training.served_index import ServedIndex
 from realm_hf.training.swap_probes import SwapProbes
 from realm_hf.training.task import StepFigures
@@ -349,18 +347,14 @@ class OpenQATrainer(TrainingLoop):
 
     def _write_model(self, generation: str | None) -> None:
         """The best weights, the tokenizer and, with `save_retriever` and a generation, all that they search."""
-        final = self.directory / "model"
-        with (
-            explained("write the model into", final),
-            StagedDirectory(final, replace=True, place=self.place) as staged,
-        ):
+        with staged_model(self) as folder:
             if self.args.save_retriever and generation is not None:
-                save_run_retriever(self.run, generation, staged.path)
+                save_run_retriever(self.run, generation, folder)
             if self.best.folder is None:
-                save_model(self.model, staged.path)
+                save_model(self.model, folder)
             else:
-                shutil.copytree(self.best.folder, staged.path, dirs_exist_ok=True)
-            self.tokenizer.save_pretrained(staged.path)
+                shutil.copytree(self.best.folder, folder, dirs_exist_ok=True)
+            self.tokenizer.save_pretrained(folder)
 
     def close(self) -> None:
         """End the builder and give the generations back."""

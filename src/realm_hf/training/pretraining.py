@@ -25,7 +25,6 @@ from realm_hf.host_facts import PreTrainingFacts
 from realm_hf.modeling_realm import RealmForPreTraining
 from realm_hf.refresh.lock import TrainerLock
 from realm_hf.refresh.run_directory import RunDirectory
-from realm_hf.storage.directories import StagedDirectory
 from realm_hf.storage.errors import explained
 from realm_hf.storage.files import write_json
 from realm_hf.tokenization_realm import RealmTokenizer
@@ -37,7 +36,7 @@ from realm_hf.training.evaluation import SUMS, batch_sums, explain, means
 from realm_hf.training.loop import TrainingLoop
 from realm_hf.training.optimization import make_accelerator
 from realm_hf.training.retrieval_ahead import MaskedSentences, RetrievalAhead, RetrievedStep, encode_queries
-from realm_hf.training.run_retriever import name_model, save_run_retriever
+from realm_hf.training.run_retriever import name_model, save_run_retriever, staged_model
 from realm_hf.training.served_index import ServedIndex
 from realm_hf.training.swap_probes import SwapProbes
 from realm_hf.training.task import StepFigures
@@ -326,15 +325,11 @@ class PreTrainer(TrainingLoop):
 
     def _write_model(self, generation: str | None) -> None:
         """Weights, tokenizer and, with a generation, the retriever."""
-        final = self.directory / "model"
-        with (
-            explained("write the model into", final),
-            StagedDirectory(final, replace=True, place=self.place) as staged,
-        ):
-            save_model(self.model, staged.path)
-            self.tokenizer.save_pretrained(staged.path)
+        with staged_model(self) as folder:
+            save_model(self.model, folder)
+            self.tokenizer.save_pretrained(folder)
             if generation is not None:
-                save_run_retriever(self.run, generation, staged.path)
+                save_run_retriever(self.run, generation, folder)
 
     def finish(self) -> dict[str, Any]:
         """Index the final weights, write their retriever beside RUN/model, and RUN/examples.json."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from realm_hf.refresh.snapshots import load_snapshot, snapshot_name
 from realm_hf.storage.directories import StagedDirectory
 from realm_hf.storage.errors import explained
 from realm_hf.storage.files import write_json
+from realm_hf.training.checkpoints import save_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -60,6 +62,22 @@ def name_model(run: RunDirectory, model: PreTrainedModel, place: Path | None = N
     write_json(run.root / CONFIG_FILE, {**content, "architectures": [type(model).__name__]}, place=place)
 
 
+@contextmanager
+def staged_model(trainer: TrainingLoop) -> Iterator[Path]:
+    """A folder to write a model into, which becomes RUN/model, whole or not at all, when the block ends well; on the
+    main process.
+
+    Raises:
+        OSError: The disk is full or read-only.
+    """
+    final = trainer.directory / MODEL_FOLDER
+    with (
+        explained("write the model into", final),
+        StagedDirectory(final, replace=True, place=trainer.place) as staged,
+    ):
+        yield staged.path
+
+
 def save_trained_model(trainer: TrainingLoop, tokenizer: PreTrainedTokenizerBase) -> Path:
     """Write RUN/model of a training that leaves only checkpoints, such as ICT, whole or not at all.
 
@@ -72,12 +90,9 @@ def save_trained_model(trainer: TrainingLoop, tokenizer: PreTrainedTokenizerBase
 
     Raises:
         OSError: The disk is full or read-only.
+        TrainingDiverged: A weight is NaN or infinite.
     """
-    final = trainer.directory / MODEL_FOLDER
-    with (
-        explained("write the model into", final),
-        StagedDirectory(final, replace=True, place=trainer.place) as staged,
-    ):
-        trainer.model.save_pretrained(staged.path)
-        tokenizer.save_pretrained(staged.path)
-    return final
+    with staged_model(trainer) as folder:
+        save_model(trainer.model, folder)
+        tokenizer.save_pretrained(folder)
+    return trainer.directory / MODEL_FOLDER
