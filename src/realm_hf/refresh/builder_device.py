@@ -12,14 +12,12 @@ import sys
 from typing import TYPE_CHECKING
 
 import torch
-from accelerate.utils import broadcast_object_list
 
 from realm_hf.encoding import CHUNK_TOKENS
 from realm_hf.refresh.builder_process import builder_environment
+from realm_hf.refresh.team import Team
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
-
     from realm_hf.modeling_realm import RealmEmbedder
 
 # Prints the free bytes of the device that is given, or -1 where it does not tell; fails where nothing can be computed.
@@ -86,19 +84,12 @@ def known_device(device: str) -> torch.device:
     return parsed
 
 
-def check_on_all_ranks(accelerator: Accelerator, device: str, needed_bytes: int = 0) -> None:
+def check_on_all_ranks(device: str, needed_bytes: int = 0) -> None:
     """[`check_builder_device`] on the main process, beside which the builder runs; its error is every rank's."""
-    if device == "cpu":
-        return
-    said: list[str | None] = [None]
-    if accelerator.is_main_process:
-        try:
-            check_builder_device(device, needed_bytes)
-        except ValueError as error:
-            said = [str(error)]
-    broadcast_object_list(said)
-    if said[0] is not None:
-        raise ValueError(said[0])
+    if device != "cpu":
+        Team.of_all_ranks().on_main(
+            lambda: check_builder_device(device, needed_bytes), "try the device of the index builder"
+        )
 
 
 def check_room(device: str, free_bytes: int, needed_bytes: int) -> None:

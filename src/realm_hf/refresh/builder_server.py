@@ -29,14 +29,13 @@ import os
 import select
 import signal
 import sys
-import threading
-import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
 import realm_hf.data.passage_store
 import realm_hf.modeling_realm  # noqa: F401 - what a build needs is loaded before the fork
+from realm_hf.refresh.guarded_start import ParentGuard
 
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 
@@ -121,7 +120,7 @@ def _be_a_build(run: Path, name: str, device: str, threads: int, index_threads: 
         os.dup2(nothing, _STDIN)
         os.dup2(log, _STDOUT)
         os.dup2(log, _STDERR)
-        threading.Thread(target=_end_with_parent, args=(server,), name="parent-guard", daemon=True).start()
+        ParentGuard(server)
         # Read by FAISS's OpenBLAS, which is loaded only here.
         os.environ["OPENBLAS_NUM_THREADS"] = str(index_threads)
         from realm_hf.refresh.builder import main
@@ -134,12 +133,6 @@ def _be_a_build(run: Path, name: str, device: str, threads: int, index_threads: 
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-
-
-def _end_with_parent(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(0.2)
-    os._exit(1)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -46,7 +46,7 @@ def make_accelerator(args: LoopArguments) -> Accelerator:
     check_accelerator(accelerator, args)
     if isinstance(args, RefreshArguments) and args.refresh == "async":
         # Here, before corpora are prepared and towers warmed up: the builder itself is first needed hours later.
-        check_on_all_ranks(accelerator, args.builder_device)
+        check_on_all_ranks(args.builder_device)
     return accelerator
 
 

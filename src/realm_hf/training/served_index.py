@@ -108,7 +108,7 @@ class ServedIndex:
         args = self.args
         if args.refresh == "async":
             needed = build_bytes(embedder, self.run.config.max_tokens_per_batch)
-            check_on_all_ranks(self.accelerator, args.builder_device, needed)
+            check_on_all_ranks(args.builder_device, needed)
         self._forecast = self._forecast_builds(embedder)
         refresher = make_refresher(
             args.refresh,
