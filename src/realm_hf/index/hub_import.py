@@ -20,15 +20,13 @@ from transformers.utils import logging
 
 from ..data.passages import PassageStore
 from ..hub_files import HubArtefactError, Source, check_room, human_bytes, refusing
-from ..storage.directories import StagedDirectory
-from ..storage.errors import explained
 from ..storage.files import HashingFile, describe_files, write_json
 from .faiss_index import build_index
 from .hub_manifest import ARRAYS, COLUMNS, HubManifest, IndexRecord
 from .index_file import IndexFileError, open_index
 from .index_probe import probe_index
 from .manifest import EMBEDDINGS_FILE
-from .published_copy import COMPLETE, check_hash, place_of, take
+from .published_copy import COMPLETE, check_hash, place_of, take, write_once
 from .published_rows import published_rows
 
 if TYPE_CHECKING:
@@ -70,13 +68,7 @@ def open_published_passages(source: Source, manifest: HubManifest) -> tuple[Pass
         names = [shard.file for shard in manifest.shards] + manifest.below("passages")
         _say_what_it_takes(source, manifest, names, folder)
         paths = source.fetch(names, manifest.sizes())
-        with explained("write the passages into", folder):
-            try:
-                with StagedDirectory(folder) as staged:
-                    _assemble(staged.path, source, manifest, paths)
-            except FileExistsError:  # another process was faster
-                if not (folder / COMPLETE).exists():
-                    raise
+        write_once(folder, "write the passages into", lambda work: _assemble(work, source, manifest, paths))
     embeddings = np.load(folder / EMBEDDINGS_FILE, mmap_mode="r", allow_pickle=False)
     if manifest.store is not None:
         return PassageStore.load(folder / "passages"), embeddings
@@ -116,15 +108,13 @@ def open_published_index(
     path = place / "index.faiss"
     if not (place / COMPLETE).exists():
         parts = source.fetch(record.parts, manifest.sizes())
-        with explained("write the index into", place):
-            try:
-                with StagedDirectory(place) as staged:
-                    _join(source, list(parts.values()), staged.path / "index.faiss", record)
-                    probe_index(staged.path / "index.faiss", rows=manifest.rows, dimension=manifest.dimension)
-                    write_json(staged.path / COMPLETE, {"sha256": record.sha256}, durable=False)
-            except FileExistsError:
-                if not (place / COMPLETE).exists():
-                    raise
+
+        def write(work: Path) -> None:
+            _join(source, list(parts.values()), work / "index.faiss", record)
+            probe_index(work / "index.faiss", rows=manifest.rows, dimension=manifest.dimension)
+            write_json(work / COMPLETE, {"sha256": record.sha256}, durable=False)
+
+        write_once(place, "write the index into", write)
     try:
         return open_index(path, mmap=mmap, rows=manifest.rows, dimension=manifest.dimension)
     except IndexFileError as error:

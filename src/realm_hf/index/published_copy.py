@@ -8,7 +8,6 @@ all the same.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
@@ -19,10 +18,10 @@ from huggingface_hub import cached_assets_path
 from ..hub_files import HubArtefactError, Source
 from ..storage.directories import StagedDirectory
 from ..storage.errors import explained
-from ..storage.files import file_sha256, json_sha256, write_json
+from ..storage.files import file_sha256, json_sha256, link_or_copy, write_json
 from .hub_manifest import HubManifest
 
-__all__ = ["COMPLETE", "check_hash", "own_copy", "place_of", "take"]
+__all__ = ["COMPLETE", "check_hash", "own_copy", "place_of", "take", "write_once"]
 
 COMPLETE = "complete.json"
 """Written last into a directory of the cache."""
@@ -48,12 +47,30 @@ def take(source: Source, path: Path, target: Path) -> None:
     """Have a fetched file under another name: linked if it is in the Hub's cache here, else copied."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if source.repo_id is not None:
+        link_or_copy(path, target)
+    else:
+        shutil.copyfile(path, target)
+
+
+def write_once(place: Path, what: str, write: Callable[[Path], None]) -> None:
+    """
+    Make a directory of the cache; nothing is done if another process is faster.
+
+    Args:
+        place (`Path`): Of [`place_of`]; `COMPLETE` is not in it yet.
+        what (`str`): What is done, for an error of the disk: "write the passages into".
+        write (`Callable[[Path], None]`): Fills the directory that becomes `place`; writes `COMPLETE` last.
+
+    Raises:
+        OSError: If the disk has too little room, in words.
+    """
+    with explained(what, place):
         try:
-            os.link(path.resolve(), target)
-            return
-        except OSError:  # another file system
-            pass
-    shutil.copyfile(path, target)
+            with StagedDirectory(place) as staged:
+                write(staged.path)
+        except FileExistsError:  # another process was faster
+            if not (place / COMPLETE).exists():
+                raise
 
 
 def own_copy(source: Source, manifest: HubManifest, part: str, prepare: Callable[[Path], None]) -> Path:
@@ -77,15 +94,13 @@ def own_copy(source: Source, manifest: HubManifest, part: str, prepare: Callable
     place = place_of(source, f"{part}-{content[:40]}")
     if not (place / COMPLETE).exists():
         paths = source.fetch(names, manifest.sizes())
-        with explained(f"copy the {part} into", place):
-            try:
-                with StagedDirectory(place) as staged:
-                    for name, path in paths.items():
-                        take(source, path, staged.path / name)
-                        check_hash(staged.path / name, manifest.files[name].sha256, path)
-                    prepare(staged.path / part)
-                    write_json(staged.path / COMPLETE, {"content": content}, durable=False)
-            except FileExistsError:  # another process was faster
-                if not (place / COMPLETE).exists():
-                    raise
+
+        def write(folder: Path) -> None:
+            for name, path in paths.items():
+                take(source, path, folder / name)
+                check_hash(folder / name, manifest.files[name].sha256, path)
+            prepare(folder / part)
+            write_json(folder / COMPLETE, {"content": content}, durable=False)
+
+        write_once(place, f"copy the {part} into", write)
     return place / part

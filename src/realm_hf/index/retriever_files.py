@@ -161,11 +161,7 @@ def link_retriever_files(
         for name in (EMBEDDINGS_FILE, INDEX_FILE):
             link_or_copy(generation.path / name, folder / name)
             files[name] = info.files[name]
-        for path in sorted(passages.directory.rglob("*")):
-            target = folder / _STORE / path.relative_to(passages.directory)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if path.is_file():
-                link_or_copy(path, target)
+        shutil.copytree(passages.directory, folder / _STORE, copy_function=link_or_copy, dirs_exist_ok=True)
         files |= _save_tower(folder / _EMBEDDER, embedder)
         write_manifest(folder, files, rows=info.rows, dimension=info.dimension, generation_name=info.name)
 
