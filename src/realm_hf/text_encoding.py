@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from .host_facts import RowFacts
+from .transfer import to_device
 
 __all__ = ["TextEncoder"]
 
@@ -125,10 +126,10 @@ class TextEncoder:
             with torch.no_grad(), tqdm(total=len(rows), unit=" texts", disable=not show_progress_bar) as bar:
                 for numbers in inputs.batches(batch_size):
                     padded = inputs.padded(numbers)
-                    facts = RowFacts.of(*padded[:2])  # here, where the tensors are the host's
-                    ids = (tensor.to(tower.device) for tensor in padded)
-                    found = tower.encode_tokens(*ids, facts=facts).float()
-                    result[torch.from_numpy(numbers).to(tower.device)] = found
+                    facts = RowFacts.of(padded["input_ids"], padded["attention_mask"])
+                    sent = to_device({**padded, "numbers": numbers}, tower.device)
+                    places = sent.pop("numbers")
+                    result[places] = tower.encode_tokens(**sent, facts=facts).float()
                     bar.update(len(numbers))
         finally:
             tower.train(was_training)
@@ -187,7 +188,7 @@ class _Inputs:
         order = np.argsort([-len(row) for row in self.rows], kind="stable")
         return [order[start : start + size] for start in range(0, len(order), size)]
 
-    def padded(self, numbers: np.ndarray) -> tuple[torch.Tensor, ...]:
+    def padded(self, numbers: np.ndarray) -> dict[str, np.ndarray]:
         """`input_ids`, `attention_mask` and, for passages, `token_type_ids` `[R, L]` of some rows."""
         ids = np.full((len(numbers), max(len(self.rows[number]) for number in numbers)), self.pad, np.int64)
         mask = np.zeros_like(ids)
@@ -196,8 +197,11 @@ class _Inputs:
             end = len(self.rows[number])
             ids[place, :end], mask[place, :end] = self.rows[number], 1
             segments[place, self.starts[number] : end] = 1
-        arrays = (ids, mask, segments) if self.has_segments else (ids, mask)
-        return tuple(torch.from_numpy(array) for array in arrays)
+        return {
+            "input_ids": ids,
+            "attention_mask": mask,
+            **({"token_type_ids": segments} if self.has_segments else {}),
+        }
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, texts: list[str], *, split_special_tokens: bool) -> list[list[int]]:
