@@ -15,7 +15,9 @@ import torch
 Array = np.ndarray | torch.Tensor
 
 NULL_PASSAGE = -1
+"""Row number of the null passage."""
 IGNORED_LABEL = -100
+"""Of a position that nothing is predicted at; torch's own."""
 
 
 def on_host(array: Array) -> np.ndarray:
@@ -189,4 +191,13 @@ class PreTrainingFacts:
         }
 
 
-__all__ = ["Array", "PreTrainingFacts", "ReaderFacts", "RowFacts", "RowLengths", "on_host"]
+__all__ = [
+    "IGNORED_LABEL",
+    "NULL_PASSAGE",
+    "Array",
+    "PreTrainingFacts",
+    "ReaderFacts",
+    "RowFacts",
+    "RowLengths",
+    "on_host",
+]

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from ..host_facts import IGNORED_LABEL
 from .flat_arrays import scatter_rows
 from .inverse_cloze import InverseClozeExample
 from .masking import MaskedQuery
@@ -23,7 +24,6 @@ from .vocabulary import SpecialTokens, tokenizer_fingerprint
 
 ABSENT = -2
 """Row number of "no such candidate": the retriever found fewer than K passages."""
-IGNORED_LABEL = -100
 
 
 @dataclass

@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset, load_from_disk
 
+from ..host_facts import NULL_PASSAGE
 from ..storage.files import check_files
 from .flat_arrays import RaggedArray
-from .passage_tokens import NULL_PASSAGE, PassageTokens
+from .passage_tokens import PassageTokens
 from .store_description import read_description
 from .vocabulary import SpecialTokens
 

@@ -4,10 +4,9 @@ from functools import cached_property
 
 import numpy as np
 
+from ..host_facts import NULL_PASSAGE
 from .flat_arrays import RaggedArray, find_aligned, scatter_rows
 from .vocabulary import SpecialTokens
-
-NULL_PASSAGE = -1
 
 
 class PassageTokens:
