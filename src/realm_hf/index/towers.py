@@ -7,14 +7,14 @@ asked. They are one and the same until fine-tuning moves the query tower only.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from torch.overrides import TorchFunctionMode
 
-from ..bert_initialization import quiet_loading
 from ..configuration_realm import RealmConfig
 from ..modeling_embedder import RealmEmbedder
 from ..modeling_realm import RealmForPreTraining
@@ -22,13 +22,42 @@ from ..modeling_realm_qa import RealmForOpenQA
 from ..places import ANSWERING, PRE_TRAINING, architectures_in
 from ..storage.files import read_json
 
-__all__ = ["Tower", "TowerSource", "has_query_tower", "load_model_tower", "query_tower_of", "read_tower", "same_tower"]
+__all__ = [
+    "UNREAD",
+    "Tower",
+    "TowerSource",
+    "has_query_tower",
+    "load_model_tower",
+    "query_tower_of",
+    "read_tower",
+    "same_tower",
+    "tower_of_weights",
+]
 
 TowerSource = RealmEmbedder | Path | Callable[[], RealmEmbedder | None] | None
 """A tower, the directory that holds it (see [`read_tower`]), or what loads it."""
 
-_UNREAD = "cls.predictions."
+UNREAD = "cls.predictions."
+"""Weights of a tower that begin so are read by nothing: snapshots leave them out."""
+_DRAWING = ("normal_", "uniform_", "trunc_normal_", "kaiming_uniform_")  # of torch.Tensor and of torch.nn.init
 _LOADING = threading.Lock()
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """
+    Modules made inside, by this thread, leave their random weights as the memory was: they are about to be loaded.
+
+    A trainer opens generations in a thread beside its steps. Drawing 30 million numbers there took half a second of a
+    core, and took them from the generator that dropout draws from: masks depended on when an index came.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in _DRAWING:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 class Tower:
@@ -69,23 +98,41 @@ def read_tower(folder: Path) -> RealmEmbedder:
 
     Raises:
         OSError: There is none.
-        ValueError: A snapshot lacks weights.
+        ValueError: A snapshot does not fit its configuration.
     """
     if has_query_tower(folder):
         return load_model_tower(folder)
     if not (folder / "snapshot.json").is_file():
         return RealmEmbedder.from_pretrained(folder, use_safetensors=True).eval()
-    config = RealmConfig.from_dict(read_json(folder / "snapshot.json")["config"])
-    weights = load_file(folder / "embedder.safetensors")
-    with quiet_loading():  # a snapshot has no weights that nothing reads
-        loaded: Any = RealmEmbedder.from_pretrained(
-            None, config=config, state_dict=weights, dtype=torch.float32, output_loading_info=True
-        )
-    tower, info = loaded
-    lacking = [name for name in info["missing_keys"] if not name.startswith(_UNREAD)]
-    if lacking:
-        raise ValueError(f"The snapshot {folder} lacks {sorted(lacking)[0]!r} and {len(lacking) - 1} more weights.")
-    return tower.eval()
+    config, weights = read_json(folder / "snapshot.json")["config"], load_file(folder / "embedder.safetensors")
+    try:
+        return tower_of_weights(config, weights)
+    except ValueError as error:
+        raise ValueError(f"The snapshot {folder} does not fit its configuration: {error}.") from error
+
+
+def tower_of_weights(config: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> RealmEmbedder:
+    """
+    The tower of a snapshot, in evaluation mode: its weights, and zeros for those that nothing reads.
+
+    Args:
+        config (`Mapping[str, Any]`): Of a [`RealmConfig`].
+        weights (`Mapping[str, torch.Tensor]`): Without the prediction head's.
+
+    Raises:
+        ValueError: A weight is missing, or is none of the tower's.
+    """
+    with _NothingDrawn():
+        tower = RealmEmbedder(RealmConfig.from_dict(dict(config)))
+    missing, unexpected = tower.load_state_dict(dict(weights), strict=False)
+    lacking = [name for name in missing if not name.startswith(UNREAD)]
+    if lacking or unexpected:
+        raise ValueError(f"missing {lacking}, unexpected {unexpected}")
+    tower.eval()
+    with torch.no_grad():
+        for name in missing:
+            tower.get_parameter(name).zero_()
+    return tower
 
 
 def load_model_tower(name_or_path: str | Path, **hub: Any) -> RealmEmbedder:
@@ -118,4 +165,4 @@ def same_tower(one: RealmEmbedder, other: RealmEmbedder) -> bool:
 
 
 def _read_weights(tower: RealmEmbedder) -> dict[str, torch.Tensor]:
-    return {name: tensor for name, tensor in tower.state_dict().items() if not name.startswith(_UNREAD)}
+    return {name: tensor for name, tensor in tower.state_dict().items() if not name.startswith(UNREAD)}

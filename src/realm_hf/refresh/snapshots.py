@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save
-from torch.overrides import TorchFunctionMode
 
 from realm_hf.index.fingerprints import state_fingerprint
+from realm_hf.index.towers import UNREAD, tower_of_weights
 from realm_hf.refresh.errors import RunDirectoryError
 from realm_hf.refresh.run_directory import RunDirectory
 from realm_hf.storage.directories import FileLock, StagedDirectory, remove_stale_staging, retire_directory
@@ -37,27 +37,8 @@ if TYPE_CHECKING:
     from realm_hf.modeling_realm import RealmEmbedder
 
 _NAME = re.compile(r"step-(\d+)-e(\d+)")
-_UNREAD = "cls.predictions."
-_DRAWING = ("normal_", "uniform_", "trunc_normal_", "kaiming_uniform_")  # of torch.Tensor and of torch.nn.init
 _WEIGHTS = "embedder.safetensors"
 _MANIFEST = "snapshot.json"
-
-
-class _NothingDrawn(TorchFunctionMode):
-    """
-    Modules made inside, by this thread, leave their random weights as the memory was: they are about to be loaded.
-
-    A trainer opens generations in a thread beside its steps. Drawing 30 million numbers there took half a second of a
-    core, and took them from the generator that dropout draws from: masks depended on when an index came.
-    """
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if getattr(func, "__name__", "") in _DRAWING:
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **kwargs)
 
 
 @dataclass(frozen=True)
@@ -106,11 +87,11 @@ def copy_embedder_state(embedder: RealmEmbedder) -> dict[str, torch.Tensor]:
 
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         state: dict[str, Any] = get_model_state_dict(embedder, options=options)
-        return {name: tensor for name, tensor in state.items() if not name.startswith(_UNREAD)}
+        return {name: tensor for name, tensor in state.items() if not name.startswith(UNREAD)}
     return {
         name: tensor.detach().to("cpu", copy=True).contiguous()
         for name, tensor in embedder.state_dict().items()
-        if not name.startswith(_UNREAD)
+        if not name.startswith(UNREAD)
     }
 
 
@@ -211,9 +192,6 @@ def load_snapshot(
         RunDirectoryError: There is no such snapshot, its size or hash is not the recorded one, or its weights do not
             fit its configuration.
     """
-    from realm_hf.configuration_realm import RealmConfig
-    from realm_hf.modeling_realm import RealmEmbedder
-
     info = read_snapshot(run, snapshot) if isinstance(snapshot, str) else snapshot
     path = run.snapshots / info.name / _WEIGHTS
     with explained("read", path):
@@ -223,15 +201,11 @@ def load_snapshot(
             f"{path} has {size} bytes with sha256 {sha256[:12]}..., its manifest says {info.bytes} and "
             f"{info.sha256[:12]}...: the file is damaged. Remove {path.parent}; the next snapshot replaces it."
         )
-    with _NothingDrawn():
-        embedder = RealmEmbedder(RealmConfig.from_dict(info.config))
-    missing, unexpected = embedder.load_state_dict(load_file(path), strict=False)
-    lacking = [name for name in missing if not name.startswith(_UNREAD)]
-    if lacking or unexpected:
-        raise RunDirectoryError(f"{path} does not fit its configuration: missing {lacking}, unexpected {unexpected}.")
-    embedder.eval().requires_grad_(False)
-    for name in missing:
-        embedder.get_parameter(name).zero_()
+    try:
+        embedder = tower_of_weights(info.config, load_file(path))
+    except ValueError as error:
+        raise RunDirectoryError(f"{path} does not fit its configuration: {error}.") from error
+    embedder.requires_grad_(False)
     return embedder.to(torch.device(device))  # type: ignore[arg-type]
 
 
