@@ -94,6 +94,29 @@ def encode_texts(
     )
 
 
+def word_continuations(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
+    """
+    Which wordpieces go on with a word that another one began.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): A WordPiece tokenizer, which marks them with "##".
+
+    Returns:
+        `np.ndarray`: bool `[vocabulary size]`.
+
+    Raises:
+        ValueError: If no wordpiece is marked, so that nothing tells where a word ends.
+    """
+    vocabulary = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    continues = np.array([piece.startswith("##") for piece in vocabulary])
+    if not continues.any():
+        raise ValueError(
+            f"{type(tokenizer).__name__} marks no wordpiece with '##', so that whole words cannot be told from their "
+            "pieces: use a WordPiece tokenizer"
+        )
+    return continues
+
+
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """
     A name for everything that decides which ids a text becomes: vocabulary, normalisation, splitting, special tokens.
