@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from realm_hf.data.documents import load_documents
     from realm_hf.data.factbook import FactbookQuestion, factbook_passages, factbook_questions, factbook_statements
     from realm_hf.data.passages.build import build_passages, passages_from_rows
+    from realm_hf.data.passages.recurring import RecurringSpans, articles_of, find_recurring_spans
     from realm_hf.data.passages.store import NULL_PASSAGE, PassageStore
     from realm_hf.data.questions.load import OpenQAExample, load_questions
     from realm_hf.data.questions.matching import answer_tokens, contains_answer, exact_match, regex_match, token_f1
@@ -25,10 +26,12 @@ __all__ = [
     "FactbookQuestion",
     "OpenQAExample",
     "PassageStore",
+    "RecurringSpans",
     "SentenceStore",
     "Span",
     "Tagger",
     "answer_tokens",
+    "articles_of",
     "build_passages",
     "build_sentences",
     "contains_answer",
@@ -36,6 +39,7 @@ __all__ = [
     "factbook_passages",
     "factbook_questions",
     "factbook_statements",
+    "find_recurring_spans",
     "load_documents",
     "load_questions",
     "passages_from_rows",
@@ -50,6 +54,7 @@ __getattr__, __dir__ = lazy_exports(
         "documents": ["load_documents"],
         "factbook": ["FactbookQuestion", "factbook_passages", "factbook_questions", "factbook_statements"],
         "passages.build": ["build_passages", "passages_from_rows"],
+        "passages.recurring": ["RecurringSpans", "articles_of", "find_recurring_spans"],
         "passages.store": ["NULL_PASSAGE", "PassageStore"],
         "questions.load": ["OpenQAExample", "load_questions"],
         "questions.matching": ["answer_tokens", "contains_answer", "exact_match", "regex_match", "token_f1"],

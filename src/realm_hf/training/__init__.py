@@ -10,6 +10,7 @@ from realm_hf.lazy_exports import lazy_exports
 if TYPE_CHECKING:
     from realm_hf.refresh.team import Team
     from realm_hf.training.arguments import InverseClozeTrainingArguments, RealmTrainingArguments, parse_arguments
+    from realm_hf.training.arguments_masked_lm import MaskedLMTrainingArguments
     from realm_hf.training.arguments_open_qa import OpenQATrainingArguments
     from realm_hf.training.callbacks import LoopCallback, TrainingResult
     from realm_hf.training.checkpoints import list_checkpoints
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from realm_hf.training.evaluation import retrieval_ranks
     from realm_hf.training.inverse_cloze import InverseClozeTrainer
     from realm_hf.training.loop import TrainingLoop
+    from realm_hf.training.masked_lm import MaskedLMTrainer
     from realm_hf.training.open_qa import OpenQATrainer
     from realm_hf.training.optimization import make_accelerator
     from realm_hf.training.pretraining import RealmTrainer
@@ -27,6 +29,8 @@ __all__ = [
     "InverseClozeTrainer",
     "InverseClozeTrainingArguments",
     "LoopCallback",
+    "MaskedLMTrainer",
+    "MaskedLMTrainingArguments",
     "OpenQATrainer",
     "OpenQATrainingArguments",
     "RealmTrainer",
@@ -55,6 +59,8 @@ __getattr__, __dir__ = lazy_exports(
         "evaluation": ["retrieval_ranks"],
         "inverse_cloze": ["InverseClozeTrainer"],
         "loop": ["TrainingLoop"],
+        "arguments_masked_lm": ["MaskedLMTrainingArguments"],
+        "masked_lm": ["MaskedLMTrainer"],
         "open_qa": ["OpenQATrainer"],
         "optimization": ["make_accelerator"],
         "pretraining": ["RealmTrainer"],

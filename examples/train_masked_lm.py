@@ -1,0 +1,120 @@
+"""Teach an encoder to read before a retriever learns from it: masked language modelling on the passages.
+
+    accelerate launch examples/train_masked_lm.py --knowledge_corpus wiki.parquet --output_dir runs/masked-lm \
+        --model_name_or_path sentence-transformers/all-MiniLM-L6-v2 --max_steps 5000 --learning_rate 5e-4
+
+An encoder without a prediction head, as all sentence encoders are, begins with one that is tied to its word
+embeddings. `--from_nothing` begins with no weights at all and makes its own vocabulary:
+
+    --vocab_size 8192 --from_nothing hidden_size=256,num_hidden_layers=4,num_attention_heads=4,intermediate_size=1024
+
+RUN/model holds the encoder; give it to `train_inverse_cloze.py` or `pretrain.py --model_name_or_path`, whose towers
+and encoder start from it.
+"""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import BertWordPieceTokenizer
+
+from corpora import KnowledgeArguments, end_interrupted, once, prepare_passages, set_up_logging
+from realm_hf import RealmConfig, RealmKnowledgeAugEncoder, RealmTokenizer
+from realm_hf.data import RecurringSpans, articles_of, find_recurring_spans, load_documents
+from realm_hf.training import (
+    MaskedLMTrainer,
+    MaskedLMTrainingArguments,
+    make_accelerator,
+    parse_arguments,
+    save_trained_model,
+)
+
+
+@dataclass
+class EncoderArguments:
+    """Parameters that control the initial weights and the passages."""
+
+    model_name_or_path: str | None = field(default=None, metadata={"help": "Any BERT checkpoint, head or none."})
+    from_nothing: str | None = field(default=None, metadata={"help": "Sizes of a new encoder: hidden_size=256,..."})
+    vocab_size: int = field(default=8192, metadata={"help": "Wordpieces of a new encoder's own vocabulary."})
+    max_candidate_length: int = field(default=288, metadata={"help": "Wordpieces of a passage, specials included."})
+    heldout_fraction: float = field(default=0.01, metadata={"help": "Share of the articles held out."})
+
+    def __post_init__(self) -> None:
+        if (self.model_name_or_path is None) == (self.from_nothing is None):
+            raise ValueError("Give --model_name_or_path or --from_nothing, one of the two.")
+
+
+def sizes(text: str) -> dict[str, int]:
+    pairs = [part.split("=") for part in text.split(",")]
+    if not all(len(pair) == 2 and pair[1].isdigit() for pair in pairs):
+        raise SystemExit(f"--from_nothing is {text!r}: give names and numbers, as in hidden_size=256.")
+    return {name: int(value) for name, value in pairs}
+
+
+def new_tokenizer(knowledge: KnowledgeArguments, vocab_size: int, folder: Path) -> RealmTokenizer:
+    """A WordPiece vocabulary of the corpus, made once."""
+
+    def build() -> None:
+        documents = load_documents(knowledge.knowledge_corpus, knowledge.knowledge_split)
+        made = BertWordPieceTokenizer(lowercase=True)
+        texts = (text for batch in documents.iter(1000) for text in batch[knowledge.text_column])
+        made.train_from_iterator(texts, vocab_size=vocab_size, show_progress=False)
+        words = sorted(made.get_vocab().items(), key=lambda item: item[1])
+        folder.mkdir(parents=True)
+        vocabulary = folder / "vocab.txt"
+        vocabulary.write_text("".join(f"{word}\n" for word, _ in words), encoding="utf-8")
+        RealmTokenizer(vocab=str(vocabulary), do_lower_case=True).save_pretrained(folder)
+
+    once(folder, {"knowledge_corpus": knowledge.knowledge_corpus, "vocab_size": vocab_size}, build)
+    return RealmTokenizer.from_pretrained(folder)
+
+
+def main() -> int:
+    knowledge, start, args = parse_arguments([KnowledgeArguments, EncoderArguments, MaskedLMTrainingArguments])
+    accelerator = make_accelerator(args)
+    set_up_logging(accelerator)
+    run = Path(args.output_dir)
+    if start.from_nothing is None:
+        tokenizer = RealmTokenizer.from_pretrained(start.model_name_or_path)
+        encoder = RealmKnowledgeAugEncoder.from_bert(start.model_name_or_path, pooler="identity", seed=args.seed)
+    else:
+        tokenizer = new_tokenizer(knowledge, start.vocab_size, run / "tokenizer")
+        torch.manual_seed(args.seed)
+        dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+        encoder = RealmKnowledgeAugEncoder(
+            RealmConfig(vocab_size=len(tokenizer), **dropout, **sizes(start.from_nothing))
+        )
+    passages = prepare_passages(knowledge, tokenizer, run / "passages", start.max_candidate_length)
+    spans = run / "recurring.npz"
+    once(spans, {"passages": passages.fingerprint}, lambda: find_recurring_spans(passages, tokenizer).save(spans))
+    recurring = RecurringSpans.load(spans, passages)
+    articles = articles_of(passages)
+    # By article: a passage says what its neighbours say.
+    draw = np.random.default_rng(0).random(int(articles[-1]) + 1)[articles]
+    trainer = MaskedLMTrainer(
+        encoder,
+        args,
+        passages,
+        tokenizer,
+        recurring=recurring,
+        train_rows=np.flatnonzero(draw >= start.heldout_fraction),
+        eval_rows=np.flatnonzero(draw < start.heldout_fraction),
+        accelerator=accelerator,
+    )
+    if accelerator.is_main_process:
+        print(f"{len(passages):,} passages in {int(articles[-1]) + 1:,} articles; {len(recurring):,} spans recur")
+    result = trainer.train()
+    if result.interrupted:
+        return end_interrupted(result, accelerator)
+    if accelerator.is_main_process:
+        save_trained_model(trainer, tokenizer)
+        print(f"Done at step {result.step}: {run / 'model'}")
+    accelerator.end_training()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
