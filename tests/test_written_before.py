@@ -10,8 +10,11 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
+from datasets import Dataset
+from datasets.fingerprint import Hasher
 from hub_client import HubClient
 from hub_repos import Commit, Repository
 from hub_server import HubServer
@@ -26,7 +29,7 @@ from realm_hf import (
     RealmTokenizer,
     write_report,
 )
-from realm_hf.data import OpenQAExample, PassageStore, SentenceStore
+from realm_hf.data import OpenQAExample, PassageStore, SentenceStore, build_sentences, tagger_from_name
 from realm_hf.training import (
     FineTuningArguments,
     InverseClozeArguments,
@@ -100,6 +103,30 @@ def test_passage_and_sentence_stores_open_with_their_fingerprints_and_every_hash
     assert [passages.text(row) for row in range(len(passages))] == documents["text"]
     assert sentences.fingerprint == EXPECTED["sentences"]
     assert (len(sentences.train), len(sentences.heldout)) == (66, 15)
+
+
+def test_split_and_tagged_sentences_are_found_in_the_cache_and_make_the_same_store(moved, tmp_path):
+    if Hasher.hash(("a", 0.5)) != "e195e8864439d6c4":
+        pytest.skip(
+            "this version of `datasets` hashes plain values otherwise: its caches of then are lost to everybody"
+        )
+    cache = moved / "data" / "cache"
+    files = {path: path.stat().st_mtime_ns for path in cache.iterdir()}
+    rows = json.loads((moved / "data" / "documents.json").read_text())
+
+    sentences = build_sentences(
+        Dataset(pa.table(rows), fingerprint="written-before-the-move"),
+        RealmTokenizer.from_pretrained(moved / "data" / "tokenizer"),
+        tagger_from_name("rules"),
+        tmp_path / "sentences",
+        max_query_length=24,
+        heldout_fraction=0.2,
+        cache_dir=cache,
+    )
+
+    assert {path: path.stat().st_mtime_ns for path in cache.iterdir()} == files
+    assert sentences.fingerprint == EXPECTED["sentences"]
+    assert sentences.info["tagger_fingerprint"] == EXPECTED["tagger"]
 
 
 # Retrievers
