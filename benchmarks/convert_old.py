@@ -21,13 +21,13 @@ import numpy as np
 import torch
 
 from realm_hf import RealmConfig
-from realm_hf.modeling_realm_qa import RealmForOpenQA
+from realm_hf.models.modeling_realm_qa import RealmForOpenQA
 
 PUBLISHED = 13_353_718
 ROWS = 10_000
 CONVERT = """
 import resource, sys, json, time
-from realm_hf.convert import convert
+from realm_hf.cli.convert import convert
 started = time.perf_counter()
 before = resource.getrusage(resource.RUSAGE_SELF)
 parts = convert(sys.argv[1], sys.argv[2], factory=sys.argv[3])

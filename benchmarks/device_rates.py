@@ -27,11 +27,11 @@ from rows.pretraining_step import make_batch, step
 from rows.small_bert import SHAPE, make_config
 
 from realm_hf import RealmEmbedder, RealmForPreTraining
-from realm_hf.data.passages import NULL_PASSAGE
+from realm_hf.data.passages.build import NULL_PASSAGE
 from realm_hf.estimate import ModelShape
 from realm_hf.estimate.index_costs import index_operations
+from realm_hf.generations.embedding import embed_passages
 from realm_hf.index.default_index import plan_index
-from realm_hf.index.embedding import embed_passages
 from realm_hf.index.faiss_index import build_index
 from realm_hf.storage.files import HashingFile
 

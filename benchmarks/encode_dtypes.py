@@ -17,9 +17,9 @@ import numpy as np
 import torch
 
 from realm_hf import RealmEmbedder, RealmTokenizer
-from realm_hf.index.embedding import embed_passages
+from realm_hf.generations.embedding import embed_passages
 from realm_hf.index.exact import exact_search
-from realm_hf.precision import encoding_in
+from realm_hf.models.precision import encoding_in
 from realm_hf.training.retrieval_ahead import encode_queries
 
 ROOT = Path(__file__).resolve().parents[1]

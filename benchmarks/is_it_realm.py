@@ -31,10 +31,10 @@ import numpy as np
 from transformers import BertConfig, BertForMaskedLM, set_seed
 
 from realm_hf import RealmForPreTraining, RealmTokenizer
-from realm_hf.training.arguments import InverseClozeArguments, PreTrainingArguments
+from realm_hf.training.arguments import InverseClozeTrainingArguments, RealmTrainingArguments
 from realm_hf.training.evaluation import retrieval_ranks
 from realm_hf.training.inverse_cloze import InverseClozeTrainer
-from realm_hf.training.pretraining import PreTrainer
+from realm_hf.training.pretraining import RealmTrainer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 from factbook_task import (
@@ -94,7 +94,7 @@ class Seed:
     def inverse_cloze(self, model: RealmForPreTraining, steps: int, name: str) -> float:
         """Train the towers for `steps`; seconds taken."""
         started = time.perf_counter()
-        arguments = InverseClozeArguments(
+        arguments = InverseClozeTrainingArguments(
             output_dir=str(self.work / name),
             max_steps=steps,
             per_device_train_batch_size=32,
@@ -112,7 +112,7 @@ class Seed:
         self, model: RealmForPreTraining, name: str, steps: int, **changes: Any
     ) -> tuple[float, dict[str, float]]:
         """Pre-train for `steps`; seconds of its steps, synchronous builds included, and held-out figures."""
-        arguments = PreTrainingArguments(
+        arguments = RealmTrainingArguments(
             output_dir=str(self.work / name),
             max_steps=steps,
             per_device_train_batch_size=self.args.batch_size,
@@ -125,7 +125,7 @@ class Seed:
             **{"refresh": "off", **changes},
         )
         sentences = self.task.sentences
-        run = PreTrainer(
+        run = RealmTrainer(
             model, self.task.tokenizer, self.task.passages, sentences.train, arguments, heldout=sentences.heldout
         )
         metrics = run.train().exit_if_interrupted().metrics

@@ -24,7 +24,7 @@ from rows.small_bert import make_config
 
 import realm_hf
 from realm_hf import RealmEmbedder, RealmForPreTraining
-from realm_hf.index.embedding import embed_passages
+from realm_hf.generations.embedding import embed_passages
 
 # Operators by what they are for; the rest is "other".
 KINDS = {

@@ -27,14 +27,15 @@ from datasets import Dataset
 from transformers import BertConfig, BertForMaskedLM, set_seed
 
 from realm_hf import RealmEmbedder, RealmForOpenQA, RealmForPreTraining, RealmRetriever, RealmTokenizer
-from realm_hf.answering import QuestionAnswerer
-from realm_hf.data.answer_matching import exact_match, token_f1
-from realm_hf.data.open_qa import OpenQAExample
-from realm_hf.data.passages import PassageStore, passages_from_rows
-from realm_hf.evaluation import evaluate_open_qa, write_predictions
+from realm_hf.data.passages.build import PassageStore, passages_from_rows
+from realm_hf.data.questions.load import OpenQAExample
+from realm_hf.data.questions.matching import exact_match, token_f1
+from realm_hf.qa.answerer import QuestionAnswerer
+from realm_hf.qa.evaluation import evaluate_open_qa
+from realm_hf.qa.predictions import write_predictions
 from realm_hf.report.answers import write_answer_report
-from realm_hf.training.arguments import InverseClozeArguments
-from realm_hf.training.arguments_open_qa import FineTuningArguments
+from realm_hf.training.arguments import InverseClozeTrainingArguments
+from realm_hf.training.arguments_open_qa import OpenQATrainingArguments
 from realm_hf.training.evaluation import retrieval_ranks
 from realm_hf.training.inverse_cloze import InverseClozeTrainer
 from realm_hf.training.open_qa import OpenQATrainer
@@ -113,7 +114,7 @@ def warm_start(args: argparse.Namespace, tokenizer: RealmTokenizer, passages: Pa
         model,
         passages,
         tokenizer,
-        InverseClozeArguments(
+        InverseClozeTrainingArguments(
             output_dir=str(args.output_dir / "inverse_cloze"),
             max_steps=args.inverse_cloze_steps,
             per_device_train_batch_size=args.inverse_cloze_batch_size,
@@ -140,7 +141,7 @@ def fine_tune(
         tokenizer,
         passages,
         train.examples,
-        FineTuningArguments(
+        OpenQATrainingArguments(
             output_dir=str(run),
             max_steps=args.max_steps,
             per_device_train_batch_size=args.batch_size,

@@ -24,8 +24,8 @@ from rows.pretraining_step import make_batch, step
 from rows.small_bert import make_config
 
 from realm_hf import RealmForPreTraining
-from realm_hf.encoding import CHUNK_TOKENS
-from realm_hf.modeling_bert_tower import RealmBertModel
+from realm_hf.models.modeling_bert_tower import RealmBertModel
+from realm_hf.models.ragged_encoding import CHUNK_TOKENS
 
 COMMITTED = CHUNK_TOKENS["cpu"]
 CHUNKS = {"chunks to 1,024 tokens": (512, 1024), "chunks to 2,048 tokens": (512, 2048)}

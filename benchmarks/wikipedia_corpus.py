@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from realm_hf.data.answer_matching import answer_tokens
+from realm_hf.data.questions.matching import answer_tokens
 
 _LONGEST_TITLE = 6  # words
 _SHORTEST_ANSWER = 5  # characters, the spaces around it counted

@@ -40,11 +40,11 @@ from factbook_task import (
 from fetch_minilm import DEFAULT_FOLDER
 from realm_hf import RealmForPreTraining, RealmTokenizer, write_report
 from realm_hf.training import (
-    InverseClozeArguments,
     InverseClozeTrainer,
+    InverseClozeTrainingArguments,
     LoopCallback,
-    PreTrainer,
-    PreTrainingArguments,
+    RealmTrainer,
+    RealmTrainingArguments,
     TrainingLoop,
 )
 
@@ -150,7 +150,7 @@ def warm_up(model: RealmForPreTraining, task: FactbookTask, args: argparse.Names
         model,
         task.passages,
         task.tokenizer,
-        InverseClozeArguments(
+        InverseClozeTrainingArguments(
             output_dir=str(folder),
             max_steps=args.inverse_cloze_steps,
             per_device_train_batch_size=32,
@@ -171,12 +171,12 @@ def warm_up(model: RealmForPreTraining, task: FactbookTask, args: argparse.Names
 def pre_train(
     model: RealmForPreTraining, task: FactbookTask, questions: list[Any], args: argparse.Namespace, phases: Phases
 ) -> None:
-    trainer = PreTrainer(
+    trainer = RealmTrainer(
         model,
         task.tokenizer,
         task.passages,
         task.sentences.train,
-        PreTrainingArguments(
+        RealmTrainingArguments(
             output_dir=str(args.output_dir),
             max_steps=args.reading_steps + args.joint_steps,
             freeze_retriever_steps=args.reading_steps,

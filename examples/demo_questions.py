@@ -13,7 +13,7 @@ from demo_phases import Phases
 from factbook_task import KS, MAX_PASSAGE_LENGTH, MAX_QUERY_LENGTH, FactbookTask
 from realm_hf import Answer, QuestionAnswerer, RealmForOpenQA, RealmForPreTraining, RealmRetriever
 from realm_hf.data import NULL_PASSAGE, FactbookQuestion, OpenQAExample, contains_answer, exact_match
-from realm_hf.training import FineTuningArguments, OpenQATrainer
+from realm_hf.training import OpenQATrainer, OpenQATrainingArguments
 
 # One answer in 25 is longer than the released 10 wordpieces.
 MAX_SPAN_WIDTH = 14
@@ -53,7 +53,7 @@ def fine_tune(
         task.tokenizer,
         task.passages,
         [OpenQAExample(q.question, (q.answer,)) for q in asked],
-        FineTuningArguments(
+        OpenQATrainingArguments(
             output_dir=str(run / "open_qa"),
             max_steps=steps,
             per_device_train_batch_size=batch_size,

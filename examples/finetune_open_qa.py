@@ -30,7 +30,7 @@ from corpora import (
 )
 from realm_hf import QuestionAnswerer, RealmEmbedder, RealmForOpenQA, RealmRetriever, RealmTokenizer
 from realm_hf.data import OpenQAExample, PassageStore, load_questions
-from realm_hf.training import FineTuningArguments, OpenQATrainer, make_accelerator, parse_arguments, permute
+from realm_hf.training import OpenQATrainer, OpenQATrainingArguments, make_accelerator, parse_arguments, permute
 
 SHOWN = 5
 
@@ -85,7 +85,7 @@ class StartArguments(ModelArguments):
 
 def main() -> int:
     questions, knowledge, start, args = parse_arguments(
-        [QuestionArguments, PassageArguments, StartArguments, FineTuningArguments]
+        [QuestionArguments, PassageArguments, StartArguments, OpenQATrainingArguments]
     )
     accelerator = make_accelerator(args)
     set_up_logging(accelerator)
@@ -205,7 +205,7 @@ def overview(trainer: OpenQATrainer) -> str:
     return "\n".join(lines)
 
 
-def show_results(run: Path, questions: list[str], args: FineTuningArguments) -> None:
+def show_results(run: Path, questions: list[str], args: OpenQATrainingArguments) -> None:
     """The figures of the model that was kept, and a few of its answers."""
     summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
     counts, model = summary["trained_questions"], summary["model"]

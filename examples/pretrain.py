@@ -29,10 +29,10 @@ from corpora import (
 from realm_hf import RealmForPreTraining, RealmTokenizer, write_report
 from realm_hf.data import PassageStore, SentenceStore, build_sentences, load_documents, tagger_from_name
 from realm_hf.training import (
-    InverseClozeArguments,
     InverseClozeTrainer,
-    PreTrainer,
-    PreTrainingArguments,
+    InverseClozeTrainingArguments,
+    RealmTrainer,
+    RealmTrainingArguments,
     TrainingResult,
     list_checkpoints,
     make_accelerator,
@@ -78,7 +78,7 @@ class WarmStartArguments:
 
 def main() -> int:
     knowledge, corpus, model_args, warm, args = parse_arguments(
-        [KnowledgeArguments, SentenceArguments, ModelArguments, WarmStartArguments, PreTrainingArguments]
+        [KnowledgeArguments, SentenceArguments, ModelArguments, WarmStartArguments, RealmTrainingArguments]
     )
     accelerator = make_accelerator(args)
     set_up_logging(accelerator)
@@ -95,7 +95,7 @@ def main() -> int:
         warmed = warm_start(model, passages, tokenizer, warm, args, accelerator)
         if warmed.interrupted:
             return end_interrupted(warmed, accelerator)
-    trainer = PreTrainer(
+    trainer = RealmTrainer(
         model, tokenizer, passages, sentences.train, args, heldout=sentences.heldout, accelerator=accelerator
     )
     result = trainer.train()
@@ -112,7 +112,7 @@ def main() -> int:
 def prepare_sentences(
     knowledge: KnowledgeArguments,
     corpus: SentenceArguments,
-    args: PreTrainingArguments,
+    args: RealmTrainingArguments,
     tokenizer: RealmTokenizer,
     directory: Path,
 ) -> SentenceStore:
@@ -146,11 +146,11 @@ def warm_start(
     passages: PassageStore,
     tokenizer: RealmTokenizer,
     warm: WarmStartArguments,
-    args: PreTrainingArguments,
+    args: RealmTrainingArguments,
     accelerator: Accelerator,
 ) -> TrainingResult:
     """Train the towers by ICT in RUN/inverse_cloze."""
-    settings = InverseClozeArguments(
+    settings = InverseClozeTrainingArguments(
         output_dir=str(Path(args.output_dir) / "inverse_cloze"),
         max_steps=warm.inverse_cloze_steps,
         per_device_train_batch_size=warm.inverse_cloze_batch_size,
@@ -176,7 +176,7 @@ def overview(
     model: RealmForPreTraining,
     passages: PassageStore,
     sentences: SentenceStore,
-    args: PreTrainingArguments,
+    args: RealmTrainingArguments,
     accelerator: Accelerator,
 ) -> str:
     """What is about to run."""

@@ -22,7 +22,7 @@ from factbook_task import start_model
 from fetch_minilm import DEFAULT_FOLDER
 from realm_hf import RealmForOpenQA, RealmTokenizer
 from realm_hf.data import OpenQAExample, PassageStore, passages_from_rows
-from realm_hf.training import FineTuningArguments, OpenQATrainer
+from realm_hf.training import OpenQATrainer, OpenQATrainingArguments
 
 DEFAULT_WORLD = Path("runs/small_world")
 TRAINED_TOWNS, ASKED_TOWNS = 60, 12
@@ -115,7 +115,7 @@ def make_world(folder: Path, weights: str, steps: int, seed: int = 0) -> Path:
         tokenizer,
         passages,
         [question for town in trained for question in town.questions()],
-        FineTuningArguments(
+        OpenQATrainingArguments(
             output_dir=str(folder),
             max_steps=steps,
             per_device_train_batch_size=8,

@@ -23,8 +23,8 @@ from corpora import (
     set_up_logging,
 )
 from realm_hf.training import (
-    InverseClozeArguments,
     InverseClozeTrainer,
+    InverseClozeTrainingArguments,
     make_accelerator,
     parse_arguments,
     save_trained_model,
@@ -40,7 +40,7 @@ class PassageArguments:
 
 def main() -> int:
     knowledge, lengths, model_args, args = parse_arguments(
-        [KnowledgeArguments, PassageArguments, ModelArguments, InverseClozeArguments]
+        [KnowledgeArguments, PassageArguments, ModelArguments, InverseClozeTrainingArguments]
     )
     accelerator = make_accelerator(args)
     set_up_logging(accelerator)

@@ -14,8 +14,8 @@ import pytest
 
 if TYPE_CHECKING:
     from realm_hf import RealmConfig, RealmEmbedder, RealmTokenizer
-    from realm_hf.data.passage_store import PassageStore
-    from realm_hf.refresh.run_directory import RunDirectory
+    from realm_hf.data.passages.store import PassageStore
+    from realm_hf.runs.directory import RunDirectory
 
 TESTS = Path(__file__).parent
 GUARD = TESTS / "guard"
@@ -148,7 +148,7 @@ def tiny_passages(tokenizer: "RealmTokenizer", tmp_path_factory: pytest.TempPath
     """48 passages of two sentences each, all different."""
     from datasets import Dataset
 
-    from realm_hf.data.passages import passages_from_rows
+    from realm_hf.data.passages.build import passages_from_rows
 
     places = ("river", "mountain", "island", "city", "forest", "harbour")
     rows = {
@@ -176,7 +176,7 @@ def embedder(tiny_config: "RealmConfig") -> "RealmEmbedder":
 @pytest.fixture
 def run(tmp_path: Path, tiny_passages: "PassageStore", tokenizer: "RealmTokenizer") -> "RunDirectory":
     """A fresh run directory over `tiny_passages`, with no trainer and no snapshot."""
-    from realm_hf.refresh.run_directory import RunDirectory
+    from realm_hf.runs.directory import RunDirectory
 
     return RunDirectory.create(tmp_path / "run", passages=tiny_passages, tokenizer=tokenizer)
 

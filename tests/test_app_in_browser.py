@@ -14,9 +14,9 @@ from example_programs import EXAMPLES
 from tiny_worlds import bag_of_words_start, tiny_model
 
 from realm_hf import RealmForOpenQA, RealmRetriever
-from realm_hf.answering import QuestionAnswerer
-from realm_hf.data.passages import passages_from_rows
-from realm_hf.index.embedding import embed_passages
+from realm_hf.data.passages.build import passages_from_rows
+from realm_hf.generations.embedding import embed_passages
+from realm_hf.qa.answerer import QuestionAnswerer
 
 pytestmark = [
     pytest.mark.multiprocess,

@@ -13,21 +13,21 @@ from tiny_worlds import bag_of_words_start, load_world, tiny_model, tiny_tokeniz
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer, pipeline
 
 from realm_hf import RealmEmbedder, RealmForOpenQA, RealmForPreTraining, RealmRetriever, RealmTokenizer
-from realm_hf.hub_files import HubArtefactError
-from realm_hf.index.embedding import embed_passages
-from realm_hf.index.generations import GenerationStore
-from realm_hf.index.manifest import newest_generation
-from realm_hf.index.text_search import SearchResult
-from realm_hf.index.towers import same_tower
-from realm_hf.places import what_is
-from realm_hf.training.arguments import PreTrainingArguments
+from realm_hf.generations.embedding import embed_passages
+from realm_hf.generations.manifest import newest_generation
+from realm_hf.generations.store import GenerationStore
+from realm_hf.models.places import what_is
+from realm_hf.models.towers import same_tower
+from realm_hf.retriever.text_search import SearchResult
+from realm_hf.training.arguments import RealmTrainingArguments
 from realm_hf.training.callbacks import LoopCallback
-from realm_hf.training.pretraining import PreTrainer
+from realm_hf.training.pretraining import RealmTrainer
+from realm_hf.untrusted.checks import HubArtefactError
 
 QUERY = "[MASK] is what the coast sells."
 
 
-def pretrainer(world: Path, run: Path, model=None, **overrides) -> PreTrainer:
+def pretrainer(world: Path, run: Path, model=None, **overrides) -> RealmTrainer:
     settings = {
         "max_steps": 4,
         "per_device_train_batch_size": 4,
@@ -40,9 +40,9 @@ def pretrainer(world: Path, run: Path, model=None, **overrides) -> PreTrainer:
         "use_cpu": True,
         "disable_tqdm": True,
     }
-    args = PreTrainingArguments(output_dir=str(run), **{**settings, **overrides})
+    args = RealmTrainingArguments(output_dir=str(run), **{**settings, **overrides})
     passages, sentences = load_world(world)
-    return PreTrainer(model or bag_of_words_start(tiny_model()), tiny_tokenizer(), passages, sentences.train, args)
+    return RealmTrainer(model or bag_of_words_start(tiny_model()), tiny_tokenizer(), passages, sentences.train, args)
 
 
 @pytest.fixture(scope="module")
@@ -406,7 +406,7 @@ def test_texts_with_titles_get_the_embeddings_of_stored_passages(embedder, token
 
 
 def test_a_long_passage_is_cut_as_a_passage_store_cuts_it(embedder, tokenizer):
-    from realm_hf.data.passages_in_memory import pack_passages
+    from realm_hf.data.passages.in_memory import pack_passages
 
     text, title = "the river lies in the north and " * 20, "island " * 30
     packed = pack_passages([text], [title], tokenizer, 32)

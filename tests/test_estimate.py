@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from realm_hf.cli import main
+from realm_hf.cli.main import main
 from realm_hf.estimate import MODELS, ModelShape, Plan, Rates, estimate_run, packaged_rates
 
 RATES = Rates(train_tflops=1.0, encode_tflops=2.0, index_tflops=0.5, disk_gigabytes=1.0, source="test")

@@ -10,7 +10,7 @@ from tiny_answerers import tiny_answerer
 from tiny_worlds import tiny_model
 
 from realm_hf import RealmEmbedder, RealmForPreTraining
-from realm_hf.answering import QuestionAnswerer
+from realm_hf.qa.answerer import QuestionAnswerer
 
 OFFSETS = [4, 12, 32]
 QUESTIONS = ["How many people has island number 2?", "Where lies the harbour?", "What?", "road"]

@@ -73,10 +73,10 @@ def test_a_name_that_is_not_there_is_an_attribute_error(package):
 def test_what_is_not_used_is_not_imported():
     program = (
         "import sys, realm_hf, realm_hf.data, realm_hf.training\n"
-        "loaded = {'faiss', 'datasets', 'realm_hf.retrieval_realm'} & set(sys.modules)\n"
+        "loaded = {'faiss', 'datasets', 'realm_hf.retriever.retriever'} & set(sys.modules)\n"
         "assert 'RealmRetriever' in dir(realm_hf) and not loaded, loaded\n"
         "from realm_hf import *\n"
-        "assert RealmRetriever.__module__ == 'realm_hf.retrieval_realm' and 'faiss' in sys.modules\n"
+        "assert RealmRetriever.__module__ == 'realm_hf.retriever.retriever' and 'faiss' in sys.modules\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -144,7 +144,7 @@ def test_snippets_train_search_and_ask_as_they_are_written(place, document, tmp_
     (tmp_path / "runs" / "qa").symlink_to(place / "runs" / "qa")
     blocks = [code for code in code_in((ROOT / document).read_text()) if imported(code)]
     # Training first: what the others load is what it leaves.
-    program = "\n".join(sorted(blocks, key=lambda code: "PreTrainer" not in code))
+    program = "\n".join(sorted(blocks, key=lambda code: "RealmTrainer" not in code))
     for written, here in (
         ("google-bert/bert-base-uncased", "bert"),
         ("max_steps=20000", "max_steps=2, use_cpu=True, per_device_train_batch_size=2"),

@@ -6,7 +6,8 @@
 import json
 import shutil
 import tarfile
-from importlib.metadata import entry_points
+import tomllib
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import numpy as np
@@ -31,17 +32,18 @@ from realm_hf import (
 )
 from realm_hf.data import OpenQAExample, PassageStore, SentenceStore, build_sentences, tagger_from_name
 from realm_hf.training import (
-    FineTuningArguments,
-    InverseClozeArguments,
     InverseClozeTrainer,
+    InverseClozeTrainingArguments,
     OpenQATrainer,
-    PreTrainer,
-    PreTrainingArguments,
+    OpenQATrainingArguments,
+    RealmTrainer,
+    RealmTrainingArguments,
     TrainingLoop,
     list_checkpoints,
 )
 
-KEPT = Path(__file__).parent / "fixtures" / "written_before_the_move"
+ROOT = Path(__file__).parents[1]
+KEPT = ROOT / "tests" / "fixtures" / "written_before_the_move"
 EXPECTED = json.loads((KEPT / "expected.json").read_text(encoding="utf-8"))
 QUERIES = EXPECTED["queries"]
 RUNS = ("inverse_cloze", "pretraining", "finetuning")
@@ -87,8 +89,9 @@ def searched(place: Path, **arguments) -> list[dict]:
 
 
 def command(*arguments: str) -> int:
-    (script,) = entry_points(group="console_scripts", name="realm-hf")
-    return script.load()(arguments)
+    """`realm-hf ...`, wherever the function is that pyproject.toml names."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return EntryPoint("realm-hf", project["scripts"]["realm-hf"], "console_scripts").load()(arguments)
 
 
 # Data
@@ -201,18 +204,18 @@ def trainer_of(name: str, root: Path, **overrides) -> TrainingLoop:
     passages = PassageStore.load(root / "data" / "passages")
     tokenizer = RealmTokenizer.from_pretrained(root / "data" / "tokenizer")
     if name == "inverse_cloze":
-        args = InverseClozeArguments(keep_probability=0.5, max_query_length=24, **settings)
+        args = InverseClozeTrainingArguments(keep_probability=0.5, max_query_length=24, **settings)
         model = RealmForPreTraining(RealmForPreTraining.from_pretrained(root / "inverse_cloze" / "model").config)
         return InverseClozeTrainer(model, passages, tokenizer, args)
     if name == "pretraining":
         sentences = SentenceStore.load(root / "data" / "sentences")
         lengths = {"max_query_length": 24, "max_candidate_length": 48}
         index = {"num_candidates": 4, "refresh": "sync", "refresh_steps": 2, "probe_queries": 4, "eval_steps": 3}
-        args = PreTrainingArguments(**lengths, **index, **settings)
+        args = RealmTrainingArguments(**lengths, **index, **settings)
         model = RealmForPreTraining.from_pretrained(root / "inverse_cloze" / "model")
-        return PreTrainer(model, tokenizer, passages, sentences.train, args, heldout=sentences.heldout)
+        return RealmTrainer(model, tokenizer, passages, sentences.train, args, heldout=sentences.heldout)
     beams = {"searcher_beam_size": 12, "reader_beam_size": 3, "reader_seq_len": 64}
-    args = FineTuningArguments(**beams, probe_queries=0, eval_steps=2, **settings)
+    args = OpenQATrainingArguments(**beams, probe_queries=0, eval_steps=2, **settings)
     model = RealmForOpenQA.from_pretraining(RealmForPreTraining.from_pretrained(root / "pretraining"))
     asked = questions(root)
     return OpenQATrainer(model, tokenizer, passages, asked, args, dev=asked[:6], index_from=root / "pretraining")

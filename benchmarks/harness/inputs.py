@@ -9,10 +9,10 @@ from datasets import Dataset, disable_progress_bars
 
 from realm_hf import RealmTokenizer
 from realm_hf.data.factbook import factbook_passages
-from realm_hf.data.open_qa import OpenQAExample
-from realm_hf.data.passages import PassageStore, passages_from_rows
-from realm_hf.data.rule_tagger import RuleTagger
-from realm_hf.data.sentence_splitter import split_sentences
+from realm_hf.data.passages.build import PassageStore, passages_from_rows
+from realm_hf.data.questions.load import OpenQAExample
+from realm_hf.data.splitter import split_sentences
+from realm_hf.data.taggers.rules import RuleTagger
 
 from .machine import ROOT
 from .rows import Settings

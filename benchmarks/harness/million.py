@@ -14,8 +14,8 @@ import pyarrow as pa
 from datasets import disable_progress_bars
 
 from realm_hf import RealmRetriever
-from realm_hf.data.packing import COUNTS
-from realm_hf.data.passages import PassageStore, packed_features, write_store
+from realm_hf.data.passages.build import PassageStore, packed_features, write_store
+from realm_hf.data.passages.packing import COUNTS
 from realm_hf.index.default_index import AUTO
 from realm_hf.index.faiss_index import build_index
 from realm_hf.storage.directories import StagedDirectory

@@ -10,7 +10,8 @@ from harness.peer import Peer
 from harness.rows import Row, Settings, timed_row
 
 from realm_hf import RealmTokenizer
-from realm_hf.answering import Answer, QuestionAnswerer
+from realm_hf.qa.answerer import QuestionAnswerer
+from realm_hf.qa.answers import Answer
 from rows.open_qa import PORT, make_world, write_world
 
 BATCH = 32

@@ -13,9 +13,9 @@ from harness.rows import Row, Settings, timed_row
 from safetensors.torch import save_file
 
 from realm_hf import RealmEmbedder, RealmTokenizer
-from realm_hf.data.passages import PassageStore
-from realm_hf.data.passages_in_memory import pack_passages
-from realm_hf.index.embedding import embed_passages
+from realm_hf.data.passages.build import PassageStore
+from realm_hf.data.passages.in_memory import pack_passages
+from realm_hf.generations.embedding import embed_passages
 from rows.small_bert import make_config, save_weights, shape
 
 BATCH = 32

@@ -16,9 +16,9 @@ from harness.inputs import SCRATCH, load_passages, load_tokenizer, make_question
 from harness.peer import Peer
 from harness.rows import Row, Settings, timed_row
 
-from realm_hf.data.answers import AnswerFinder
 from realm_hf.data.collators import pad_rows
-from realm_hf.data.open_qa import OpenQAExample
+from realm_hf.data.questions.answer_finder import AnswerFinder
+from realm_hf.data.questions.load import OpenQAExample
 from realm_hf.data.vocabulary import SpecialTokens, encode_texts
 from realm_hf.training.beams import BeamSearch
 from realm_hf.training.open_qa_step import OpenQAStep, StepOutput

@@ -15,8 +15,8 @@ from harness.rows import Settings
 from safetensors.torch import save_file
 
 from realm_hf import RealmForOpenQA, RealmRetriever, RealmTokenizer
-from realm_hf.data.open_qa import OpenQAExample
-from realm_hf.data.passages import PassageStore
+from realm_hf.data.passages.build import PassageStore
+from realm_hf.data.questions.load import OpenQAExample
 from rows.small_bert import make_config, save_weights, shape
 
 PORT = "old port (transformers 4.57.6), one by one"

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from realm_hf import RealmForPreTraining
 from realm_hf.data.collators import PreTrainingCollator
 from realm_hf.data.masking import MaskedQuery, mask_example
-from realm_hf.data.passages import NULL_PASSAGE, PassageStore
+from realm_hf.data.passages.build import NULL_PASSAGE, PassageStore
 from rows.matrix_products import bare_products
 from rows.small_bert import make_config, save_weights, shape
 

@@ -26,14 +26,14 @@ from harness.rows import Row, Settings, timed_row
 from transformers.utils import logging
 
 from realm_hf import RealmForPreTraining, RealmTokenizer
-from realm_hf.data.passages import PassageStore
-from realm_hf.data.rule_tagger import RuleTagger
-from realm_hf.data.sentences import SentenceStore, build_sentences
-from realm_hf.refresh.refresher import Refresher
-from realm_hf.training.arguments import PreTrainingArguments
+from realm_hf.data.passages.build import PassageStore
+from realm_hf.data.sentences.build import SentenceStore, build_sentences
+from realm_hf.data.taggers.rules import RuleTagger
+from realm_hf.refresh.base import Refresher
+from realm_hf.training.arguments import RealmTrainingArguments
 from realm_hf.training.callbacks import LoopCallback
 from realm_hf.training.loop import TrainingLoop
-from realm_hf.training.pretraining import PreTrainer
+from realm_hf.training.pretraining import RealmTrainer
 from rows.small_bert import make_config
 
 WORDPIECES, QUICK_WORDPIECES = 80_000, 2_000
@@ -87,7 +87,7 @@ class OneRefresh(LoopCallback):
 
     def on_train_begin(self, loop: TrainingLoop) -> None:
         """Time what the loop waits for the refresh between its steps."""
-        assert isinstance(loop, PreTrainer)
+        assert isinstance(loop, RealmTrainer)
         after_step = loop.index.after_step
 
         def timed(*args: Any, **kwargs: Any) -> dict[str, Any] | None:
@@ -101,7 +101,7 @@ class OneRefresh(LoopCallback):
 
     def on_step_end(self, loop: TrainingLoop, record: dict[str, Any]) -> None:
         """Take the step's time to its pile, and submit or end where it is time to."""
-        assert isinstance(loop, PreTrainer)
+        assert isinstance(loop, RealmTrainer)
         now = time.perf_counter()
         refresher, is_async = loop.index.refresher, loop.args.refresh == "async"
         if not self._measuring:
@@ -260,7 +260,7 @@ def _train(
     run: Path,
 ) -> None:
     torch.manual_seed(0)
-    args = PreTrainingArguments(
+    args = RealmTrainingArguments(
         output_dir=str(run),
         max_steps=100_000,
         per_device_train_batch_size=4,
@@ -274,4 +274,4 @@ def _train(
         disable_tqdm=True,
     )
     model = RealmForPreTraining(make_config(settings))
-    PreTrainer(model, tokenizer, passages, sentences, args, callbacks=[refresh]).train().exit_if_interrupted()
+    RealmTrainer(model, tokenizer, passages, sentences, args, callbacks=[refresh]).train().exit_if_interrupted()

@@ -16,32 +16,35 @@ from transformers import (
     AutoTokenizer,
 )
 
-from .configuration_realm import RealmConfig
-from .lazy_exports import lazy_exports
-from .modeling_outputs import (
+from realm_hf.lazy_exports import lazy_exports
+from realm_hf.models.configuration_realm import RealmConfig
+from realm_hf.models.modeling_outputs import (
     RealmEmbedderOutput,
     RealmForOpenQAOutput,
     RealmForPreTrainingOutput,
     RealmReaderOutput,
     RealmScorerOutput,
 )
-from .modeling_reader import RealmReader
-from .modeling_realm import RealmEmbedder, RealmForPreTraining, RealmKnowledgeAugEncoder, RealmScorer
-from .modeling_realm_qa import RealmForOpenQA
-from .pipelines import register_pipeline
-from .tokenization_realm import RealmTokenizer
+from realm_hf.models.modeling_reader import RealmReader
+from realm_hf.models.modeling_realm import RealmEmbedder, RealmForPreTraining, RealmKnowledgeAugEncoder, RealmScorer
+from realm_hf.models.modeling_realm_qa import RealmForOpenQA
+from realm_hf.models.tokenization_realm import RealmTokenizer
+from realm_hf.qa.pipeline import register_pipeline
 
 if TYPE_CHECKING:
-    from .answering import Answer, Evidence, QuestionAnswerer
-    from .evaluation import evaluate_open_qa, write_predictions
-    from .index.embedding import embed_passages
-    from .index.faiss_index import build_index
-    from .index.text_search import SearchResult
-    from .legacy.tensorflow_names import from_tensorflow
-    from .metrics import metric_path
-    from .publishing import CardFacts, publish
-    from .report import write_answer_report, write_report
-    from .retrieval_realm import RealmRetriever
+    from realm_hf.generations.embedding import embed_passages
+    from realm_hf.hub.cards import CardFacts
+    from realm_hf.hub.publish import publish
+    from realm_hf.index.faiss_index import build_index
+    from realm_hf.legacy.tensorflow_names import from_tensorflow
+    from realm_hf.metrics import metric_path
+    from realm_hf.qa.answerer import QuestionAnswerer
+    from realm_hf.qa.answers import Answer, Evidence
+    from realm_hf.qa.evaluation import evaluate_open_qa
+    from realm_hf.qa.predictions import write_predictions
+    from realm_hf.report import write_answer_report, write_report
+    from realm_hf.retriever.retriever import RealmRetriever
+    from realm_hf.retriever.text_search import SearchResult
 
 AutoConfig.register("realm", RealmConfig)
 AutoTokenizer.register(RealmConfig, tokenizer_class=RealmTokenizer)
@@ -85,15 +88,18 @@ __all__ = [
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
-        "answering": ["Answer", "Evidence", "QuestionAnswerer"],
-        "evaluation": ["evaluate_open_qa", "write_predictions"],
-        "index.embedding": ["embed_passages"],
+        "generations.embedding": ["embed_passages"],
+        "hub.cards": ["CardFacts"],
+        "hub.publish": ["publish"],
         "index.faiss_index": ["build_index"],
-        "index.text_search": ["SearchResult"],
         "legacy.tensorflow_names": ["from_tensorflow"],
         "metrics": ["metric_path"],
-        "publishing": ["CardFacts", "publish"],
+        "qa.answerer": ["QuestionAnswerer"],
+        "qa.answers": ["Answer", "Evidence"],
+        "qa.evaluation": ["evaluate_open_qa"],
+        "qa.predictions": ["write_predictions"],
         "report": ["write_answer_report", "write_report"],
-        "retrieval_realm": ["RealmRetriever"],
+        "retriever.retriever": ["RealmRetriever"],
+        "retriever.text_search": ["SearchResult"],
     },
 )

@@ -15,7 +15,7 @@ import paper_scale_plot
 from harness import vectors
 from harness.million import repeat_passages
 
-from realm_hf.data.passages import PassageStore
+from realm_hf.data.passages.build import PassageStore
 
 
 def test_a_longer_synthetic_corpus_begins_with_the_shorter_one(monkeypatch):

@@ -4,7 +4,7 @@ import torch
 from datasets import Dataset
 
 from realm_hf.data.reader_batch import make_reader_batch
-from realm_hf.retrieval_realm import RealmRetriever
+from realm_hf.retriever.retriever import RealmRetriever
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import pytest
 
-from realm_hf.data.sentence_splitter import split_sentences
+from realm_hf.data.splitter import split_sentences
 
 
 def sentences(text: str) -> list[str]:

@@ -5,12 +5,12 @@ import torch
 from device_paths import gradients, on
 from other_device import DEVICE, TensorsOnTwoDevices, counted, to_cpu
 
-import realm_hf.encoding
-import realm_hf.modeling_bert_tower
-import realm_hf.modeling_realm
-from realm_hf.losses import relevance_scores
-from realm_hf.modeling_bert_tower import gather_rows
-from realm_hf.transfer import to_device
+import realm_hf.models.modeling_bert_tower
+import realm_hf.models.modeling_realm
+import realm_hf.models.ragged_encoding
+from realm_hf.models.losses import relevance_scores
+from realm_hf.models.modeling_bert_tower import gather_rows
+from realm_hf.models.transfer import to_device
 
 
 @pytest.fixture(autouse=True)
@@ -97,9 +97,9 @@ def _scores_with_a_tensor_of_the_host(query, candidates, scale=1.0):
 @pytest.mark.parametrize(
     ("module", "name", "bug"),
     [
-        (realm_hf.encoding, "to_device", _index_left_on_the_host),
-        (realm_hf.modeling_bert_tower, "gather_rows", _rows_looked_up_on_the_host),
-        (realm_hf.modeling_realm, "relevance_scores", _scores_with_a_tensor_of_the_host),
+        (realm_hf.models.ragged_encoding, "to_device", _index_left_on_the_host),
+        (realm_hf.models.modeling_bert_tower, "gather_rows", _rows_looked_up_on_the_host),
+        (realm_hf.models.modeling_realm, "relevance_scores", _scores_with_a_tensor_of_the_host),
     ],
 )
 def test_a_planted_device_bug_is_caught_here_and_not_on_the_cpu(world, tmp_path, monkeypatch, module, name, bug):
@@ -116,8 +116,8 @@ def test_a_planted_synchronisation_is_counted_with_its_line(world, tmp_path, mon
         return scores
 
     before = gradients(DEVICE, world, tmp_path).syncs
-    monkeypatch.setattr(realm_hf.modeling_realm, "relevance_scores", looked_at)
+    monkeypatch.setattr(realm_hf.models.modeling_realm, "relevance_scores", looked_at)
     found = gradients(DEVICE, world, tmp_path).syncs
     assert found.total == before.total + 1
     ((kind, line),) = (found.places - before.places).keys()
-    assert kind == "read" and line.startswith("modeling_realm.py:")
+    assert kind == "read" and line.startswith("models/modeling_realm.py:")

@@ -12,7 +12,7 @@ from tiny_worlds import load_world, tiny_model, tiny_tokenizer, uneven_world
 from torch.distributed.utils import _to_kwargs
 
 from realm_hf import RealmScorer
-from realm_hf.host_facts import RowFacts
+from realm_hf.models.host_facts import RowFacts
 
 TOLERANCE = 1e-5
 # Of docs/results/devices.md. A batch of a corpus, and a batch of questions, end in what the host asked for.

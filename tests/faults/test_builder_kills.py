@@ -19,13 +19,13 @@ import pytest
 import torch
 
 from realm_hf import RealmConfig, RealmEmbedder
-from realm_hf.data.passages import passages_from_rows
-from realm_hf.index.generations import GenerationStore
+from realm_hf.data.passages.build import passages_from_rows
+from realm_hf.generations.store import GenerationStore
 from realm_hf.refresh import guarded_start
 from realm_hf.refresh.async_refresh import AsyncRefresher
 from realm_hf.refresh.builder_process import builder_environment
-from realm_hf.refresh.run_directory import RunDirectory
-from realm_hf.refresh.snapshots import collect_snapshots, write_snapshot
+from realm_hf.runs.directory import RunDirectory
+from realm_hf.runs.snapshots import collect_snapshots, write_snapshot
 from realm_hf.storage.directories import FileLock
 
 pytestmark = pytest.mark.multiprocess
@@ -48,7 +48,7 @@ time.sleep(600)
 LOADING_TRAINER = """
 import os, sys, time
 from realm_hf.refresh.builder_process import BuilderProcess
-from realm_hf.refresh.run_directory import RunDirectory
+from realm_hf.runs.directory import RunDirectory
 os.environ["PYTHONPATH"] = sys.argv[2]  # the builder will load for ever
 builder = BuilderProcess(RunDirectory.open(sys.argv[1]))
 if os.fork() == 0:

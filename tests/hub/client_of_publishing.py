@@ -11,11 +11,12 @@ from tiny_worlds import tiny_model
 from transformers import AutoConfig, AutoModel, AutoTokenizer, pipeline
 
 from realm_hf import RealmForPreTraining, RealmRetriever
-from realm_hf.answering import QuestionAnswerer
-from realm_hf.data.passages import PassageStore
-from realm_hf.modeling_realm_qa import RealmForOpenQA
-from realm_hf.pipelines import register_pipeline
-from realm_hf.publishing import CardFacts, publish
+from realm_hf.data.passages.build import PassageStore
+from realm_hf.hub.cards import CardFacts
+from realm_hf.hub.publish import publish
+from realm_hf.models.modeling_realm_qa import RealmForOpenQA
+from realm_hf.qa.answerer import QuestionAnswerer
+from realm_hf.qa.pipeline import register_pipeline
 
 QUESTIONS = ["How many people has island number 2?", "Where lies the harbour?", "What?", "road"]
 

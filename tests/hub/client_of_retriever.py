@@ -7,11 +7,11 @@ from datasets import load_dataset
 from huggingface_hub import HfApi
 
 from realm_hf import RealmEmbedder, RealmRetriever
-from realm_hf.data.passages import PassageStore
-from realm_hf.hub_files import Push
+from realm_hf.data.passages.build import PassageStore
+from realm_hf.hub.commit import HubCommit
+from realm_hf.hub.export import ExportSettings
+from realm_hf.hub.retriever import add_retriever, owned_by_retriever
 from realm_hf.index.faiss_index import build_index
-from realm_hf.index.hub_export import ExportSettings
-from realm_hf.index.hub_retriever import add_retriever, owned_by_retriever
 
 
 def retriever_of(folder: str) -> RealmRetriever:
@@ -119,6 +119,6 @@ def push_with_variants(folder: str, repo_id: str) -> None:
 
 
 def _push_as(retriever: RealmRetriever, repo_id: str, settings: ExportSettings) -> None:
-    push = Push(repo_id, "dataset")
+    push = HubCommit(repo_id, "dataset")
     add_retriever(push, retriever, settings)
     push.commit("Upload", owns=owned_by_retriever)

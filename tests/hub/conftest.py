@@ -26,8 +26,8 @@ def honest(tmp_path_factory, tiny_passages, tokenizer, vectors) -> Path:
     from tiny_worlds import tiny_model
 
     from realm_hf import RealmRetriever
-    from realm_hf.index.hub_export import ExportSettings
-    from realm_hf.index.hub_retriever import add_retriever
+    from realm_hf.hub.export import ExportSettings
+    from realm_hf.hub.retriever import add_retriever
 
     root = tmp_path_factory.mktemp("honest")
     tower = tiny_model(seed=1).embedder

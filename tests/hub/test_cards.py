@@ -6,9 +6,10 @@ import pytest
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from published_folder import SHARD
 
-from realm_hf.index.hub_manifest import DESCRIPTION, HubManifest
-from realm_hf.publishing.cards import CardFacts, dataset_card, model_card
-from realm_hf.publishing.recorded import RecordedRun, read_run
+from realm_hf.hub.cards import CardFacts, dataset_card, model_card
+from realm_hf.hub.manifest import HubManifest
+from realm_hf.models.places import DESCRIPTION
+from realm_hf.runs.recorded import RecordedRun, read_run
 
 
 @pytest.fixture

@@ -9,9 +9,8 @@ import pytest
 from published_folder import ROWS, SHARD, describe, put, put_rows, rows
 
 from realm_hf import RealmRetriever
-from realm_hf.hub_files import HubArtefactError, check_name
-from realm_hf.index.hub_manifest import DESCRIPTION
-from realm_hf.index.published import PUBLICATION
+from realm_hf.models.places import DESCRIPTION, PUBLICATION
+from realm_hf.untrusted.checks import HubArtefactError, check_name
 
 
 def test_the_honest_one_loads(load, vectors):

@@ -10,9 +10,11 @@ from tokenizers import Tokenizer, models, normalizers
 from transformers import AutoConfig, PreTrainedTokenizerFast
 
 from realm_hf import RealmConfig, RealmForOpenQA, RealmRetriever
-from realm_hf.hub_files import HubArtefactError, refusing, run_limited
-from realm_hf.index import published_tokenizer
-from realm_hf.index.tokenizer_bounds import check_tokenizer
+from realm_hf.hub import tokenizer as published_tokenizer
+from realm_hf.hub.tokenizer_bounds import check_tokenizer
+from realm_hf.untrusted.checks import HubArtefactError
+from realm_hf.untrusted.limited import run_limited
+from realm_hf.untrusted.refusing import refusing
 
 TOKENIZER, SETTINGS, TOWER = "tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json", "embedder/config.json"
 
@@ -124,8 +126,8 @@ def test_what_no_bound_stops_the_child_stops(folder, load, monkeypatch):
 def test_a_tokenizer_that_could_not_be_loaded_is_not_published(tmp_path, tiny_passages, vectors, tokenizer):
     from published_folder import Folder
 
-    from realm_hf.index.hub_export import ExportSettings
-    from realm_hf.index.hub_retriever import add_retriever
+    from realm_hf.hub.export import ExportSettings
+    from realm_hf.hub.retriever import add_retriever
 
     backend = Tokenizer(models.WordPiece({"[UNK]": 0, "[PAD]": 1}, unk_token="[UNK]"))
     backend.normalizer = normalizers.Replace("a", "b")

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from published_folder import DIMENSION, ROWS, put, put_index
 
-from realm_hf.hub_files import HubArtefactError
-from realm_hf.index import index_probe
+from realm_hf.index import probe as index_probe
 from realm_hf.index.faiss_index import build_index
-from realm_hf.index.index_file import IndexFileError, open_index, save_index
-from realm_hf.index.index_structure import StructureError, check_contents, check_structure
+from realm_hf.index.file import IndexFileError, open_index, save_index
+from realm_hf.index.structure import StructureError, check_contents, check_structure
+from realm_hf.untrusted.checks import HubArtefactError
 
 MANY = 700
 FAMILIES = (
@@ -217,7 +217,7 @@ def test_a_graph_that_leads_to_a_level_that_is_not_there(many):
 
 def test_a_search_that_reads_past_few_queries_dies():
     """So that a fault that no check knows of is found by one query, not by five thousand."""
-    child = Path(index_probe.__file__).with_name("index_probe_child.py")
+    child = Path(index_probe.__file__).with_name("probe_child.py")
     program = (
         "import ctypes, runpy, sys, numpy\n"
         "queries = runpy.run_path(sys.argv[1])['fenced'](numpy.ones((3, 16), numpy.float32))\n"
@@ -230,7 +230,7 @@ def test_a_search_that_reads_past_few_queries_dies():
 
 
 def test_what_the_probe_finds_is_compared(vectors):
-    search = runpy.run_path(str(Path(index_probe.__file__).with_name("index_probe_child.py")))["search"]
+    search = runpy.run_path(str(Path(index_probe.__file__).with_name("probe_child.py")))["search"]
     index = build_index(vectors)
 
     search(index, vectors, ROWS, ROWS)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from published_folder import DIMENSION, INDEX, ROWS, put, put_index
 
-from realm_hf.hub_files import HubArtefactError
 from realm_hf.index.faiss_index import build_index
-from realm_hf.index.index_file import IndexFileError, open_index
+from realm_hf.index.file import IndexFileError, open_index
+from realm_hf.untrusted.checks import HubArtefactError
 
 
 @pytest.fixture

@@ -5,11 +5,12 @@ import pyarrow.parquet as pq
 import pytest
 from published_folder import DIMENSION, ROWS, SHARD, put, rows
 
-from realm_hf.hub_files import HubArtefactError
-from realm_hf.index import parquet_bounds, published_rows
-from realm_hf.index.hub_manifest import ShardRecord
-from realm_hf.index.published_rows import LONGEST_TEXT
-from realm_hf.index.published_rows import published_rows as read_rows
+from realm_hf.hub import parquet_bounds
+from realm_hf.hub import rows as published_rows
+from realm_hf.hub.manifest import ShardRecord
+from realm_hf.hub.rows import LONGEST_TEXT
+from realm_hf.hub.rows import published_rows as read_rows
+from realm_hf.untrusted.checks import HubArtefactError
 
 
 def put_texts(folder, vectors, texts: list[str], **options) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from published_folder import ROWS, describe, put
 
-from realm_hf.hub_files import HubArtefactError
+from realm_hf.untrusted.checks import HubArtefactError
 
 
 def test_a_tokenizer_that_brings_code(folder, load, tmp_path):

@@ -10,10 +10,11 @@ from datasets import Dataset, load_dataset
 from published_folder import Folder
 
 from realm_hf import RealmRetriever
+from realm_hf.hub.export import ExportSettings
+from realm_hf.hub.manifest import HubManifest
+from realm_hf.hub.retriever import add_retriever, parse_size
 from realm_hf.index.faiss_index import build_index
-from realm_hf.index.hub_export import ExportSettings
-from realm_hf.index.hub_manifest import DESCRIPTION, HubManifest
-from realm_hf.index.hub_retriever import add_retriever, parse_size
+from realm_hf.models.places import DESCRIPTION
 
 
 def contents(folder: Path) -> dict[str, bytes]:

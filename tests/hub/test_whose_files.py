@@ -9,8 +9,8 @@ import pytest
 from published_folder import DIMENSION, INDEX, ROWS, SHARD
 
 from realm_hf import RealmRetriever
-from realm_hf.hub_files import HubArtefactError
-from realm_hf.index.retriever_files import MANIFEST
+from realm_hf.knowledge.files import MANIFEST
+from realm_hf.untrusted.checks import HubArtefactError
 
 
 def overwrite(path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from datasets import Dataset
 
-from realm_hf.data.passages import PassageStore, passages_from_rows
+from realm_hf.data.passages.build import PassageStore, passages_from_rows
 from realm_hf.index.faiss_index import build_index
 
 TEXTS = [

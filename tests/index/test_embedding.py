@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from realm_hf.index.embedding import embed_passages, shard
+from realm_hf.generations.embedding import embed_passages, shard
 
 
 def one_by_one(embedder, passages, row):

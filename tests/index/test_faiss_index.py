@@ -9,7 +9,7 @@ import pytest
 
 from realm_hf.index.exact import exact_search, recall_at_k
 from realm_hf.index.faiss_index import BLAS_THRESHOLD, build_index, open_index, save_index, search, search_threads
-from realm_hf.index.index_file import IndexFileError
+from realm_hf.index.file import IndexFileError
 
 # Recall@10 of 300 random vectors, and how much of it each family must reach.
 FAMILIES = {"Flat": 1.0, "SQfp16": 0.99, "SQ8": 0.9, "IVF8,Flat": 0.5, "PQ8x4": 0.2, "HNSW16": 0.95, "PCA8,Flat": 0.2}

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from realm_hf.index.fingerprints import state_fingerprint
+from realm_hf.models.fingerprints import state_fingerprint
 
 STATE = {"a": torch.arange(6, dtype=torch.float32).reshape(2, 3), "b": torch.tensor(1.5, dtype=torch.bfloat16)}
 

@@ -12,14 +12,14 @@ import faiss
 import numpy as np
 import pytest
 
-from realm_hf.index.faiss_index import build_index, search
-from realm_hf.index.generations import (
+from realm_hf.generations.manifest import newest_generation
+from realm_hf.generations.store import (
     CorruptGenerationError,
     GenerationError,
     GenerationNotFoundError,
     GenerationStore,
 )
-from realm_hf.index.manifest import newest_generation
+from realm_hf.index.faiss_index import build_index, search
 from realm_hf.storage.directories import StagedDirectory
 
 FILES = ["embeddings.npy", "index.faiss", "generation.json"]

@@ -15,8 +15,8 @@ from contextlib import suppress
 import numpy as np
 import pytest
 
+from realm_hf.generations.store import GenerationNotFoundError, GenerationStore
 from realm_hf.index.faiss_index import build_index
-from realm_hf.index.generations import GenerationNotFoundError, GenerationStore
 
 CALLS = ("open", "write", "fsync", "mkdir", "rename", "unlink", "rmdir")
 ROWS = 5_000  # 320 kB of embeddings: several writes a file

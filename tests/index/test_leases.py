@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from realm_hf.generations.store import GenerationStore
 from realm_hf.index.faiss_index import build_index
-from realm_hf.index.generations import GenerationStore
 from realm_hf.storage import leases
 
 HOLDER = """

@@ -5,8 +5,8 @@ import pytest
 from datasets import Dataset
 
 from realm_hf import RealmRetriever
-from realm_hf.index import selection
 from realm_hf.index.faiss_index import build_index
+from realm_hf.retriever import selection
 
 FIELDS = ("rows", "scores", "excluded", "duplicates")
 

@@ -8,8 +8,8 @@ from huggingface_hub import HfApi
 from safetensors.torch import load_file
 
 import realm_hf
-from realm_hf.modeling_reader import RealmReader
-from realm_hf.modeling_realm_qa import RealmForOpenQA
+from realm_hf.models.modeling_reader import RealmReader
+from realm_hf.models.modeling_realm_qa import RealmForOpenQA
 
 PARITY = Path(__file__).parents[1] / "parity"
 _SPEC = importlib.util.spec_from_file_location("make_fixtures", PARITY / "make_fixtures.py")

@@ -15,10 +15,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from realm_hf.hub_files import HubArtefactError
 from realm_hf.legacy.checkpoint import find_block_embeddings
-from realm_hf.modeling_embedder import RealmEmbedder
+from realm_hf.models.modeling_embedder import RealmEmbedder
 from realm_hf.storage.checkpoint_tensors import CheckpointRefusedError, check_archive, find_tensor
+from realm_hf.untrusted.checks import HubArtefactError
 
 BLOCKS = torch.arange(60, dtype=torch.float32).reshape(15, 4)
 

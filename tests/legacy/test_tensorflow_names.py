@@ -10,8 +10,8 @@ import torch
 
 from realm_hf import RealmConfig, RealmEmbedder, RealmKnowledgeAugEncoder, RealmScorer
 from realm_hf.legacy.tensorflow_names import from_tensorflow, parameter_name
-from realm_hf.modeling_reader import RealmReader
-from realm_hf.modeling_realm_qa import RealmForOpenQA
+from realm_hf.models.modeling_reader import RealmReader
+from realm_hf.models.modeling_realm_qa import RealmForOpenQA
 
 OLD_PYTHON = os.environ.get("REALM_OLD_PYTHON")
 MODELS = {

@@ -6,7 +6,7 @@ import evaluate
 import pytest
 
 import realm_hf
-from realm_hf.data.answer_matching import exact_match
+from realm_hf.data.questions.matching import exact_match
 from realm_hf.metrics import METRICS, metric_path
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from realm_hf.answering.best_spans import best_spans
-from realm_hf.modeling_outputs import SpanScores
+from realm_hf.models.modeling_outputs import SpanScores
+from realm_hf.qa.best_spans import best_spans
 
 CASES = json.loads((Path(__file__).parent / "fixtures" / "ties.json").read_text(encoding="utf-8"))
 

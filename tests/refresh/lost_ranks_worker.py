@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import torch
 import torch.distributed as dist
 
-from realm_hf.refresh.refresher import RefreshError
+from realm_hf.refresh.base import RefreshError
 from realm_hf.refresh.swap import SwapCoordinator
 from realm_hf.refresh.team import Team
 

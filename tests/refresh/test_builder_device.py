@@ -6,9 +6,9 @@ from tiny_worlds import load_world, tiny_model, tiny_tokenizer
 
 from realm_hf.refresh import builder
 from realm_hf.refresh.builder_device import build_bytes, check_builder_device, check_room
-from realm_hf.training.arguments import PreTrainingArguments
+from realm_hf.training.arguments import RealmTrainingArguments
 from realm_hf.training.optimization import make_accelerator
-from realm_hf.training.pretraining import PreTrainer
+from realm_hf.training.pretraining import RealmTrainer
 
 NO_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA devices")
 
@@ -44,16 +44,16 @@ def test_a_build_takes_its_weights_and_one_batch():
 
 @NO_CUDA
 def test_a_run_is_refused_before_its_corpus_is_prepared(tmp_path):
-    args = PreTrainingArguments(output_dir=str(tmp_path), use_cpu=True, builder_device="cuda:7")
+    args = RealmTrainingArguments(output_dir=str(tmp_path), use_cpu=True, builder_device="cuda:7")
     with pytest.raises(ValueError, match="torch sees 0 CUDA device"):
         make_accelerator(args)
 
 
 def test_a_run_with_an_accelerator_of_its_own_is_refused_before_its_first_index(world, tmp_path):
-    accelerator = make_accelerator(PreTrainingArguments(output_dir=str(tmp_path), use_cpu=True))
-    args = PreTrainingArguments(output_dir=str(tmp_path), use_cpu=True, builder_device="meta", disable_tqdm=True)
+    accelerator = make_accelerator(RealmTrainingArguments(output_dir=str(tmp_path), use_cpu=True))
+    args = RealmTrainingArguments(output_dir=str(tmp_path), use_cpu=True, builder_device="meta", disable_tqdm=True)
     passages, sentences = load_world(world)
-    trainer = PreTrainer(tiny_model(), tiny_tokenizer(), passages, sentences.train, args, accelerator=accelerator)
+    trainer = RealmTrainer(tiny_model(), tiny_tokenizer(), passages, sentences.train, args, accelerator=accelerator)
     with pytest.raises(ValueError, match="nothing can be computed there"):
         trainer.train()
     assert not list((tmp_path / "index").glob("step-*"))
@@ -61,7 +61,7 @@ def test_a_run_with_an_accelerator_of_its_own_is_refused_before_its_first_index(
 
 def test_modes_without_a_builder_process_do_not_ask(tmp_path):
     make_accelerator(
-        PreTrainingArguments(output_dir=str(tmp_path), use_cpu=True, builder_device="gpu", refresh="sync")
+        RealmTrainingArguments(output_dir=str(tmp_path), use_cpu=True, builder_device="gpu", refresh="sync")
     )
 
 

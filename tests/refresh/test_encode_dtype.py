@@ -7,17 +7,17 @@ import pytest
 import torch
 from tiny_worlds import bag_of_words_start, tiny_model
 
+from realm_hf.generations.manifest import GenerationInfo
+from realm_hf.generations.store import GenerationStore
 from realm_hf.index.exact import exact_search
-from realm_hf.index.generations import GenerationStore
-from realm_hf.index.manifest import GenerationInfo
-from realm_hf.precision import encoding_in, resolved_encode_dtype
+from realm_hf.models.precision import encoding_in, resolved_encode_dtype
 from realm_hf.refresh.builder import Builder
-from realm_hf.refresh.errors import RunDirectoryError
-from realm_hf.refresh.run_directory import RunDirectory
-from realm_hf.refresh.snapshots import write_snapshot
-from realm_hf.refresh.verification import verify_run
+from realm_hf.runs.directory import RunDirectory
+from realm_hf.runs.errors import RunDirectoryError
+from realm_hf.runs.snapshots import write_snapshot
+from realm_hf.runs.verification import verify_run
 from realm_hf.storage.files import json_sha256
-from realm_hf.training.arguments import PreTrainingArguments
+from realm_hf.training.arguments import RealmTrainingArguments
 
 
 def build(folder, passages, tokenizer, embedder, **settings):
@@ -94,7 +94,7 @@ def test_runs_and_generations_from_before_there_was_a_choice_open_as_float32(in_
     ],
 )
 def test_what_is_asked_for_on_which_device_is_computed_in(monkeypatch, asked, device, native, used):
-    monkeypatch.setattr("realm_hf.precision.native_bfloat16", lambda device: native)
+    monkeypatch.setattr("realm_hf.models.precision.native_bfloat16", lambda device: native)
     assert resolved_encode_dtype(asked, torch.device(device)) == used
 
 
@@ -108,7 +108,7 @@ def test_tf32_is_allowed_while_passages_are_embedded_and_not_afterwards():
 
 def test_an_unknown_type_is_refused_with_those_there_are():
     with pytest.raises(ValueError, match=r"encode_dtype is 'fp8'\. Choose one of: auto, float32, tf32, bfloat16"):
-        PreTrainingArguments(output_dir="run", encode_dtype="fp8")
+        RealmTrainingArguments(output_dir="run", encode_dtype="fp8")
 
 
 def test_bfloat16_keeps_nearly_all_of_the_nearest_on_real_text(tmp_path, countries, tokenizer):

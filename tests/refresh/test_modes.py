@@ -17,18 +17,18 @@ import pytest
 import torch
 
 from realm_hf import RealmConfig, RealmEmbedder
-from realm_hf.index.embedding import embed_passages
-from realm_hf.index.generations import GenerationInfo
+from realm_hf.generations.embedding import embed_passages
+from realm_hf.generations.store import GenerationInfo
 from realm_hf.refresh.async_refresh import AsyncRefresher
 from realm_hf.refresh.builder import Builder
 from realm_hf.refresh.builder_logs import mark_failed, prune_logs
 from realm_hf.refresh.builder_process import BuilderProcess, builder_environment
-from realm_hf.refresh.heartbeat import FleetMonitor, Heartbeat, HeartbeatMonitor, ProcessorMonitor
 from realm_hf.refresh.modes import ExternalRefresher, RefreshError, make_refresher
-from realm_hf.refresh.run_directory import RunDirectory
-from realm_hf.refresh.snapshots import load_snapshot, snapshot_name, write_snapshot
-from realm_hf.refresh.staleness import IndexRefresh
+from realm_hf.refresh.schedule import RefreshScheduler
 from realm_hf.refresh.swap import SwapCoordinator
+from realm_hf.runs.directory import RunDirectory
+from realm_hf.runs.heartbeat import FleetMonitor, Heartbeat, HeartbeatMonitor, ProcessorMonitor
+from realm_hf.runs.snapshots import load_snapshot, snapshot_name, write_snapshot
 
 ALONE = SimpleNamespace(process_index=0, num_processes=1, device=torch.device("cpu"))
 
@@ -150,7 +150,7 @@ def test_a_heart_beats_again_when_the_disk_has_room_again(tmp_path, monkeypatch,
             full_disk()
 
         with monkeypatch.context() as disk:
-            disk.setattr("realm_hf.refresh.heartbeat.write_json", full)
+            disk.setattr("realm_hf.runs.heartbeat.write_json", full)
             heartbeat.mark("embedding", "step-1-e1", 1, 9)
             assert wait_until(lambda: len(tries) > 3, 5), "one failure ended it"
         monitor = HeartbeatMonitor(heartbeat.path)
@@ -288,7 +288,7 @@ def test_centroids_are_reused_until_recall_falls(tmp_path, tiny_passages, tokeni
 def test_a_build_that_would_fill_the_disk_is_refused_before_it_embeds(run, embedder, monkeypatch):
     refresher = make_refresher("sync", run, ALONE)
     usage = SimpleNamespace(free=17 << 20)
-    monkeypatch.setattr("realm_hf.index.generations.shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr("realm_hf.generations.store.shutil.disk_usage", lambda path: usage)
     refresher.build(0, embedder)
     usage.free = 16 << 20
     monkeypatch.setattr("realm_hf.refresh.build.embed_passages", None)
@@ -307,7 +307,7 @@ def test_a_wait_survives_a_snapshot_that_finds_no_room(run, embedder, monkeypatc
     refresher.retry_seconds = 0.01
     monkeypatch.setattr("realm_hf.refresh.modes._LOOK_SECONDS", 0.0)
     coordinator = SwapCoordinator(ALONE, refresher.store.open)
-    refresh = IndexRefresh(refresher, coordinator, refresh_steps=2, max_staleness=2, on_stale="wait")
+    refresh = RefreshScheduler(refresher, coordinator, refresh_steps=2, max_staleness=2, on_stale="wait")
     refresh.start(0, embedder)
     monkeypatch.setattr("realm_hf.refresh.store_refresher.write_snapshot", full_disk)
     looks = []

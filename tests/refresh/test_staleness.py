@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from realm_hf.refresh.refresher import RefreshError, RefreshHealth
-from realm_hf.refresh.staleness import IndexRefresh
+from realm_hf.refresh.base import RefreshError, RefreshHealth
+from realm_hf.refresh.schedule import RefreshScheduler
 from realm_hf.refresh.swap import SwapCoordinator
 
 ALONE = SimpleNamespace(process_index=0, num_processes=1)
@@ -67,8 +67,8 @@ def open_generation(name):
     return SimpleNamespace(name=name, info=info, close=lambda: None)
 
 
-def driver(refresher, **settings) -> IndexRefresh:
-    refresh = IndexRefresh(refresher, SwapCoordinator(ALONE, open_generation), poll_seconds=0.001, **settings)
+def driver(refresher, **settings) -> RefreshScheduler:
+    refresh = RefreshScheduler(refresher, SwapCoordinator(ALONE, open_generation), poll_seconds=0.001, **settings)
     refresh.start(0, EMBEDDER)
     return refresh
 
@@ -98,7 +98,7 @@ def test_off_never_submits_and_has_no_budget():
 
 def test_resuming_serves_the_named_generation_and_builds_none():
     refresher = StubRefresher()
-    refresh = IndexRefresh(refresher, SwapCoordinator(ALONE, open_generation), refresh_steps=4)
+    refresh = RefreshScheduler(refresher, SwapCoordinator(ALONE, open_generation), refresh_steps=4)
     assert refresh.start(9, EMBEDDER, "step-6").staleness_steps == 3
     assert refresher.built == []
     assert refresher.served == 6
@@ -130,7 +130,7 @@ def test_wait_goes_on_as_soon_as_a_fresh_generation_is_served():
 def test_wait_does_not_wait_for_a_snapshot_that_is_too_old_itself():
     """After a resume nothing has been submitted: somebody must, or the wait would have no end."""
     refresher = StubRefresher()
-    refresh = IndexRefresh(
+    refresh = RefreshScheduler(
         refresher, SwapCoordinator(ALONE, open_generation), refresh_steps=10, max_staleness=10, on_stale="wait"
     )
     refresh.start(25, EMBEDDER, "step-3")
@@ -199,7 +199,7 @@ def test_sync_on_stale_builds_with_the_weights_of_now():
 )
 def test_settings_that_cannot_be_kept_are_refused(settings, words):
     with pytest.raises(ValueError, match=words):
-        IndexRefresh(StubRefresher(), SwapCoordinator(ALONE, open_generation), **settings)
+        RefreshScheduler(StubRefresher(), SwapCoordinator(ALONE, open_generation), **settings)
 
 
 def test_stopping_ends_the_builder_and_closes_the_generation():

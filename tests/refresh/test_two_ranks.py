@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from realm_hf.data.passage_store import PassageStore
-from realm_hf.index.generations import GenerationStore
+from realm_hf.data.passages.store import PassageStore
+from realm_hf.generations.store import GenerationStore
 from realm_hf.refresh.build import build_generation
-from realm_hf.refresh.run_directory import RunDirectory
-from realm_hf.refresh.snapshots import load_snapshot, read_snapshot, write_snapshot
+from realm_hf.runs.directory import RunDirectory
+from realm_hf.runs.snapshots import load_snapshot, read_snapshot, write_snapshot
 
 pytestmark = pytest.mark.multiprocess
 

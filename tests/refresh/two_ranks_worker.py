@@ -11,12 +11,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from realm_hf.index.fingerprints import state_fingerprint
+from realm_hf.models.fingerprints import state_fingerprint
 from realm_hf.refresh import builder
 from realm_hf.refresh.modes import make_refresher
-from realm_hf.refresh.run_directory import RunDirectory
-from realm_hf.refresh.snapshots import copy_embedder_state, load_snapshot, write_snapshot
 from realm_hf.refresh.swap import SwapCoordinator
+from realm_hf.runs.directory import RunDirectory
+from realm_hf.runs.snapshots import copy_embedder_state, load_snapshot, write_snapshot
 
 
 def swap_through_800_steps(rank: int, accelerator: SimpleNamespace) -> dict[str, Any]:

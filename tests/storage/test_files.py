@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 
-from realm_hf.storage.errors import explained
+from realm_hf.storage.errors import explain_os_errors
 from realm_hf.storage.files import (
     HashingFile,
     check_files,
@@ -66,7 +66,7 @@ def test_a_replacement_that_fails_leaves_the_earlier_file(tmp_path, monkeypatch,
     monkeypatch.setattr(os, call, full_disk)
     with (
         pytest.raises(OSError, match=r"could not write.*the file system is full"),
-        explained("write", path),
+        explain_os_errors("write", path),
         replacement(path) as temporary,
     ):
         temporary.write_text("after")

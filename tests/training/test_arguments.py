@@ -2,7 +2,7 @@
 
 import pytest
 
-from realm_hf.training.arguments import InverseClozeArguments, PreTrainingArguments, parse_arguments
+from realm_hf.training.arguments import InverseClozeTrainingArguments, RealmTrainingArguments, parse_arguments
 
 
 def test_yaml_file_and_command_line_give_the_same_arguments(tmp_path):
@@ -23,32 +23,32 @@ def test_yaml_file_and_command_line_give_the_same_arguments(tmp_path):
         "tensorboard",
         "wandb",
     ]
-    assert parse_arguments([PreTrainingArguments], [str(file)]) == parse_arguments([PreTrainingArguments], words)
+    assert parse_arguments([RealmTrainingArguments], [str(file)]) == parse_arguments([RealmTrainingArguments], words)
 
 
 def test_command_line_overrides_the_yaml_file(tmp_path):
     file = tmp_path / "run.yaml"
     file.write_text("output_dir: runs/x\nmax_steps: 7\nuse_cpu: true\n")
-    (args,) = parse_arguments([PreTrainingArguments], [str(file), "--max_steps", "9", "--use_cpu", "false"])
+    (args,) = parse_arguments([RealmTrainingArguments], [str(file), "--max_steps", "9", "--use_cpu", "false"])
     assert (args.output_dir, args.max_steps, args.use_cpu) == ("runs/x", 9, False)
 
 
 def test_unknown_argument_names_the_nearest_one(tmp_path):
     with pytest.raises(ValueError, match=r"'refresh_step'.*'refresh_steps'"):
-        parse_arguments([PreTrainingArguments], ["--output_dir", "x", "--refresh_step", "4"])
+        parse_arguments([RealmTrainingArguments], ["--output_dir", "x", "--refresh_step", "4"])
     file = tmp_path / "run.yaml"
     file.write_text("output_dir: x\nnum_candidate: 3\n")
     with pytest.raises(ValueError, match=r"run\.yaml.*'num_candidate'.*'num_candidates'"):
-        parse_arguments([PreTrainingArguments], [str(file)])
+        parse_arguments([RealmTrainingArguments], [str(file)])
 
 
 def test_missing_or_shapeless_yaml_file_is_said(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none\.yaml"):
-        parse_arguments([PreTrainingArguments], [str(tmp_path / "none.yaml")])
+        parse_arguments([RealmTrainingArguments], [str(tmp_path / "none.yaml")])
     file = tmp_path / "list.yaml"
     file.write_text("- 1\n- 2\n")
     with pytest.raises(ValueError, match=r"list.*mapping"):
-        parse_arguments([PreTrainingArguments], [str(file)])
+        parse_arguments([RealmTrainingArguments], [str(file)])
 
 
 @pytest.mark.parametrize(
@@ -70,14 +70,14 @@ def test_missing_or_shapeless_yaml_file_is_said(tmp_path):
 )
 def test_impossible_value_is_refused_in_words(wrong, message):
     with pytest.raises(ValueError, match=message):
-        PreTrainingArguments(**{"output_dir": "x", **wrong})
+        RealmTrainingArguments(**{"output_dir": "x", **wrong})
 
 
 def test_contrastive_batch_of_one_is_refused():
     with pytest.raises(ValueError, match="no negative"):
-        InverseClozeArguments(output_dir="x", per_device_train_batch_size=1)
+        InverseClozeTrainingArguments(output_dir="x", per_device_train_batch_size=1)
 
 
 @pytest.mark.parametrize(("given", "means"), [(None, False), ("true", True), ("False", False), ("a/b", "a/b")])
 def test_resume_reads_a_path_or_a_word(given, means):
-    assert PreTrainingArguments(output_dir="x", resume_from_checkpoint=given).resume == means
+    assert RealmTrainingArguments(output_dir="x", resume_from_checkpoint=given).resume == means

@@ -5,7 +5,7 @@ import torch
 from tiny_worlds import tiny_model
 
 from realm_hf import RealmForPreTraining
-from realm_hf.refresh.term import Term
+from realm_hf.runs.term import Term
 from realm_hf.storage.sealed_json import write_sealed_json
 from realm_hf.training.best_model import BestModel
 

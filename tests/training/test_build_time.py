@@ -7,11 +7,11 @@ import pytest
 import torch
 from tiny_worlds import load_world, tiny_model, tiny_tokenizer
 
-from realm_hf.refresh.run_directory import RunConfig
+from realm_hf.runs.directory import RunConfig
 from realm_hf.training import build_time
-from realm_hf.training.arguments import PreTrainingArguments
+from realm_hf.training.arguments import RealmTrainingArguments
 from realm_hf.training.build_time import BuildForecast, processor_build_seconds
-from realm_hf.training.pretraining import PreTrainer
+from realm_hf.training.pretraining import RealmTrainer
 
 DAY = 86_400.0
 
@@ -107,7 +107,7 @@ def test_the_index_counts_too(world):
 def test_a_run_says_it_at_its_start(monkeypatch, caplog, world, tmp_path):
     monkeypatch.setattr("realm_hf.training.served_index.processor_build_seconds", lambda *a, **k: 94 * DAY)
     passages, sentences = load_world(world)
-    args = PreTrainingArguments(
+    args = RealmTrainingArguments(
         output_dir=str(tmp_path),
         max_steps=1,
         per_device_train_batch_size=2,
@@ -117,6 +117,6 @@ def test_a_run_says_it_at_its_start(monkeypatch, caplog, world, tmp_path):
         use_cpu=True,
         disable_tqdm=True,
     )
-    PreTrainer(tiny_model(), tiny_tokenizer(), passages, sentences.train, args).train()
+    RealmTrainer(tiny_model(), tiny_tokenizer(), passages, sentences.train, args).train()
     (said,) = warnings(caplog)
     assert re.search(r"needs about 94 days for a generation of 60 passages", said)

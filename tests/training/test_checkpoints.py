@@ -9,7 +9,7 @@ import torch
 from tiny_worlds import tiny_model
 
 from realm_hf import RealmForPreTraining
-from realm_hf.refresh.errors import RunDirectoryError
+from realm_hf.runs.errors import RunDirectoryError
 from realm_hf.training.checkpoints import (
     find_checkpoint,
     list_checkpoints,

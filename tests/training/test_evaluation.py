@@ -6,8 +6,8 @@ import torch
 from tiny_worlds import load_world, tiny_model, tiny_tokenizer
 
 from realm_hf.index.faiss_index import build_index
-from realm_hf.modeling_outputs import RealmForPreTrainingOutput
-from realm_hf.retrieval_realm import RealmRetriever
+from realm_hf.models.modeling_outputs import RealmForPreTrainingOutput
+from realm_hf.retriever.retriever import RealmRetriever
 from realm_hf.training.evaluation import batch_sums, means, retrieval_recall
 from realm_hf.training.retrieval_ahead import encode_queries
 from realm_hf.training.swap_probes import overlap

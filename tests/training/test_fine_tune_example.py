@@ -8,8 +8,8 @@ from example_programs import EXAMPLES, run_example, tiny_bert
 from tiny_worlds import FIXTURES
 
 from realm_hf import RealmForOpenQA, RealmRetriever
-from realm_hf.answering import QuestionAnswerer
-from realm_hf.index.generations import GenerationStore
+from realm_hf.generations.store import GenerationStore
+from realm_hf.qa.answerer import QuestionAnswerer
 from realm_hf.training.tracking import read_log
 
 QUESTIONS = [
@@ -97,7 +97,12 @@ def test_shipped_configuration_names_only_arguments_that_exist(monkeypatch):
     monkeypatch.syspath_prepend(str(EXAMPLES))
     import finetune_open_qa as example
 
-    kinds = [example.QuestionArguments, example.PassageArguments, example.StartArguments, example.FineTuningArguments]
+    kinds = [
+        example.QuestionArguments,
+        example.PassageArguments,
+        example.StartArguments,
+        example.OpenQATrainingArguments,
+    ]
     shipped = yaml.safe_load((EXAMPLES / "finetune_open_qa.yaml").read_text(encoding="utf-8"))
     assert set(shipped) <= {field.name for kind in kinds for field in fields(kind)}
-    example.FineTuningArguments(**{k: v for k, v in shipped.items() if k in {f.name for f in fields(kinds[3])}})
+    example.OpenQATrainingArguments(**{k: v for k, v in shipped.items() if k in {f.name for f in fields(kinds[3])}})

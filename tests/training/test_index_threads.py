@@ -9,10 +9,10 @@ from tiny_worlds import load_world, tiny_model, tiny_tokenizer
 from realm_hf.index import threads
 from realm_hf.refresh import build, builder
 from realm_hf.refresh.builder_process import BuilderProcess
-from realm_hf.refresh.snapshots import write_snapshot
-from realm_hf.training.arguments import PreTrainingArguments
+from realm_hf.runs.snapshots import write_snapshot
+from realm_hf.training.arguments import RealmTrainingArguments
 from realm_hf.training.index_threads import IndexThreads
-from realm_hf.training.pretraining import PreTrainer
+from realm_hf.training.pretraining import RealmTrainer
 
 
 @pytest.fixture
@@ -48,8 +48,8 @@ def pretrain(world, run, **overrides):
     settings = {"max_steps": 2, "per_device_train_batch_size": 2, "num_candidates": 3, "refresh": "sync"}
     lengths = {"max_query_length": 24, "max_candidate_length": 32}
     rest = {"refresh_steps": 1, "use_cpu": True, "disable_tqdm": True, **lengths, **overrides}
-    args = PreTrainingArguments(output_dir=str(run), **settings, **rest)
-    PreTrainer(tiny_model(), tiny_tokenizer(), passages, sentences.train, args).train()
+    args = RealmTrainingArguments(output_dir=str(run), **settings, **rest)
+    RealmTrainer(tiny_model(), tiny_tokenizer(), passages, sentences.train, args).train()
 
 
 def test_a_trainers_builds_take_all_cores_and_its_searches_what_the_launcher_left(monkeypatch, used, world, tmp_path):
@@ -77,7 +77,7 @@ def test_index_threads_is_what_builds_and_searches_take(used, world, tmp_path):
 )
 def test_the_builder_beside_training_takes_what_training_leaves(monkeypatch, given, device, ranks, expected):
     monkeypatch.setattr("realm_hf.training.index_threads.usable_cores", lambda: 16)
-    args = PreTrainingArguments(output_dir="run", builder_threads=4, index_threads=given)
+    args = RealmTrainingArguments(output_dir="run", builder_threads=4, index_threads=given)
     assert IndexThreads.of(args, device, ranks) == expected
 
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from tiny_worlds import tiny_model, tiny_tokenizer
 
-from realm_hf.losses import inverse_cloze_loss
-from realm_hf.training.arguments import InverseClozeArguments
+from realm_hf.models.losses import inverse_cloze_loss
+from realm_hf.training.arguments import InverseClozeTrainingArguments
 from realm_hf.training.inverse_cloze import InverseClozeTrainer
 from realm_hf.training.tracking import read_log
 
@@ -20,7 +20,7 @@ def trainer(passages, folder, model=None, **overrides):
         "disable_tqdm": True,
         "max_grad_norm": 0.0,
     }
-    args = InverseClozeArguments(output_dir=str(folder), **{**settings, **overrides})
+    args = InverseClozeTrainingArguments(output_dir=str(folder), **{**settings, **overrides})
     return InverseClozeTrainer(model or tiny_model(), passages, tiny_tokenizer(), args)
 
 

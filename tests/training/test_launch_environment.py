@@ -11,9 +11,9 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from tiny_worlds import load_world, tiny_model, tiny_tokenizer
 
-from realm_hf.training.arguments import LoopArguments, PreTrainingArguments
+from realm_hf.training.arguments import LoopArguments, RealmTrainingArguments
 from realm_hf.training.optimization import make_accelerator, uses_bfloat16
-from realm_hf.training.pretraining import PreTrainer
+from realm_hf.training.pretraining import RealmTrainer
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
@@ -82,10 +82,10 @@ def test_sharding_is_refused_also_where_accelerate_passes_it_over(monkeypatch, v
 
 def test_an_accelerator_that_divides_by_itself_is_refused(world, tmp_path):
     passages, sentences = load_world(world)
-    args = PreTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    args = RealmTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=4)
     with pytest.raises(ValueError, match="gradient_accumulation_steps=4: it would divide every gradient"):
-        PreTrainer(tiny_model(), tiny_tokenizer(), passages, sentences.train, args, accelerator=accelerator)
+        RealmTrainer(tiny_model(), tiny_tokenizer(), passages, sentences.train, args, accelerator=accelerator)
 
 
 @pytest.mark.multiprocess

@@ -8,11 +8,11 @@ import pytest
 import torch
 from tiny_worlds import load_world, tiny_model, tiny_tokenizer
 
-from realm_hf.refresh.errors import RunDirectoryError
-from realm_hf.training.arguments import PreTrainingArguments
+from realm_hf.runs.errors import RunDirectoryError
+from realm_hf.training.arguments import RealmTrainingArguments
 from realm_hf.training.callbacks import LoopCallback
 from realm_hf.training.checkpoints import list_checkpoints
-from realm_hf.training.pretraining import PreTrainer
+from realm_hf.training.pretraining import RealmTrainer
 from realm_hf.training.tracking import read_log
 
 
@@ -31,9 +31,9 @@ def pretrainer(world, run, model=None, **overrides):
         "bf16": False,
         "disable_tqdm": True,
     }
-    args = PreTrainingArguments(output_dir=str(run), **{**settings, **overrides})
+    args = RealmTrainingArguments(output_dir=str(run), **{**settings, **overrides})
     passages, sentences = load_world(world)
-    return PreTrainer(model or tiny_model(), tiny_tokenizer(), passages, sentences.train, args)
+    return RealmTrainer(model or tiny_model(), tiny_tokenizer(), passages, sentences.train, args)
 
 
 def losses(run):
@@ -93,7 +93,7 @@ def test_evaluation_between_steps_changes_no_loss(world, tmp_path):
         passages, sentences = load_world(world)
         args = pretrainer(world, tmp_path / name, eval_steps=evaluated).args
         model = tiny_model(dropout=0.2)
-        PreTrainer(model, tiny_tokenizer(), passages, sentences.train, args, heldout=sentences.heldout).train()
+        RealmTrainer(model, tiny_tokenizer(), passages, sentences.train, args, heldout=sentences.heldout).train()
     assert losses(tmp_path / "a") == losses(tmp_path / "b")
 
 
@@ -228,7 +228,7 @@ def test_error_of_the_search_is_raised_by_the_step_that_needs_it(world, tmp_path
     def broken(*_, **__):
         raise ArithmeticError("search failed")
 
-    monkeypatch.setattr("realm_hf.training.retrieval_ahead.ServedGeneration.retrieve", broken)
+    monkeypatch.setattr("realm_hf.training.retrieval_ahead.LiveIndex.retrieve", broken)
     with pytest.raises(ArithmeticError, match="search failed"):
         made.train()
 

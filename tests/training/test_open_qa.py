@@ -10,15 +10,15 @@ import torch
 from question_worlds import answerless, qa_model, qa_trainer, questions
 from tiny_worlds import load_world, tiny_model, tiny_tokenizer
 
-from realm_hf.answering import QuestionAnswerer
-from realm_hf.index.embedding import embed_passages
-from realm_hf.modeling_realm_qa import RealmForOpenQA
-from realm_hf.refresh.errors import RunDirectoryError
-from realm_hf.retrieval_realm import RealmRetriever
-from realm_hf.training.arguments import PreTrainingArguments
-from realm_hf.training.arguments_open_qa import FineTuningArguments
+from realm_hf.generations.embedding import embed_passages
+from realm_hf.models.modeling_realm_qa import RealmForOpenQA
+from realm_hf.qa.answerer import QuestionAnswerer
+from realm_hf.retriever.retriever import RealmRetriever
+from realm_hf.runs.errors import RunDirectoryError
+from realm_hf.training.arguments import RealmTrainingArguments
+from realm_hf.training.arguments_open_qa import OpenQATrainingArguments
 from realm_hf.training.callbacks import LoopCallback
-from realm_hf.training.pretraining import PreTrainer
+from realm_hf.training.pretraining import RealmTrainer
 from realm_hf.training.tracking import read_log
 
 
@@ -379,7 +379,7 @@ def test_without_development_questions_the_last_weights_are_the_model(world, tmp
 
 
 def pretrained(world, run):
-    args = PreTrainingArguments(
+    args = RealmTrainingArguments(
         output_dir=str(run),
         max_steps=1,
         per_device_train_batch_size=2,
@@ -393,7 +393,7 @@ def pretrained(world, run):
         disable_tqdm=True,
     )
     passages, sentences = load_world(world)
-    PreTrainer(tiny_model(), tiny_tokenizer(), passages, sentences.train, args).train()
+    RealmTrainer(tiny_model(), tiny_tokenizer(), passages, sentences.train, args).train()
     return RealmForOpenQA.from_pretraining(run / "model")
 
 
@@ -497,15 +497,15 @@ def test_no_question_another_tokenizer_and_an_old_run_are_refused(world, tmp_pat
 )
 def test_impossible_value_is_refused_in_words(wrong, message):
     with pytest.raises(ValueError, match=message):
-        FineTuningArguments(**{"output_dir": "x", **wrong})
+        OpenQATrainingArguments(**{"output_dir": "x", **wrong})
 
 
 def test_epochs_become_steps_of_the_whole_batch(world, tmp_path):
-    args = FineTuningArguments(
+    args = OpenQATrainingArguments(
         output_dir="x", num_train_epochs=2, per_device_train_batch_size=4, gradient_accumulation_steps=2
     )
     assert args.resolved(questions=100, processes=3).max_steps == 9
-    assert FineTuningArguments(output_dir="x", max_steps=7).resolved(100, 3).max_steps == 7
+    assert OpenQATrainingArguments(output_dir="x", max_steps=7).resolved(100, 3).max_steps == 7
     made = qa_trainer(world, tmp_path, examples=questions(world)[:10], num_train_epochs=1)
     assert made.train().step == 3
 

@@ -14,9 +14,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from realm_hf.training.arguments import InverseClozeArguments, PreTrainingArguments
+from realm_hf.training.arguments import InverseClozeTrainingArguments, RealmTrainingArguments
 from realm_hf.training.inverse_cloze import InverseClozeTrainer
-from realm_hf.training.pretraining import PreTrainer
+from realm_hf.training.pretraining import RealmTrainer
 
 STRICT = "refuses_float32"
 
@@ -49,7 +49,7 @@ def strict(model):
 @pytest.mark.parametrize("query_encoder", ["live", "snapshot"])
 def test_pre_training_to_its_end(calls, world, tmp_path, query_encoder):
     passages, sentences = load_world(world)
-    args = PreTrainingArguments(
+    args = RealmTrainingArguments(
         output_dir=str(tmp_path),
         max_steps=3,
         eval_steps=2,
@@ -66,7 +66,7 @@ def test_pre_training_to_its_end(calls, world, tmp_path, query_encoder):
         disable_tqdm=True,
     )
     model = strict(tiny_model())
-    trainer = PreTrainer(model, tiny_tokenizer(), passages, sentences.train, args, heldout=sentences.heldout)
+    trainer = RealmTrainer(model, tiny_tokenizer(), passages, sentences.train, args, heldout=sentences.heldout)
     assert trainer.train().step == 3
     assert (tmp_path / "examples.json").exists()
     assert calls.keys() == {torch.bfloat16}
@@ -74,7 +74,7 @@ def test_pre_training_to_its_end(calls, world, tmp_path, query_encoder):
 
 def test_the_warm_start_to_its_end(calls, world, tmp_path):
     passages, _ = load_world(world)
-    args = InverseClozeArguments(
+    args = InverseClozeTrainingArguments(
         output_dir=str(tmp_path),
         max_steps=2,
         per_device_train_batch_size=4,
@@ -106,7 +106,7 @@ def test_the_weights_behind_a_generation_encode_queries_and_probes_in_bfloat16(w
 
     monkeypatch.setattr(type(tiny_model().embedder), "encode", watched)
     passages, sentences = load_world(world)
-    args = PreTrainingArguments(
+    args = RealmTrainingArguments(
         output_dir=str(tmp_path),
         max_steps=2,
         per_device_train_batch_size=2,
@@ -118,5 +118,5 @@ def test_the_weights_behind_a_generation_encode_queries_and_probes_in_bfloat16(w
         use_cpu=True,
         disable_tqdm=True,
     )
-    PreTrainer(tiny_model(), tiny_tokenizer(), passages, sentences.train, args).train()
+    RealmTrainer(tiny_model(), tiny_tokenizer(), passages, sentences.train, args).train()
     assert seen and all(seen)

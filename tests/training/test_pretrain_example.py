@@ -112,10 +112,10 @@ def test_shipped_configurations_name_only_arguments_that_exist():
     sys.path.insert(0, str(EXAMPLES))
     import corpora
     import pretrain
-    from realm_hf.training.arguments import PreTrainingArguments
+    from realm_hf.training.arguments import RealmTrainingArguments
 
     kinds = [corpora.KnowledgeArguments, corpora.ModelArguments, pretrain.SentenceArguments]
-    kinds += [pretrain.WarmStartArguments, PreTrainingArguments]
+    kinds += [pretrain.WarmStartArguments, RealmTrainingArguments]
     known = {field.name for kind in kinds for field in fields(kind)}
     shipped = yaml.safe_load((EXAMPLES / "pretrain.yaml").read_text(encoding="utf-8"))
     assert set(shipped) <= known

@@ -7,14 +7,14 @@ import pytest
 import torch
 from tiny_worlds import bag_of_words_start, fact_world, load_world, tiny_model, tiny_tokenizer
 
-from realm_hf.index.embedding import embed_passages
+from realm_hf.generations.embedding import embed_passages
 from realm_hf.index.faiss_index import build_index
-from realm_hf.refresh.errors import RunDirectoryError
-from realm_hf.retrieval_realm import RealmRetriever
-from realm_hf.training.arguments import PreTrainingArguments
+from realm_hf.retriever.retriever import RealmRetriever
+from realm_hf.runs.errors import RunDirectoryError
+from realm_hf.training.arguments import RealmTrainingArguments
 from realm_hf.training.callbacks import LoopCallback
 from realm_hf.training.evaluation import retrieval_recall
-from realm_hf.training.pretraining import PreTrainer
+from realm_hf.training.pretraining import RealmTrainer
 from realm_hf.training.tracking import read_log
 
 
@@ -33,11 +33,11 @@ def pretrainer(world, run, model=None, heldout=True, sentences=None, **overrides
         "bf16": False,
         "disable_tqdm": True,
     }
-    args = PreTrainingArguments(output_dir=str(run), **{**settings, **overrides})
+    args = RealmTrainingArguments(output_dir=str(run), **{**settings, **overrides})
     passages, store = load_world(world)
     train = store.train if sentences is None else sentences
     held = store.heldout if heldout else None
-    return PreTrainer(model or tiny_model(), tiny_tokenizer(), passages, train, args, heldout=held)
+    return RealmTrainer(model or tiny_model(), tiny_tokenizer(), passages, train, args, heldout=held)
 
 
 def steps(run):

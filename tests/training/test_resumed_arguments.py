@@ -9,10 +9,10 @@ from question_worlds import qa_trainer, questions
 from three_trainers import KINDS, trainer_of
 from tiny_worlds import fact_world
 
-from realm_hf.refresh.errors import RunDirectoryError
+from realm_hf.runs.errors import RunDirectoryError
 from realm_hf.storage.sealed_json import SEAL
-from realm_hf.training.arguments import InverseClozeArguments, PreTrainingArguments
-from realm_hf.training.arguments_open_qa import FineTuningArguments
+from realm_hf.training.arguments import InverseClozeTrainingArguments, RealmTrainingArguments
+from realm_hf.training.arguments_open_qa import OpenQATrainingArguments
 from realm_hf.training.callbacks import LoopCallback
 from realm_hf.training.resumed_arguments import FREE, UNTOLD
 
@@ -134,6 +134,6 @@ def test_checkpoint_of_an_earlier_version_is_resumed_with_a_warning(world, tmp_p
 
 
 def test_arguments_that_may_change_are_arguments():
-    kinds = (PreTrainingArguments, FineTuningArguments, InverseClozeArguments)
+    kinds = (RealmTrainingArguments, OpenQATrainingArguments, InverseClozeTrainingArguments)
     known = {field.name for kind in kinds for field in dataclasses.fields(kind)}
     assert known >= FREE | UNTOLD

@@ -6,10 +6,10 @@ import pytest
 from three_trainers import trainer_of
 
 from realm_hf import RealmForOpenQA, RealmForPreTraining, RealmRetriever
-from realm_hf.index.generations import GenerationStore
+from realm_hf.generations.store import GenerationStore
 from realm_hf.training import pretraining
 from realm_hf.training.checkpoints import list_checkpoints
-from realm_hf.training.served_index import ServedIndex
+from realm_hf.training.served_index import IndexService
 
 
 def full_disk(*_):
@@ -24,7 +24,7 @@ def refused(*_):
 def test_pre_training_that_fails_after_its_last_step_has_checkpoint_and_model(world, tmp_path, monkeypatch, where):
     with monkeypatch.context() as broken:
         if where == "index":
-            broken.setattr(ServedIndex, "final", full_disk)
+            broken.setattr(IndexService, "final", full_disk)
         else:
             broken.setattr(pretraining, "explain", refused)
         with pytest.raises((OSError, RuntimeError), match=r"No space left|FlashAttention"):
@@ -44,7 +44,7 @@ def test_pre_training_that_fails_after_its_last_step_has_checkpoint_and_model(wo
 def test_fine_tuning_that_fails_after_its_last_step_has_checkpoint_and_model(world, tmp_path, monkeypatch):
     settings = {"max_steps": 3, "refresh": "sync", "refresh_steps": 2}
     with monkeypatch.context() as broken:
-        broken.setattr(ServedIndex, "final", full_disk)
+        broken.setattr(IndexService, "final", full_disk)
         with pytest.raises(OSError, match="No space left"):
             trainer_of("fine-tuning", world, tmp_path, **settings).train()
     assert [checkpoint.step for checkpoint in list_checkpoints(tmp_path / "checkpoints")] == [3]

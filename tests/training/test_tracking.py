@@ -5,7 +5,7 @@ import json
 import pytest
 from accelerate import Accelerator
 
-from realm_hf.training.arguments import PreTrainingArguments
+from realm_hf.training.arguments import RealmTrainingArguments
 from realm_hf.training.optimization import make_accelerator
 from realm_hf.training.tracking import StepLog, finish_trackers, read_log, start_trackers, summarize, track
 
@@ -58,14 +58,14 @@ def test_summary_adds_up_seconds_and_keeps_what_others_wrote(tmp_path):
 
 
 def test_unknown_tracker_is_named_with_those_that_are_installed(tmp_path):
-    args = PreTrainingArguments(output_dir=str(tmp_path), report_to=["nonesuch"], use_cpu=True)
+    args = RealmTrainingArguments(output_dir=str(tmp_path), report_to=["nonesuch"], use_cpu=True)
     with pytest.raises(ValueError, match=r"'nonesuch'; installed here:"):
         make_accelerator(args)
 
 
 def test_figures_reach_tensorboard_and_words_do_not(tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    args = PreTrainingArguments(output_dir=str(tmp_path), report_to=["tensorboard"], use_cpu=True)
+    args = RealmTrainingArguments(output_dir=str(tmp_path), report_to=["tensorboard"], use_cpu=True)
     accelerator = make_accelerator(args)
     assert isinstance(accelerator, Accelerator)
     start_trackers(accelerator, args, "pre-training")

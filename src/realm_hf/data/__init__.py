@@ -6,19 +6,19 @@ in the modules.
 
 from typing import TYPE_CHECKING
 
-from ..lazy_exports import lazy_exports
+from realm_hf.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
-    from .answer_matching import answer_tokens, contains_answer, exact_match, regex_match, token_f1
-    from .documents import load_documents
-    from .factbook import FactbookQuestion, factbook_passages, factbook_questions, factbook_statements
-    from .open_qa import OpenQAExample, load_questions
-    from .passage_store import NULL_PASSAGE, PassageStore
-    from .passages import build_passages, passages_from_rows
-    from .salient_spans import tagger_from_name
-    from .sentence_store import SentenceStore
-    from .sentences import build_sentences
-    from .spans import Span, Tagger
+    from realm_hf.data.documents import load_documents
+    from realm_hf.data.factbook import FactbookQuestion, factbook_passages, factbook_questions, factbook_statements
+    from realm_hf.data.passages.build import build_passages, passages_from_rows
+    from realm_hf.data.passages.store import NULL_PASSAGE, PassageStore
+    from realm_hf.data.questions.load import OpenQAExample, load_questions
+    from realm_hf.data.questions.matching import answer_tokens, contains_answer, exact_match, regex_match, token_f1
+    from realm_hf.data.sentences.build import build_sentences
+    from realm_hf.data.sentences.store import SentenceStore
+    from realm_hf.data.taggers.names import tagger_from_name
+    from realm_hf.data.taggers.spans import Span, Tagger
 
 __all__ = [
     "NULL_PASSAGE",
@@ -47,15 +47,15 @@ __all__ = [
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
-        "answer_matching": ["answer_tokens", "contains_answer", "exact_match", "regex_match", "token_f1"],
         "documents": ["load_documents"],
         "factbook": ["FactbookQuestion", "factbook_passages", "factbook_questions", "factbook_statements"],
-        "open_qa": ["OpenQAExample", "load_questions"],
-        "passage_store": ["NULL_PASSAGE", "PassageStore"],
-        "passages": ["build_passages", "passages_from_rows"],
-        "salient_spans": ["tagger_from_name"],
-        "sentence_store": ["SentenceStore"],
-        "sentences": ["build_sentences"],
-        "spans": ["Span", "Tagger"],
+        "passages.build": ["build_passages", "passages_from_rows"],
+        "passages.store": ["NULL_PASSAGE", "PassageStore"],
+        "questions.load": ["OpenQAExample", "load_questions"],
+        "questions.matching": ["answer_tokens", "contains_answer", "exact_match", "regex_match", "token_f1"],
+        "sentences.build": ["build_sentences"],
+        "sentences.store": ["SentenceStore"],
+        "taggers.names": ["tagger_from_name"],
+        "taggers.spans": ["Span", "Tagger"],
     },
 )

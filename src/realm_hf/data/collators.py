@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from ..host_facts import IGNORED_LABEL
-from .flat_arrays import scatter_rows
-from .inverse_cloze import InverseClozeExample
-from .masking import MaskedQuery
-from .passage_store import NULL_PASSAGE, PassageStore
-from .vocabulary import SpecialTokens, tokenizer_fingerprint
+from realm_hf.data.flat_arrays import scatter_rows
+from realm_hf.data.inverse_cloze import InverseClozeExample
+from realm_hf.data.masking import MaskedQuery
+from realm_hf.data.passages.store import NULL_PASSAGE, PassageStore
+from realm_hf.data.vocabulary import SpecialTokens, tokenizer_fingerprint
+from realm_hf.models.host_facts import IGNORED_LABEL
 
 ABSENT = -2
 """Row number of "no such candidate": the retriever found fewer than K passages."""

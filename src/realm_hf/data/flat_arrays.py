@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..storage.files import HashingFile
+from realm_hf.storage.files import HashingFile
 
 OFFSET_DTYPE = np.dtype(np.int64)
 

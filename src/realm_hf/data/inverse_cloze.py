@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from torch.utils.data import Dataset
 
-from .masking import INVERSE_CLOZE_STREAM, example_rng
-from .passage_store import PassageStore
+from realm_hf.data.masking import INVERSE_CLOZE_STREAM, example_rng
+from realm_hf.data.passages.store import PassageStore
 
 # A masked run is as long as most salient spans.
 LONGEST_MASK = 5

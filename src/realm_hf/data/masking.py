@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from .vocabulary import SpecialTokens
+from realm_hf.data.vocabulary import SpecialTokens
 
 MaskingMode = Literal["salient", "span", "uniform"]
 SkipReason = Literal["no_salient_span", "mask_outside_query", "empty_sentence"]

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..host_facts import ReaderFacts
-from ..transfer import to_device
-from .collators import ABSENT, pad_rows
-from .flat_arrays import scatter_rows
-from .vocabulary import SpecialTokens
+from realm_hf.data.collators import ABSENT, pad_rows
+from realm_hf.data.flat_arrays import scatter_rows
+from realm_hf.data.vocabulary import SpecialTokens
+from realm_hf.models.host_facts import ReaderFacts
+from realm_hf.models.transfer import to_device
 
 _SHORTEST = 4  # [CLS] [SEP], one wordpiece of a body, [SEP]
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from ..storage.files import check_files, read_json
+from realm_hf.storage.files import check_files, read_json
 
 
 def read_description(path: Path, format_version: int, what: str, how: str) -> dict[str, Any]:

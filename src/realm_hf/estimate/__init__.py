@@ -4,8 +4,16 @@ Everything follows from counted floating-point operations and bytes, and from a 
 the machine that they come from). Each estimate says what was assumed; every assumption is an option.
 """
 
-from .command import add_parser
-from .costs import MODELS, Estimate, ModelShape, Plan, Rates, estimate_run, packaged_rates, time_in_words
+from realm_hf.estimate.costs import (
+    MODELS,
+    Estimate,
+    ModelShape,
+    Plan,
+    Rates,
+    estimate_run,
+    packaged_rates,
+    time_in_words,
+)
 
 __all__ = [
     "MODELS",
@@ -13,7 +21,6 @@ __all__ = [
     "ModelShape",
     "Plan",
     "Rates",
-    "add_parser",
     "estimate_run",
     "packaged_rates",
     "time_in_words",

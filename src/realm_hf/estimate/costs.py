@@ -7,8 +7,8 @@ import math
 from dataclasses import dataclass, field
 from importlib.resources import files
 
-from ..index.default_index import plan_index
-from .index_costs import DTYPE_BYTES, built_index_bytes, index_bytes, index_operations
+from realm_hf.estimate.index_costs import DTYPE_BYTES, built_index_bytes, index_bytes, index_operations
+from realm_hf.index.default_index import plan_index
 
 __all__ = [
     "MODELS",

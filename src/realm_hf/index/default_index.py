@@ -16,7 +16,7 @@ import faiss
 import numpy as np
 from transformers.utils import logging
 
-from .exact import exact_search, share_found
+from realm_hf.index.exact import exact_search, share_found
 
 __all__ = ["AUTO", "AUTO_RECALL", "FLAT_ROWS", "RECALL_DEPTH", "IndexPlan", "plan_index", "reach_recall"]
 

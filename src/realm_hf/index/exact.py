@@ -5,7 +5,7 @@ from __future__ import annotations
 import faiss
 import numpy as np
 
-from .faiss_search import ABSENT, fill_up, search
+from realm_hf.index.faiss_search import ABSENT, fill_up, search
 
 __all__ = ["exact_search", "recall_at_k", "share_found"]
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import faiss
 import numpy as np
 
-from .default_index import plan_index, reach_recall
-from .faiss_search import ABSENT, BLAS_THRESHOLD, search, search_threads
-from .index_file import check_family, faiss_reason, open_index, save_index
+from realm_hf.index.default_index import plan_index, reach_recall
+from realm_hf.index.faiss_search import ABSENT, BLAS_THRESHOLD, search, search_threads
+from realm_hf.index.file import check_family, faiss_reason, open_index, save_index
 
 __all__ = [
     "ABSENT",

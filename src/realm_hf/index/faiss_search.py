@@ -18,7 +18,7 @@ from contextlib import contextmanager
 import faiss
 import numpy as np
 
-from .index_file import IndexFileError
+from realm_hf.index.file import IndexFileError
 
 __all__ = ["ABSENT", "BLAS_THRESHOLD", "fill_up", "search", "search_threads"]
 

@@ -14,7 +14,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-from .restricted_pickle import PickleRefusedError, read_texts
+from realm_hf.legacy.restricted_pickle import PickleRefusedError, read_texts
 
 __all__ = ["BLOCK_RECORDS_FILE", "BlockRecords", "BlockRecordsError"]
 

@@ -8,10 +8,10 @@ from typing import Any
 from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-from ..hub_files import check_name
-from ..storage.checkpoint_tensors import CheckpointRefusedError, StoredTensor, find_tensor
-from ..storage.files import read_json
-from .block_records import BLOCK_RECORDS_FILE
+from realm_hf.legacy.block_records import BLOCK_RECORDS_FILE
+from realm_hf.storage.checkpoint_tensors import CheckpointRefusedError, StoredTensor, find_tensor
+from realm_hf.storage.files import read_json
+from realm_hf.untrusted.checks import check_name
 
 __all__ = ["EMBEDDINGS_NAME", "find_block_embeddings", "old_checkpoint_folder", "weights_files"]
 

@@ -21,16 +21,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
-from ..hub_files import check_room
-from ..index.default_index import plan_index
-from ..index.faiss_index import build_index, check_finite
-from ..index.index_file import write_index
-from ..index.manifest import EMBEDDINGS_FILE, INDEX_FILE, FileRecord
-from ..index.retriever_files import write_manifest
-from ..storage.checkpoint_tensors import StoredTensor
-from ..storage.files import HashingFile, describe_files, file_sha256
-from .block_records import BlockRecords
-from .retriever import check_counts
+from realm_hf.generations.manifest import EMBEDDINGS_FILE, INDEX_FILE, FileRecord
+from realm_hf.index.default_index import plan_index
+from realm_hf.index.faiss_index import build_index, check_finite
+from realm_hf.index.file import write_index
+from realm_hf.knowledge.files import write_manifest
+from realm_hf.legacy.block_records import BlockRecords
+from realm_hf.legacy.retriever import check_counts
+from realm_hf.storage.checkpoint_tensors import StoredTensor
+from realm_hf.storage.files import HashingFile, describe_files, file_sha256
+from realm_hf.untrusted.checks import check_room
 
 __all__ = ["Part", "flat_index_head", "write_new_layout"]
 

@@ -16,8 +16,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO, NoReturn
 
-from .byte_window import ByteWindow, CutFileError
-from .pickle_language import BYTES, CONSTANTS, GETS, GLOBALS, INTEGERS, MEMOS, OPCODE_NAMES, STRINGS, TUPLES, Symbol
+from realm_hf.legacy.byte_window import ByteWindow, CutFileError
+from realm_hf.legacy.pickle_language import (
+    BYTES,
+    CONSTANTS,
+    GETS,
+    GLOBALS,
+    INTEGERS,
+    MEMOS,
+    OPCODE_NAMES,
+    STRINGS,
+    TUPLES,
+    Symbol,
+)
 
 __all__ = ["MAX_TEXT_BYTES", "PickleRefusedError", "read_texts"]
 

@@ -13,17 +13,16 @@ from datasets import Dataset, Features, Value
 from datasets.arrow_writer import ArrowWriter
 from transformers.utils import logging
 
-from ..hub_files import check_room
-from ..index.faiss_index import build_index
-from ..index.hub_manifest import DESCRIPTION
-from ..index.published import PUBLICATION, PublishedRetriever, load_published
-from ..index.retriever_files import MANIFEST
-from ..places import what_is
-from ..storage.errors import explained
-from ..storage.files import replacement
-from ..tokenization_realm import RealmTokenizer
-from .block_records import BLOCK_RECORDS_FILE, BlockRecords, BlockRecordsError
-from .checkpoint import find_block_embeddings, old_checkpoint_folder
+from realm_hf.hub.load import PublishedRetriever, load_published
+from realm_hf.index.faiss_index import build_index
+from realm_hf.knowledge.files import MANIFEST
+from realm_hf.legacy.block_records import BLOCK_RECORDS_FILE, BlockRecords, BlockRecordsError
+from realm_hf.legacy.checkpoint import find_block_embeddings, old_checkpoint_folder
+from realm_hf.models.places import DESCRIPTION, PUBLICATION, what_is
+from realm_hf.models.tokenization_realm import RealmTokenizer
+from realm_hf.storage.errors import explain_os_errors
+from realm_hf.storage.files import replacement
+from realm_hf.untrusted.checks import check_room
 
 __all__ = ["check_counts", "load_old_retriever", "load_published_or_old", "records_as_dataset"]
 
@@ -156,7 +155,7 @@ def records_as_dataset(
         check_room(table.parent, status.st_size, f"the memory-mapped copy of {records.path}")
         logger.info("Copying %d records of %s into %s.", len(records), records.path, table)
         with (
-            explained("write the records into", table),
+            explain_os_errors("write the records into", table),
             replacement(table) as temporary,
             ArrowWriter(path=str(temporary), features=_FEATURES) as writer,
         ):

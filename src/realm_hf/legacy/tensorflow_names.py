@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from .checkpoint import EMBEDDINGS_NAME
+from realm_hf.legacy.checkpoint import EMBEDDINGS_NAME
 
 __all__ = ["from_tensorflow", "parameter_name"]
 

@@ -7,7 +7,7 @@
 
     evaluate.load(metric_path("exact_match")).compute(predictions=["Paris"], references=[["Paris", "Lutetia"]])
 
-The rules themselves are in [`realm_hf.data.answer_matching`]. These modules exist so that scores of other systems,
+The rules themselves are in [`realm_hf.data.questions.matching`]. These modules exist so that scores of other systems,
 and of other libraries' training loops, come from the same code; the package's own evaluation calls the rules directly.
 """
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 from transformers.utils import logging
 
-from realm_hf.index.generations import GenerationInfo
+from realm_hf.generations.store import GenerationInfo
+from realm_hf.refresh.base import RefreshHealth, RefreshMode
 from realm_hf.refresh.builder_process import Build, BuilderProcess
-from realm_hf.refresh.refresher import RefreshHealth, RefreshMode
-from realm_hf.refresh.run_directory import RunDirectory
 from realm_hf.refresh.store_refresher import SnapshotRefresher
+from realm_hf.runs.directory import RunDirectory
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -22,20 +22,20 @@ import numpy as np
 import torch
 from transformers.utils import logging
 
-from realm_hf.data.passage_store import PassageStore
-from realm_hf.index.embedding import embed_passages, shard
+from realm_hf.data.passages.store import PassageStore
+from realm_hf.generations.embedding import embed_passages, shard
+from realm_hf.generations.manifest import newest_generation
+from realm_hf.generations.store import GenerationInfo, GenerationStore
 from realm_hf.index.exact import recall_at_k
 from realm_hf.index.faiss_index import build_index, search_threads
-from realm_hf.index.generations import GenerationInfo, GenerationStore
-from realm_hf.index.manifest import newest_generation
-from realm_hf.precision import encoding_in, resolved_encode_dtype
-from realm_hf.refresh.errors import RunDirectoryError
-from realm_hf.refresh.run_directory import RunDirectory
-from realm_hf.refresh.snapshots import SnapshotInfo
+from realm_hf.models.precision import encoding_in, resolved_encode_dtype
 from realm_hf.refresh.team import Team
+from realm_hf.runs.directory import RunDirectory
+from realm_hf.runs.errors import RunDirectoryError
+from realm_hf.runs.snapshots import SnapshotInfo
 
 if TYPE_CHECKING:
-    from realm_hf.modeling_realm import RealmEmbedder
+    from realm_hf.models.modeling_realm import RealmEmbedder
 
 logger = logging.get_logger(__name__)
 

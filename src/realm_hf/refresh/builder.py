@@ -25,23 +25,17 @@ from contextlib import ExitStack
 import faiss
 import torch
 
-from realm_hf.data.passage_store import PassageStore
-from realm_hf.index.generations import GenerationInfo, GenerationStore
+from realm_hf.data.passages.store import PassageStore
+from realm_hf.generations.store import GenerationInfo, GenerationStore
 from realm_hf.index.threads import usable_cores
 from realm_hf.refresh.build import build_generation
 from realm_hf.refresh.builder_device import known_device
-from realm_hf.refresh.errors import RunDirectoryError
-from realm_hf.refresh.heartbeat import Heartbeat
 from realm_hf.refresh.priority import lower_priority
-from realm_hf.refresh.run_directory import RunDirectory
-from realm_hf.refresh.snapshots import (
-    SnapshotInfo,
-    latest_snapshot,
-    leased_snapshot,
-    load_snapshot,
-    read_snapshot,
-)
 from realm_hf.refresh.team import Team
+from realm_hf.runs.directory import RunDirectory
+from realm_hf.runs.errors import RunDirectoryError
+from realm_hf.runs.heartbeat import Heartbeat
+from realm_hf.runs.snapshots import SnapshotInfo, latest_snapshot, leased_snapshot, load_snapshot, read_snapshot
 
 logger = logging.getLogger("realm_hf.builder")
 

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from realm_hf.encoding import CHUNK_TOKENS
+from realm_hf.models.ragged_encoding import CHUNK_TOKENS
 from realm_hf.refresh.builder_process import builder_environment
 from realm_hf.refresh.team import Team
 
 if TYPE_CHECKING:
-    from realm_hf.modeling_realm import RealmEmbedder
+    from realm_hf.models.modeling_realm import RealmEmbedder
 
 # Prints the free bytes of the device that is given, or -1 where it does not tell; fails where nothing can be computed.
 _TRIAL = """

@@ -22,10 +22,10 @@ from transformers.utils import logging
 
 from realm_hf.refresh import guarded_start
 from realm_hf.refresh.builder_logs import mark_failed, prune_logs
-from realm_hf.refresh.heartbeat import HeartbeatMonitor, ProcessorMonitor
 from realm_hf.refresh.priority import lower_priority
-from realm_hf.refresh.run_directory import RunDirectory
-from realm_hf.storage.errors import explained
+from realm_hf.runs.directory import RunDirectory
+from realm_hf.runs.heartbeat import HeartbeatMonitor, ProcessorMonitor
+from realm_hf.storage.errors import explain_os_errors
 
 logger = logging.get_logger(__name__)
 
@@ -124,7 +124,7 @@ class BuilderProcess:
             str(run.root),
         ]
         counts = ["--threads", str(threads), "--index-threads", str(index_threads or threads)]
-        with explained("write the builder's log", self.log_path), self.log_path.open("wb") as log:
+        with explain_os_errors("write the builder's log", self.log_path), self.log_path.open("wb") as log:
             self._process = subprocess.Popen(
                 [*command, *counts, "--device", device],
                 stdin=subprocess.PIPE,

@@ -33,8 +33,8 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-import realm_hf.data.passage_store
-import realm_hf.modeling_realm  # noqa: F401 - what a build needs is loaded before the fork
+import realm_hf.data.passages.store
+import realm_hf.models.modeling_realm  # noqa: F401 - what a build needs is loaded before the fork
 from realm_hf.refresh.guarded_start import ParentGuard
 
 _STDIN, _STDOUT, _STDERR = 0, 1, 2

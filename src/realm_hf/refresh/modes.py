@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 
 from transformers.utils import logging
 
-from realm_hf.index.generations import GenerationInfo
+from realm_hf.generations.store import GenerationInfo
 from realm_hf.refresh.async_refresh import AsyncRefresher
-from realm_hf.refresh.heartbeat import FleetMonitor
-from realm_hf.refresh.refresher import Refresher, RefreshError, RefreshHealth, RefreshMode
-from realm_hf.refresh.run_directory import RunDirectory
+from realm_hf.refresh.base import Refresher, RefreshError, RefreshHealth, RefreshMode
 from realm_hf.refresh.store_refresher import SnapshotRefresher, StoreRefresher
+from realm_hf.runs.directory import RunDirectory
+from realm_hf.runs.heartbeat import FleetMonitor
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from realm_hf.modeling_realm import RealmEmbedder
+    from realm_hf.models.modeling_realm import RealmEmbedder
 
 __all__ = [
     "AsyncRefresher",

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from realm_hf.index.generations import Generation
+    from realm_hf.generations.store import Generation
 
 OPEN_TIMEOUT_SECONDS = 1800.0
 """Longest that a rank may take to open a generation: files are mapped, snapshot and manifest are read, queries are

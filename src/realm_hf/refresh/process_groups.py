@@ -13,7 +13,7 @@ from datetime import timedelta
 
 import torch.distributed as dist
 
-from realm_hf.refresh.refresher import RefreshError
+from realm_hf.refresh.base import RefreshError
 
 STEP_TIMEOUT = timedelta(minutes=10)
 """Longest that one rank may come later than another to a meeting. NCCL's own default, which a rank that is later than

@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING
 import torch
 from transformers.utils import logging
 
-from realm_hf.data.passage_store import PassageStore
-from realm_hf.index.generations import GenerationInfo, GenerationStore
-from realm_hf.index.manifest import newest_generation
+from realm_hf.data.passages.store import PassageStore
+from realm_hf.generations.manifest import newest_generation
+from realm_hf.generations.store import GenerationInfo, GenerationStore
 from realm_hf.refresh.background import Background
+from realm_hf.refresh.base import RefreshError, RefreshHealth, RefreshMode
 from realm_hf.refresh.build import build_generation
-from realm_hf.refresh.refresher import RefreshError, RefreshHealth, RefreshMode
-from realm_hf.refresh.run_directory import RunDirectory
-from realm_hf.refresh.snapshots import (
+from realm_hf.refresh.team import Team
+from realm_hf.runs.directory import RunDirectory
+from realm_hf.runs.snapshots import (
     collect_snapshots,
     copy_embedder_state,
     load_snapshot,
@@ -28,13 +29,12 @@ from realm_hf.refresh.snapshots import (
     snapshot_name,
     write_snapshot,
 )
-from realm_hf.refresh.team import Team
 from realm_hf.storage.directories import retire_directory
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from realm_hf.modeling_realm import RealmEmbedder
+    from realm_hf.models.modeling_realm import RealmEmbedder
 
 logger = logging.get_logger(__name__)
 

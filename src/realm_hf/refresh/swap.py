@@ -31,7 +31,7 @@ from realm_hf.refresh.process_groups import STEP_TIMEOUT, step_group, told_in_wo
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from realm_hf.index.generations import Generation
+    from realm_hf.generations.store import Generation
 
 logger = logging.get_logger(__name__)
 

@@ -20,8 +20,8 @@ import torch
 import torch.distributed as dist
 from transformers.utils import logging
 
+from realm_hf.refresh.base import RefreshError
 from realm_hf.refresh.process_groups import STEP_TIMEOUT, LostRank, step_group, told_in_words
-from realm_hf.refresh.refresher import RefreshError
 
 logger = logging.get_logger(__name__)
 

@@ -5,8 +5,8 @@ curves are inline SVG written by hand: no dependency, crisp at any size, and sty
 one drawing serves light and dark, which a picture from a plotting library does not.
 """
 
-from .answers import write_answer_report
-from .page import write_report
-from .run_files import RunRecord, read_run
+from realm_hf.report.answers import write_answer_report
+from realm_hf.report.page import write_report
+from realm_hf.runs.records import RunRecord, read_run
 
 __all__ = ["RunRecord", "read_run", "write_answer_report", "write_report"]

@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from .tables import Markup, bar, plain, table
+from realm_hf.report.tables import Markup, bar, plain, table
 
 FILTERS = (
     ("all", "all"),

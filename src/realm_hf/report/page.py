@@ -7,9 +7,9 @@ from html import escape
 from importlib import resources
 from pathlib import Path
 
-from .charts import Chart, draw, short_number
-from .run_files import RunRecord, read_run
-from .tables import answers, examples, recall, refreshes, step_times
+from realm_hf.report.charts import Chart, draw, short_number
+from realm_hf.report.tables import answers, examples, recall, refreshes, step_times
+from realm_hf.runs.records import RunRecord, read_run
 
 # (name in the log, heading, how to read it, the axis starts at zero)
 CURVES = (

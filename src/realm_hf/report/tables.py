@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from .charts import short_number
-from .run_files import RunRecord
+from realm_hf.report.charts import short_number
+from realm_hf.runs.records import RunRecord
 
 RECALL_NAMES = {"initial": "initial weights", "ict": "after ICT", "realm": "after REALM", "bm25": "BM25"}
 ANSWER_NAMES = {

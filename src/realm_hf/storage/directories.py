@@ -18,7 +18,7 @@ import weakref
 from pathlib import Path
 from typing import Self
 
-from .files import TEMPORARY_PREFIX, HashingFile, fsync_path
+from realm_hf.storage.files import TEMPORARY_PREFIX, HashingFile, fsync_path
 
 __all__ = [
     "TWINS",

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["explained"]
+__all__ = ["explain_os_errors"]
 
 _REMEDIES = {
     errno.ENOSPC: "the file system is full: free space there or choose another directory",
@@ -24,7 +24,7 @@ _REMEDIES = {
 
 
 @contextmanager
-def explained(action: str, path: Path) -> Iterator[None]:
+def explain_os_errors(action: str, path: Path) -> Iterator[None]:
     """Re-raise an `OSError` of the block with the same number and class, but in words."""
     try:
         yield

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-from .errors import explained
+from realm_hf.storage.errors import explain_os_errors
 
 __all__ = [
     "TEMPORARY_PREFIX",
@@ -152,7 +152,7 @@ def write_json(
         OSError: The file system is full or read-only; the message says so, and the earlier file is untouched.
     """
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    with explained("write", path), replacement(path, durable=durable, place=place) as temporary:
+    with explain_os_errors("write", path), replacement(path, durable=durable, place=place) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
@@ -168,7 +168,7 @@ def read_json(path: Path, error: Callable[[str], Exception] = ValueError) -> dic
         OSError: The file cannot be read.
         ValueError: It is damaged; or what `error` makes.
     """
-    with explained("read", path):
+    with explain_os_errors("read", path):
         text = path.read_bytes()
     try:
         content = json.loads(text.decode("utf-8"))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from transformers.utils import logging
 
-from .directories import FileLock
+from realm_hf.storage.directories import FileLock
 
 __all__ = ["LEASE_SECONDS", "lock_holders", "take_lease"]
 

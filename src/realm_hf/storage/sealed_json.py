@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .files import json_sha256, read_json, write_json
+from realm_hf.storage.files import json_sha256, read_json, write_json
 
 __all__ = ["SEAL", "read_sealed_json", "write_sealed_json"]
 

@@ -9,8 +9,8 @@ from realm_hf.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from realm_hf.refresh.team import Team
-    from realm_hf.training.arguments import InverseClozeArguments, PreTrainingArguments, parse_arguments
-    from realm_hf.training.arguments_open_qa import FineTuningArguments
+    from realm_hf.training.arguments import InverseClozeTrainingArguments, RealmTrainingArguments, parse_arguments
+    from realm_hf.training.arguments_open_qa import OpenQATrainingArguments
     from realm_hf.training.callbacks import LoopCallback, TrainingResult
     from realm_hf.training.checkpoints import list_checkpoints
     from realm_hf.training.data_order import permute
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
     from realm_hf.training.loop import TrainingLoop
     from realm_hf.training.open_qa import OpenQATrainer
     from realm_hf.training.optimization import make_accelerator
-    from realm_hf.training.pretraining import PreTrainer
+    from realm_hf.training.pretraining import RealmTrainer
     from realm_hf.training.run_retriever import save_trained_model
     from realm_hf.training.signals import resume_command
 
 __all__ = [
-    "FineTuningArguments",
-    "InverseClozeArguments",
     "InverseClozeTrainer",
+    "InverseClozeTrainingArguments",
     "LoopCallback",
     "OpenQATrainer",
-    "PreTrainer",
-    "PreTrainingArguments",
+    "OpenQATrainingArguments",
+    "RealmTrainer",
+    "RealmTrainingArguments",
     "Team",
     "TrainingLoop",
     "TrainingResult",
@@ -47,8 +47,8 @@ __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         ".refresh.team": ["Team"],
-        "arguments": ["InverseClozeArguments", "PreTrainingArguments", "parse_arguments"],
-        "arguments_open_qa": ["FineTuningArguments"],
+        "arguments": ["InverseClozeTrainingArguments", "RealmTrainingArguments", "parse_arguments"],
+        "arguments_open_qa": ["OpenQATrainingArguments"],
         "callbacks": ["LoopCallback", "TrainingResult"],
         "checkpoints": ["list_checkpoints"],
         "data_order": ["permute"],
@@ -57,7 +57,7 @@ __getattr__, __dir__ = lazy_exports(
         "loop": ["TrainingLoop"],
         "open_qa": ["OpenQATrainer"],
         "optimization": ["make_accelerator"],
-        "pretraining": ["PreTrainer"],
+        "pretraining": ["RealmTrainer"],
         "run_retriever": ["save_trained_model"],
         "signals": ["resume_command"],
     },

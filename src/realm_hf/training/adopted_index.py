@@ -6,14 +6,14 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from realm_hf.index.fingerprints import state_fingerprint
-from realm_hf.index.generations import GenerationStore
-from realm_hf.index.manifest import newest_generation
-from realm_hf.refresh.run_directory import RunDirectory
-from realm_hf.refresh.snapshots import copy_embedder_state, write_snapshot
+from realm_hf.generations.manifest import newest_generation
+from realm_hf.generations.store import GenerationStore
+from realm_hf.models.fingerprints import state_fingerprint
+from realm_hf.runs.directory import RunDirectory
+from realm_hf.runs.snapshots import copy_embedder_state, write_snapshot
 
 if TYPE_CHECKING:
-    from realm_hf.modeling_realm import RealmEmbedder
+    from realm_hf.models.modeling_realm import RealmEmbedder
 
 logger = logging.getLogger(__name__)
 

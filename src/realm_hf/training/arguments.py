@@ -119,7 +119,7 @@ class LoopArguments:
 
 
 @dataclass
-class InverseClozeArguments(LoopArguments):
+class InverseClozeTrainingArguments(LoopArguments):
     """Parameters of the ICT warm start (ORQA, section 5; REALM, section 3.4).
 
     The contrastive batch is `per_device_train_batch_size * gradient_accumulation_steps * processes`: by gradient
@@ -220,7 +220,7 @@ class RefreshArguments(LoopArguments):
 
 
 @dataclass
-class PreTrainingArguments(RefreshArguments):
+class RealmTrainingArguments(RefreshArguments):
     """Parameters of REALM pre-training (section 3)."""
 
     # Parameters that control the example

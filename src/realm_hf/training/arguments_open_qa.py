@@ -10,7 +10,7 @@ from realm_hf.training.arguments import RefreshArguments, RefreshMode
 
 
 @dataclass
-class FineTuningArguments(RefreshArguments):
+class OpenQATrainingArguments(RefreshArguments):
     """Parameters of fine-tuning (ORQA, section 6; REALM, section 4.3).
 
     The released code takes a learning rate of 1e-5 and a batch of one question, with 2 epochs for NaturalQuestions and

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from realm_hf.storage.directories import StagedDirectory, retire_directory
-from realm_hf.storage.errors import explained
+from realm_hf.storage.errors import explain_os_errors
 from realm_hf.storage.files import link_or_copy
 from realm_hf.storage.sealed_json import read_sealed_json
 
@@ -41,7 +41,7 @@ def set_aside(paths: Sequence[Path], place: Path | None = None) -> list[Path]:
             target = target.with_name(f"{name}-{uuid.uuid4().hex[:8]}")
         # First a second name for each file, then away with the first: at no moment is there none, and both are done
         # through the trainer's place.
-        with explained("set aside", path), StagedDirectory(target, place=place) as staged:
+        with explain_os_errors("set aside", path), StagedDirectory(target, place=place) as staged:
             shutil.copytree(path, staged.path, symlinks=True, copy_function=link_or_copy, dirs_exist_ok=True)
         retire_directory(path, place)
         aside.append(target)

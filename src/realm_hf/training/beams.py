@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from realm_hf.data.answers import AnswerFinder, AnswerSpans
-from realm_hf.data.open_qa import OpenQAExample
+from realm_hf.data.questions.answer_finder import AnswerFinder, AnswerSpans
+from realm_hf.data.questions.load import OpenQAExample
 from realm_hf.data.reader_batch import ReaderBatch
-from realm_hf.retrieval_realm import RealmRetriever
+from realm_hf.retriever.retriever import RealmRetriever
 
 
 @dataclass(frozen=True)

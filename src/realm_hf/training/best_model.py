@@ -15,9 +15,9 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from realm_hf.refresh.term import Term
+from realm_hf.runs.term import Term
 from realm_hf.storage.directories import StagedDirectory, retire_directory
-from realm_hf.storage.errors import explained
+from realm_hf.storage.errors import explain_os_errors
 from realm_hf.training.aside import all_states
 from realm_hf.training.checkpoints import save_model
 
@@ -83,7 +83,7 @@ class BestModel:
         if term is not None and (self.run / "best" / self.folder_name).exists():
             self.folder_name += f"-term-{term.number}"
         final = self.run / "best" / self.folder_name
-        with explained("keep the best weights in", final):
+        with explain_os_errors("keep the best weights in", final):
             with StagedDirectory(final, replace=True, place=place) as staged:
                 save_model(model, staged.path)
             found, complete = all_states(self.run / "checkpoints")

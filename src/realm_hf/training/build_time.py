@@ -18,13 +18,13 @@ import torch
 
 from realm_hf.estimate import packaged_rates, time_in_words
 from realm_hf.estimate.index_costs import index_operations
-from realm_hf.index.embedding import embed_passages
-from realm_hf.precision import encoding_in, resolved_encode_dtype
+from realm_hf.generations.embedding import embed_passages
+from realm_hf.models.precision import encoding_in, resolved_encode_dtype
 
 if TYPE_CHECKING:
-    from realm_hf.data.passages import PassageStore
-    from realm_hf.modeling_realm import RealmEmbedder
-    from realm_hf.refresh.run_directory import RunConfig
+    from realm_hf.data.passages.build import PassageStore
+    from realm_hf.models.modeling_realm import RealmEmbedder
+    from realm_hf.runs.directory import RunConfig
 
 logger = logging.getLogger(__name__)
 

@@ -31,9 +31,9 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import logging as hf_logging
 
-from realm_hf.refresh.errors import RunDirectoryError
+from realm_hf.runs.errors import RunDirectoryError
 from realm_hf.storage.directories import StagedDirectory, retire_directory
-from realm_hf.storage.errors import explained
+from realm_hf.storage.errors import explain_os_errors
 from realm_hf.storage.files import describe_files, file_sha256
 from realm_hf.storage.sealed_json import read_sealed_json, write_sealed_json
 from realm_hf.training.aside import set_aside
@@ -181,7 +181,7 @@ def save_checkpoint(
         for kind, value in entries.items()
     }
     require_finite(moments.items(), "saved")
-    with explained("write the checkpoint", final), StagedDirectory(final, replace=True, place=place) as staged:
+    with explain_os_errors("write the checkpoint", final), StagedDirectory(final, replace=True, place=place) as staged:
         folder = staged.path
         try:
             save_model(model, folder / "model")

@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from realm_hf.data.passage_store import NULL_PASSAGE
-from realm_hf.host_facts import PreTrainingFacts
+from realm_hf.data.passages.store import NULL_PASSAGE
+from realm_hf.models.host_facts import PreTrainingFacts
+from realm_hf.models.transfer import to_device
 from realm_hf.training.retrieval_ahead import encode_queries
-from realm_hf.transfer import to_device
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from realm_hf.data.collators import PreTrainingCollator
     from realm_hf.data.masking import MaskedQuery
-    from realm_hf.data.passages import PassageStore
-    from realm_hf.modeling_outputs import RealmForPreTrainingOutput
-    from realm_hf.modeling_realm import RealmEmbedder, RealmForPreTraining
-    from realm_hf.retrieval_realm import RealmRetriever
+    from realm_hf.data.passages.build import PassageStore
+    from realm_hf.models.modeling_outputs import RealmForPreTrainingOutput
+    from realm_hf.models.modeling_realm import RealmEmbedder, RealmForPreTraining
+    from realm_hf.retriever.retriever import RealmRetriever
 
 SUMS = ("loss", "retrieval_utility", "null_mass", "entropy", "examples", "tokens")
 

@@ -22,19 +22,19 @@ from torch import nn
 
 from realm_hf.data.collators import InverseClozeCollator
 from realm_hf.data.inverse_cloze import InverseClozeDataset
-from realm_hf.data.passages import PassageStore
-from realm_hf.host_facts import RowFacts
-from realm_hf.losses import full_precision, inverse_cloze_loss
-from realm_hf.modeling_realm import RealmEmbedder, RealmForPreTraining
-from realm_hf.tokenization_realm import RealmTokenizer
-from realm_hf.training.arguments import InverseClozeArguments
+from realm_hf.data.passages.build import PassageStore
+from realm_hf.models.host_facts import RowFacts
+from realm_hf.models.losses import full_precision, inverse_cloze_loss
+from realm_hf.models.modeling_realm import RealmEmbedder, RealmForPreTraining
+from realm_hf.models.tokenization_realm import RealmTokenizer
+from realm_hf.models.transfer import to_device
+from realm_hf.training.arguments import InverseClozeTrainingArguments
 from realm_hf.training.callbacks import LoopCallback
 from realm_hf.training.checkpoints import Checkpoint
 from realm_hf.training.data_order import DataOrder, step_positions
 from realm_hf.training.loop import TrainingLoop
 from realm_hf.training.optimization import make_accelerator
 from realm_hf.training.task import StepFigures
-from realm_hf.transfer import to_device
 
 
 class TwinTowers(nn.Module):
@@ -88,7 +88,7 @@ class InverseClozeTrainer(TrainingLoop):
         model: RealmEmbedder | RealmForPreTraining,
         passages: PassageStore,
         tokenizer: RealmTokenizer,
-        args: InverseClozeArguments,
+        args: InverseClozeTrainingArguments,
         *,
         accelerator: Accelerator | None = None,
         callbacks: Sequence[LoopCallback] = (),

@@ -23,9 +23,9 @@ from accelerate import Accelerator
 from torch import nn
 from transformers import PreTrainedModel
 
-from realm_hf.precision import autocast
-from realm_hf.refresh.lock import TrainerLock
-from realm_hf.refresh.term import Term
+from realm_hf.models.precision import autocast
+from realm_hf.runs.lock import TrainerLock
+from realm_hf.runs.term import Term
 from realm_hf.training.arguments import LoopArguments
 from realm_hf.training.callbacks import LoopCallback, TrainingResult
 from realm_hf.training.checkpoints import (

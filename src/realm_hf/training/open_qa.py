@@ -24,24 +24,26 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from realm_hf.answering import Answer, QuestionAnswerer
-from realm_hf.data.answer_matching import exact_match, regex_match
-from realm_hf.data.answers import AnswerFinder
 from realm_hf.data.collators import pad_rows
-from realm_hf.data.open_qa import OpenQAExample
-from realm_hf.data.passages import PassageStore
+from realm_hf.data.passages.build import PassageStore
+from realm_hf.data.questions.answer_finder import AnswerFinder
+from realm_hf.data.questions.load import OpenQAExample
+from realm_hf.data.questions.matching import exact_match, regex_match
 from realm_hf.data.vocabulary import SpecialTokens, encode_texts
-from realm_hf.host_facts import RowFacts
-from realm_hf.index.manifest import GenerationNotFoundError
-from realm_hf.modeling_realm import RealmEmbedder
-from realm_hf.modeling_realm_qa import RealmForOpenQA
-from realm_hf.refresh.lock import TrainerLock
-from realm_hf.refresh.run_directory import RunDirectory
-from realm_hf.retrieval_realm import RealmRetriever
+from realm_hf.generations.manifest import GenerationNotFoundError
+from realm_hf.models.host_facts import RowFacts
+from realm_hf.models.modeling_realm import RealmEmbedder
+from realm_hf.models.modeling_realm_qa import RealmForOpenQA
+from realm_hf.models.tokenization_realm import RealmTokenizer
+from realm_hf.models.transfer import to_device
+from realm_hf.qa.answerer import QuestionAnswerer
+from realm_hf.qa.answers import Answer
+from realm_hf.retriever.retriever import RealmRetriever
+from realm_hf.runs.directory import RunDirectory
+from realm_hf.runs.lock import TrainerLock
 from realm_hf.storage.files import json_sha256
-from realm_hf.tokenization_realm import RealmTokenizer
 from realm_hf.training.adopted_index import adopt_newest_generation
-from realm_hf.training.arguments_open_qa import FineTuningArguments
+from realm_hf.training.arguments_open_qa import OpenQATrainingArguments
 from realm_hf.training.beams import Beam, BeamSearch
 from realm_hf.training.best_model import BestModel
 from realm_hf.training.callbacks import LoopCallback
@@ -50,13 +52,12 @@ from realm_hf.training.data_order import DataOrder, step_positions
 from realm_hf.training.loop import TrainingLoop
 from realm_hf.training.open_qa_step import SUMS, OpenQAStep, means
 from realm_hf.training.optimization import make_accelerator
-from realm_hf.training.retrieval_ahead import ServedGeneration
+from realm_hf.training.retrieval_ahead import LiveIndex
 from realm_hf.training.run_retriever import name_model, save_run_retriever, staged_model
-from realm_hf.training.served_index import ServedIndex
+from realm_hf.training.served_index import IndexService
 from realm_hf.training.swap_probes import SwapProbes
 from realm_hf.training.task import StepFigures
 from realm_hf.training.tracking import read_log
-from realm_hf.transfer import to_device
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +95,7 @@ class OpenQATrainer(TrainingLoop):
         tokenizer: RealmTokenizer,
         passages: PassageStore,
         examples: Sequence[OpenQAExample],
-        args: FineTuningArguments,
+        args: OpenQATrainingArguments,
         run: RunDirectory | str | Path | None = None,
         *,
         dev: Sequence[OpenQAExample] = (),
@@ -119,7 +120,7 @@ class OpenQATrainer(TrainingLoop):
         self.passage_embedder = copy.deepcopy(model.embedder) if passage_embedder is None else passage_embedder
         root = run.root if isinstance(run, RunDirectory) else Path(run or args.output_dir)
         super().__init__(model, OpenQAStep(model), args, root, accelerator, callbacks)
-        self.args: FineTuningArguments = args
+        self.args: OpenQATrainingArguments = args
         self.model: RealmForOpenQA = model
         self.tokenizer, self.passages, self.index_from = tokenizer, passages, index_from
         finder = AnswerFinder(passages, tokenizer)
@@ -138,7 +139,7 @@ class OpenQATrainer(TrainingLoop):
             min(config.reader_seq_len, config.max_position_embeddings),
         )
         probes = self._encode([example.question for example in self.dev[: args.probe_queries]])
-        self.index = ServedIndex(
+        self.index = IndexService(
             self.run, passages, tokenizer, args, self.accelerator, SwapProbes(probes, self.search.read)
         )
         self.best = BestModel(root, args.early_stopping_patience)
@@ -240,7 +241,7 @@ class OpenQATrainer(TrainingLoop):
         }
         return StepFigures(sums, lambda total: {**means(total, self.examples_per_step), **facts})
 
-    def _forward(self, served: ServedGeneration, rows: np.ndarray) -> Any:
+    def _forward(self, served: LiveIndex, rows: np.ndarray) -> Any:
         ids = [self.question_ids[row] for row in rows]
         examples = [self.examples[row] for row in rows]
 

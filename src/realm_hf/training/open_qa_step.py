@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from realm_hf.host_facts import RowFacts
-from realm_hf.losses import relevance_scores, retriever_marginal_loss, span_marginal_loss
-from realm_hf.modeling_outputs import SpanScores
-from realm_hf.modeling_realm_qa import RealmForOpenQA
+from realm_hf.models.host_facts import RowFacts
+from realm_hf.models.losses import relevance_scores, retriever_marginal_loss, span_marginal_loss
+from realm_hf.models.modeling_outputs import SpanScores
+from realm_hf.models.modeling_realm_qa import RealmForOpenQA
+from realm_hf.models.transfer import to_device
 from realm_hf.training.beams import Beam
-from realm_hf.transfer import to_device
 
 SUMS = ("loss", "retriever_loss", "reader_loss", "answerless", "reader_answerless", "span_accuracy")
 

@@ -10,7 +10,7 @@ from accelerate.utils import GradientAccumulationPlugin, ProjectConfiguration
 from torch import nn
 from transformers import PreTrainedModel
 
-from realm_hf.precision import native_bfloat16
+from realm_hf.models.precision import native_bfloat16
 from realm_hf.refresh.builder_device import check_on_all_ranks
 from realm_hf.training.arguments import LoopArguments, RefreshArguments
 from realm_hf.training.launch_environment import (

@@ -19,33 +19,33 @@ from torch import nn
 
 from realm_hf.data.collators import PreTrainingCollator
 from realm_hf.data.masking import MaskedQuery
-from realm_hf.data.passages import NULL_PASSAGE, PassageStore
-from realm_hf.data.sentences import SentenceStore
-from realm_hf.host_facts import PreTrainingFacts
-from realm_hf.modeling_realm import RealmForPreTraining
-from realm_hf.refresh.lock import TrainerLock
-from realm_hf.refresh.run_directory import RunDirectory
-from realm_hf.storage.errors import explained
+from realm_hf.data.passages.build import NULL_PASSAGE, PassageStore
+from realm_hf.data.sentences.build import SentenceStore
+from realm_hf.models.host_facts import PreTrainingFacts
+from realm_hf.models.modeling_realm import RealmForPreTraining
+from realm_hf.models.tokenization_realm import RealmTokenizer
+from realm_hf.models.transfer import to_device
+from realm_hf.runs.directory import RunDirectory
+from realm_hf.runs.lock import TrainerLock
+from realm_hf.storage.errors import explain_os_errors
 from realm_hf.storage.files import write_json
-from realm_hf.tokenization_realm import RealmTokenizer
-from realm_hf.training.arguments import PreTrainingArguments
+from realm_hf.training.arguments import RealmTrainingArguments
 from realm_hf.training.callbacks import LoopCallback
 from realm_hf.training.checkpoints import Checkpoint, save_model
 from realm_hf.training.data_order import DataOrder, step_positions
 from realm_hf.training.evaluation import SUMS, batch_sums, explain, means
 from realm_hf.training.loop import TrainingLoop
 from realm_hf.training.optimization import make_accelerator
-from realm_hf.training.retrieval_ahead import MaskedSentences, RetrievalAhead, RetrievedStep, encode_queries
+from realm_hf.training.retrieval_ahead import CandidatePrefetcher, MaskedExamples, RetrievedStep, encode_queries
 from realm_hf.training.run_retriever import name_model, save_run_retriever, staged_model
-from realm_hf.training.served_index import ServedIndex
+from realm_hf.training.served_index import IndexService
 from realm_hf.training.swap_probes import SwapProbes
 from realm_hf.training.task import StepFigures
-from realm_hf.transfer import to_device
 
 EXAMPLES_SHOWN = 5
 
 
-class PreTrainer(TrainingLoop):
+class RealmTrainer(TrainingLoop):
     """Pre-trains retriever and knowledge-augmented encoder together, with an index that is refreshed meanwhile.
 
     Args:
@@ -73,7 +73,7 @@ class PreTrainer(TrainingLoop):
         tokenizer: RealmTokenizer,
         passages: PassageStore,
         sentences: SentenceStore,
-        args: PreTrainingArguments,
+        args: RealmTrainingArguments,
         run: RunDirectory | str | Path | None = None,
         *,
         heldout: SentenceStore | None = None,
@@ -91,7 +91,7 @@ class PreTrainer(TrainingLoop):
             )
         if args.marginalization is not None:
             model.config.marginalization = args.marginalization
-        self.args: PreTrainingArguments = args
+        self.args: RealmTrainingArguments = args
         root = run.root if isinstance(run, RunDirectory) else Path(run or args.output_dir)
         super().__init__(model, model, args, root, accelerator or make_accelerator(args), callbacks)
         self.model: RealmForPreTraining = model
@@ -100,10 +100,10 @@ class PreTrainer(TrainingLoop):
         self.collator = PreTrainingCollator(passages, tokenizer, args.max_query_length, args.max_candidate_length)
         special = self.collator.special_tokens
         self.placeholder = _no_example(special.cls, special.sep)
-        self.examples = MaskedSentences(sentences, DataOrder(len(sentences), args.seed), args, special)
+        self.examples = MaskedExamples(sentences, DataOrder(len(sentences), args.seed), args, special)
         self.eval_queries: list[MaskedQuery] = []
         if heldout is not None and len(heldout):
-            kept = MaskedSentences(heldout, DataOrder(len(heldout), args.seed), args, special)
+            kept = MaskedExamples(heldout, DataOrder(len(heldout), args.seed), args, special)
             self.eval_queries = kept.first(args.max_eval_sentences)
         probes = self.eval_queries[: args.probe_queries] or self.examples.first(args.probe_queries)
         swap_probes = SwapProbes(
@@ -111,10 +111,10 @@ class PreTrainer(TrainingLoop):
             max(1, args.num_candidates - 1),
             exclude=[probe.sentence_ids for probe in probes],
         )
-        self.index = ServedIndex(
+        self.index = IndexService(
             self.run, passages, tokenizer, args, self.accelerator, swap_probes, args.query_encoder
         )
-        self.ahead: RetrievalAhead | None = None
+        self.ahead: CandidatePrefetcher | None = None
         #: What this rank trained on last; for callbacks.
         self.retrieved: RetrievedStep | None = None
 
@@ -144,7 +144,7 @@ class PreTrainer(TrainingLoop):
         if name is None:
             self._note({"events": [event], "index_seconds": time.perf_counter() - started})
         embed = None if self.args.query_encoder == "snapshot" else self._embed_live
-        self.ahead = RetrievalAhead(self.examples, self.index.coordinator, embed)
+        self.ahead = CandidatePrefetcher(self.examples, self.index.coordinator, embed)
         if checkpoint is not None:
             self._restore_ahead(checkpoint)
             if checkpoint.state.get("pending_snapshot") is not None:
@@ -346,7 +346,7 @@ class PreTrainer(TrainingLoop):
     def _write_examples(self, shown: list[MaskedQuery], rows: np.ndarray) -> None:
         with self.autocast():
             examples = explain(self.model, self.collator, self.passages, shown, rows) if shown else []
-        with explained("write the examples into", self.directory):
+        with explain_os_errors("write the examples into", self.directory):
             write_json(self.directory / "examples.json", examples, place=self.place)
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from realm_hf.refresh.errors import RunDirectoryError
+from realm_hf.runs.errors import RunDirectoryError
 from realm_hf.training.arguments import LoopArguments
 from realm_hf.training.optimization import learning_rate
 

@@ -22,22 +22,22 @@ import torch
 
 from realm_hf.data.collators import pad_rows
 from realm_hf.data.masking import MaskedQuery, Skip, example_rng, mask_example
-from realm_hf.host_facts import RowFacts
-from realm_hf.precision import autocast
-from realm_hf.retrieval_realm import RealmRetriever
+from realm_hf.models.host_facts import RowFacts
+from realm_hf.models.precision import autocast
+from realm_hf.models.transfer import to_device
+from realm_hf.retriever.retriever import RealmRetriever
 from realm_hf.training.data_order import DataOrder
-from realm_hf.transfer import to_device
 
 if TYPE_CHECKING:
-    from realm_hf.data.sentences import SentenceStore
+    from realm_hf.data.sentences.build import SentenceStore
     from realm_hf.data.vocabulary import SpecialTokens
-    from realm_hf.index.generations import Generation, GenerationInfo
-    from realm_hf.modeling_realm import RealmEmbedder
+    from realm_hf.generations.store import Generation, GenerationInfo
+    from realm_hf.models.modeling_realm import RealmEmbedder
     from realm_hf.refresh.swap import SwapCoordinator
-    from realm_hf.training.arguments import PreTrainingArguments
+    from realm_hf.training.arguments import RealmTrainingArguments
 
 
-class MaskedSentences:
+class MaskedExamples:
     """Draws the examples: position in the stream -> a sentence with one of its spans masked, or nothing.
 
     Args:
@@ -48,7 +48,7 @@ class MaskedSentences:
     """
 
     def __init__(
-        self, sentences: SentenceStore, order: DataOrder, args: PreTrainingArguments, special_tokens: SpecialTokens
+        self, sentences: SentenceStore, order: DataOrder, args: RealmTrainingArguments, special_tokens: SpecialTokens
     ):
         self.sentences, self.order, self.args, self.special_tokens = sentences, order, args, special_tokens
 
@@ -101,7 +101,7 @@ def encode_queries(embedder: RealmEmbedder, queries: Sequence[np.ndarray], *, bf
     return embeddings.float().cpu().numpy()
 
 
-class ServedGeneration:
+class LiveIndex:
     """An opened generation, the retriever over it and, for `query_encoder="snapshot"`, the weights it was built from.
 
     Args:
@@ -168,7 +168,7 @@ class RetrievedStep:
     search_seconds: float
 
 
-class RetrievalAhead:
+class CandidatePrefetcher:
     """A queue of retrieved steps with one worker thread behind it.
 
     Args:
@@ -179,7 +179,7 @@ class RetrievalAhead:
 
     def __init__(
         self,
-        examples: MaskedSentences,
+        examples: MaskedExamples,
         coordinator: SwapCoordinator,
         embed: Callable[[list[MaskedQuery]], np.ndarray] | None,
     ):

@@ -8,20 +8,20 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from realm_hf.data.passage_store import PassageStore
-from realm_hf.index.generations import GenerationStore
-from realm_hf.index.retriever_files import link_retriever_files
-from realm_hf.places import CONFIG_FILE, MODEL_FOLDER
-from realm_hf.refresh.snapshots import load_snapshot, snapshot_name
+from realm_hf.data.passages.store import PassageStore
+from realm_hf.generations.store import GenerationStore
+from realm_hf.knowledge.files import link_retriever_files
+from realm_hf.models.places import CONFIG_FILE, MODEL_FOLDER
+from realm_hf.runs.snapshots import load_snapshot, snapshot_name
 from realm_hf.storage.directories import StagedDirectory
-from realm_hf.storage.errors import explained
+from realm_hf.storage.errors import explain_os_errors
 from realm_hf.storage.files import write_json
 from realm_hf.training.checkpoints import save_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from realm_hf.refresh.run_directory import RunDirectory
+    from realm_hf.runs.directory import RunDirectory
     from realm_hf.training.loop import TrainingLoop
 
 
@@ -72,7 +72,7 @@ def staged_model(trainer: TrainingLoop) -> Iterator[Path]:
     """
     final = trainer.directory / MODEL_FOLDER
     with (
-        explained("write the model into", final),
+        explain_os_errors("write the model into", final),
         StagedDirectory(final, replace=True, place=trainer.place) as staged,
     ):
         yield staged.path

@@ -12,35 +12,35 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from realm_hf.index.fingerprints import state_fingerprint
-from realm_hf.index.generations import GenerationError, GenerationStore
+from realm_hf.generations.store import GenerationError, GenerationStore
+from realm_hf.models.fingerprints import state_fingerprint
 from realm_hf.refresh.builder_device import build_bytes, check_on_all_ranks
-from realm_hf.refresh.errors import RunDirectoryError
 from realm_hf.refresh.modes import Refresher, make_refresher
-from realm_hf.refresh.run_directory import RunDirectory
-from realm_hf.refresh.snapshots import copy_embedder_state, load_snapshot, read_snapshot, snapshot_name
-from realm_hf.refresh.staleness import IndexRefresh
+from realm_hf.refresh.schedule import RefreshScheduler
 from realm_hf.refresh.swap import Swap, SwapCoordinator
-from realm_hf.retrieval_realm import RealmRetriever
+from realm_hf.retriever.retriever import RealmRetriever
+from realm_hf.runs.directory import RunDirectory
+from realm_hf.runs.errors import RunDirectoryError
+from realm_hf.runs.snapshots import copy_embedder_state, load_snapshot, read_snapshot, snapshot_name
 from realm_hf.training.arguments import QueryEncoder, RefreshArguments
 from realm_hf.training.build_time import BuildForecast, processor_build_seconds
 from realm_hf.training.index_threads import IndexThreads
 from realm_hf.training.optimization import uses_bfloat16
-from realm_hf.training.retrieval_ahead import ServedGeneration
+from realm_hf.training.retrieval_ahead import LiveIndex
 from realm_hf.training.swap_probes import ProbeReport, SwapProbes
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from realm_hf.data.passages import PassageStore
-    from realm_hf.index.generations import Generation, GenerationInfo
-    from realm_hf.modeling_realm import RealmEmbedder
-    from realm_hf.tokenization_realm import RealmTokenizer
+    from realm_hf.data.passages.build import PassageStore
+    from realm_hf.generations.store import Generation, GenerationInfo
+    from realm_hf.models.modeling_realm import RealmEmbedder
+    from realm_hf.models.tokenization_realm import RealmTokenizer
 
 logger = logging.getLogger(__name__)
 
 
-class ServedIndex:
+class IndexService:
     """Every rank holds one and makes the same calls at the same steps.
 
     Args:
@@ -70,11 +70,11 @@ class ServedIndex:
         self.threads = IndexThreads.of(args, accelerator.device.type, local_ranks)
         self.store = GenerationStore(run.index)
         self._reports: dict[str, ProbeReport | None] = {}
-        self._refresh: IndexRefresh | None = None
+        self._refresh: RefreshScheduler | None = None
         self._forecast: BuildForecast | None = None
 
     @property
-    def refresh(self) -> IndexRefresh:
+    def refresh(self) -> RefreshScheduler:
         """Snapshots, builds and swaps."""
         if self._refresh is None:
             raise RuntimeError("The index is not served yet: call start() first.")
@@ -90,9 +90,9 @@ class ServedIndex:
         """Keeps the ranks on one generation."""
         return self.refresh.coordinator
 
-    def reading(self) -> AbstractContextManager[ServedGeneration]:
+    def reading(self) -> AbstractContextManager[LiveIndex]:
         """Hold the served generation open for the time of a search."""
-        return cast(AbstractContextManager[ServedGeneration], self.coordinator.reading())
+        return cast(AbstractContextManager[LiveIndex], self.coordinator.reading())
 
     def start(self, step: int, embedder: RealmEmbedder, name: str | None) -> dict[str, Any]:
         """Serve generation `name`, or one built now; returns the swap as the log has it.
@@ -122,7 +122,7 @@ class ServedIndex:
         )
         # To the coordinator a generation is something with a name, a manifest and close().
         opener = cast("Callable[[str], Generation]", self._open)
-        self._refresh = IndexRefresh(
+        self._refresh = RefreshScheduler(
             refresher,
             SwapCoordinator(self.accelerator, opener, quarantine=partial(self.store.quarantine, place=self.run.place)),
             refresh_steps=args.refresh_steps,
@@ -222,7 +222,7 @@ class ServedIndex:
         args = self.args
         return BuildForecast(seconds, len(self.passages), builder, args.refresh_steps, args.max_staleness)
 
-    def _open(self, name: str) -> ServedGeneration:
+    def _open(self, name: str) -> LiveIndex:
         """Open a generation with its retriever and query weights, and probe it; in a background thread."""
         generation = self.store.open(name)
         try:
@@ -235,7 +235,7 @@ class ServedIndex:
             if by_snapshot or probing:
                 snapshot = snapshot_name(generation.info.snapshot_step, generation.info.epoch)
                 encoder = load_snapshot(self.run, snapshot, self.accelerator.device)
-            served = ServedGeneration(generation, retriever, encoder if by_snapshot else None, bf16=self.bf16)
+            served = LiveIndex(generation, retriever, encoder if by_snapshot else None, bf16=self.bf16)
             if probing and encoder is not None:
                 self._reports[name] = self._probe(served, encoder)
         except BaseException:
@@ -243,7 +243,7 @@ class ServedIndex:
             raise
         return served
 
-    def _probe(self, new: ServedGeneration, encoder: RealmEmbedder) -> ProbeReport | None:
+    def _probe(self, new: LiveIndex, encoder: RealmEmbedder) -> ProbeReport | None:
         if self.coordinator.generation is None:
             return self.probes.measure(new, None, encoder)
         with self.reading() as old:

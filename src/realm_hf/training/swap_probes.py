@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from realm_hf.training.retrieval_ahead import ServedGeneration, encode_queries
+from realm_hf.training.retrieval_ahead import LiveIndex, encode_queries
 
 if TYPE_CHECKING:
-    from realm_hf.modeling_realm import RealmEmbedder
+    from realm_hf.models.modeling_realm import RealmEmbedder
 
 logger = logging.getLogger(__name__)
 
@@ -63,9 +63,7 @@ class SwapProbes:
         self.queries, self.k, self.exclude = list(queries), k, exclude
         self._last: np.ndarray | None = None
 
-    def measure(
-        self, new: ServedGeneration, old: ServedGeneration | None, encoder: RealmEmbedder
-    ) -> ProbeReport | None:
+    def measure(self, new: LiveIndex, old: LiveIndex | None, encoder: RealmEmbedder) -> ProbeReport | None:
         """Compare a generation that is being opened with the one still served; `None` without any query.
 
         Args:
@@ -92,6 +90,6 @@ class SwapProbes:
         self._last = rows
         return ProbeReport(churn=churn, stale_recall=stale, most_retrieved_share=share)
 
-    def _search(self, generation: ServedGeneration, embeddings: np.ndarray) -> np.ndarray:
+    def _search(self, generation: LiveIndex, embeddings: np.ndarray) -> np.ndarray:
         found = generation.retriever.retrieve(embeddings, self.k, exclude=self.exclude, null_passage=False)
         return np.asarray(found.rows)

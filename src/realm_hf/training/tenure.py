@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from realm_hf.refresh.leftovers import remove_leftovers
-from realm_hf.refresh.lock import TrainerLock
-from realm_hf.refresh.term import Term
-from realm_hf.storage.errors import explained
+from realm_hf.runs.leftovers import remove_leftovers
+from realm_hf.runs.lock import TrainerLock
+from realm_hf.runs.term import Term
+from realm_hf.storage.errors import explain_os_errors
 from realm_hf.training.ranks import Ranks
 
 
@@ -43,7 +43,7 @@ class Tenure:
         def take() -> int:
             nonlocal lock
             checkpoints = directory / "checkpoints"
-            with explained("create", checkpoints):
+            with explain_os_errors("create", checkpoints):
                 checkpoints.mkdir(parents=True, exist_ok=True)
             lock = acquire()
             return lock.epoch

@@ -17,8 +17,8 @@ from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from tqdm.auto import tqdm
 
-from realm_hf.refresh.term import Term
-from realm_hf.storage.errors import explained
+from realm_hf.runs.term import Term
+from realm_hf.storage.errors import explain_os_errors
 from realm_hf.storage.files import replacement, write_json
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class StepLog:
     def __init__(self, path: Path, after_step: int = 0, term: Term | None = None):
         self.path, self.term = path, term
         kept = [record for record in read_log(path) if record["step"] <= after_step]
-        with explained("write", path):
+        with explain_os_errors("write", path):
             path.parent.mkdir(parents=True, exist_ok=True)
             with replacement(path, place=None if term is None else term.place) as temporary:
                 # Opened before the rename: by its name it might be a successor's already.
@@ -70,7 +70,7 @@ class StepLog:
             key: None if isinstance(value, float) and not math.isfinite(value) else value
             for key, value in record.items()
         }
-        with explained("write", self.path):
+        with explain_os_errors("write", self.path):
             self._file.write(json.dumps(clean) + "\n")
             self._file.flush()
 

@@ -1,11 +1,11 @@
-"""Recall by answer string for `evaluate.load`; the rules are in [`realm_hf.data.answer_matching`]."""
+"""Recall by answer string for `evaluate.load`; the rules are in [`realm_hf.data.questions.matching`]."""
 
 from collections.abc import Sequence
 
 import datasets
 import evaluate
 
-from realm_hf.data.answer_matching import contains_answer, contains_regex
+from realm_hf.data.questions.matching import contains_answer, contains_regex
 from realm_hf.metrics import score_each
 
 _DESCRIPTION = """

@@ -1,9 +1,9 @@
-"""Exact match for `evaluate.load`; the rule is [`realm_hf.data.answer_matching.exact_match`]."""
+"""Exact match for `evaluate.load`; the rule is [`realm_hf.data.questions.matching.exact_match`]."""
 
 import datasets
 import evaluate
 
-from realm_hf.data.answer_matching import exact_match
+from realm_hf.data.questions.matching import exact_match
 from realm_hf.metrics import score_each
 
 _DESCRIPTION = """

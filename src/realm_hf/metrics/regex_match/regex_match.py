@@ -1,9 +1,9 @@
-"""Regex match for `evaluate.load`; the rule is [`realm_hf.data.answer_matching.regex_match`]."""
+"""Regex match for `evaluate.load`; the rule is [`realm_hf.data.questions.matching.regex_match`]."""
 
 import datasets
 import evaluate
 
-from realm_hf.data.answer_matching import regex_match
+from realm_hf.data.questions.matching import regex_match
 from realm_hf.metrics import score_each
 
 _DESCRIPTION = """

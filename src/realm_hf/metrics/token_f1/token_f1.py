@@ -1,9 +1,9 @@
-"""Token F1 for `evaluate.load`; the rule is [`realm_hf.data.answer_matching.token_f1`]."""
+"""Token F1 for `evaluate.load`; the rule is [`realm_hf.data.questions.matching.token_f1`]."""
 
 import datasets
 import evaluate
 
-from realm_hf.data.answer_matching import token_f1
+from realm_hf.data.questions.matching import token_f1
 from realm_hf.metrics import score_each
 
 _DESCRIPTION = """

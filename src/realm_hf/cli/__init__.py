@@ -1,0 +1,1 @@
+"""`realm-hf`: the command line."""

@@ -1,0 +1,98 @@
+"""`realm-hf estimate`: its options, and what it prints."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+from realm_hf.estimate.costs import MODELS, Estimate, ModelShape, Plan, estimate_run, packaged_rates, time_in_words
+from realm_hf.estimate.index_costs import DTYPE_BYTES
+
+__all__ = ["add_parser", "in_words"]
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `estimate` to the commands of an `argparse` parser; `options.command(options)` runs it."""
+    parser = commands.add_parser(
+        "estimate",
+        help="what a run will take: memory, refresh time, staleness, total time",
+        description="Estimate a pre-training run from measured rates, and say what was assumed.",
+        epilog="exit codes: 0 estimated, 4 an option has a value that no run can have",
+    )
+    known = packaged_rates()
+    parser.add_argument("--passages", type=int, required=True, metavar="N", help="passages of the corpus")
+    parser.add_argument("--steps", type=int, required=True, metavar="N", help="optimizer steps")
+    parser.add_argument(
+        "--model", default="base", metavar="NAME", help=f"{', '.join(MODELS)}, or a folder's config.json"
+    )
+    parser.add_argument("--device", default=next(iter(known)), choices=known, help="measured (default: %(default)s)")
+    defaults = {own.name: own.default for own in fields(Plan)}
+    counts = ("devices", "builders", "index_cores", "batch_size", "candidates", "refresh_steps", "dimension")
+    for name in (*counts, "keep_generations"):
+        parser.add_argument(f"--{name}", type=int, default=defaults[name], metavar="N", help="(default: %(default)s)")
+    for name in ("query_tokens", "passage_tokens", "masked_tokens"):
+        parser.add_argument(
+            f"--{name}", type=float, default=defaults[name], metavar="X", help="(default: %(default)s)"
+        )
+    parser.add_argument("--dtype", default="float32", choices=DTYPE_BYTES, help="of embeddings (default: %(default)s)")
+    parser.add_argument("--index_factory", default="auto", metavar="FACTORY", help="(default: %(default)s)")
+    for name in ("train_tflops", "encode_tflops", "index_tflops", "disk_gigabytes"):
+        parser.add_argument(f"--{name}", type=float, metavar="X", help="instead of the measured rate of the device")
+    parser.add_argument("--json", action="store_true", help="as JSON, in seconds and bytes")
+    parser.set_defaults(command=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    rates = packaged_rates()[options.device]
+    given = {name: getattr(options, name) for name in asdict(rates) if getattr(options, name, None) is not None}
+    if given:
+        rates = replace(rates, **given, source=f"{', '.join(given)} as given; the others: {rates.source}")
+    own = {name: getattr(options, name) for name in (own.name for own in fields(Plan)) if hasattr(options, name)}
+    found = estimate_run(
+        Plan(**own, factory=options.index_factory, shape=_shape(options.model), rates=rates),
+    )
+    if options.json:
+        text = json.dumps({**asdict(found), "refresh_seconds": found.refresh_seconds}, indent=2)
+    else:
+        text = "\n".join(in_words(found))
+    sys.stdout.write(f"{text}\n")
+    return 0
+
+
+def _shape(name: str) -> ModelShape:
+    if name in MODELS:
+        return MODELS[name]
+    path = Path(name) / "config.json"
+    if not path.is_file():
+        raise ValueError(f"There is no {path}: give {', '.join(MODELS)}, or the folder of a model.")
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    names = [own.name for own in fields(ModelShape)]
+    missing = [name for name in names if name not in content]
+    if missing:
+        raise ValueError(f"{path} lacks {', '.join(missing)}: it is not the configuration of a BERT-like model.")
+    return ModelShape(**{name: content[name] for name in names})
+
+
+def in_words(found: Estimate) -> list[str]:
+    """The estimate as lines of text."""
+    return [
+        f"index        {found.factory}",
+        f"step         {time_in_words(found.step_seconds)}",
+        f"refresh      {time_in_words(found.refresh_seconds)}: embedding {time_in_words(found.embed_seconds)}, index "
+        f"{time_in_words(found.index_seconds)}, writing {time_in_words(found.write_seconds)}",
+        f"staleness    {found.staleness_steps:,.0f} steps on average, {found.longest_staleness_steps:,.0f} at most",
+        f"total        {time_in_words(found.total_seconds)}, with {found.refreshes:,} refreshes",
+        f"memory       {_size(found.device_bytes)} on each device, and activations; builder "
+        f"{_size(found.builder_bytes)}; index and embeddings mapped {_size(found.serving_bytes)} a host",
+        f"disk         {_size(found.disk_bytes)}",
+        "assumed:",
+        *(f"  - {line}" for line in found.assumed),
+    ]
+
+
+def _size(count: float) -> str:
+    return f"{count / 2**30:,.1f} GiB" if count >= 2**30 else f"{count / 2**20:,.0f} MiB"

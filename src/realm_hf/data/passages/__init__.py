@@ -1,0 +1,1 @@
+"""Passages: documents cut, tokenized once, and stored as memory-mapped arrays."""

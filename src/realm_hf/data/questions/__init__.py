@@ -1,0 +1,1 @@
+"""Questions with their answers: loaded, compared, and looked for in passages."""

@@ -1,0 +1,1 @@
+"""Sentences with their salient spans: the queries of pre-training."""

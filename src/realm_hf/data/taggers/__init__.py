@@ -1,0 +1,1 @@
+"""What finds salient spans, and the names that choose a tagger."""

@@ -1,0 +1,1 @@
+"""Index generations: passages as embeddings with an index, in directories that appear complete or never."""

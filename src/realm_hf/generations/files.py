@@ -1,0 +1,126 @@
+"""The two data files of a generation: written from front to back, checked before they are mapped."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from realm_hf.generations.manifest import (
+    EMBEDDINGS_FILE,
+    INDEX_FILE,
+    CorruptGenerationError,
+    FileRecord,
+    GenerationInfo,
+)
+from realm_hf.index.faiss_index import check_finite
+from realm_hf.index.file import IndexFileError, open_index
+
+if TYPE_CHECKING:
+    import faiss
+
+__all__ = ["check_hash", "check_pair", "check_sizes", "map_files", "write_array"]
+
+_ROWS_A_CHUNK = 65_536
+_RETRY_SECONDS = (0.1, 0.4)  # a network file system may show a directory before its files' sizes
+
+
+def check_pair(embeddings: np.ndarray, index: faiss.Index) -> None:
+    """
+    Refuse embeddings and an index that do not belong together.
+
+    Raises:
+        ValueError: If dtype, shapes or metric are not what a generation holds.
+    """
+    if embeddings.ndim != 2 or embeddings.dtype not in (np.float32, np.float16):
+        raise ValueError(
+            f"Embeddings must be a float32 or float16 matrix [N, D], got {embeddings.dtype} {list(embeddings.shape)}."
+        )
+    if (index.ntotal, index.d) != embeddings.shape:
+        raise ValueError(
+            f"The index holds {index.ntotal} rows of dimension {index.d}, the embeddings are "
+            f"{list(embeddings.shape)}: build it from these embeddings."
+        )
+    if index.metric_type != 0:  # faiss.METRIC_INNER_PRODUCT
+        raise ValueError(f"The index has FAISS metric {index.metric_type}, not inner product (0): use build_index.")
+
+
+def write_array(array: np.ndarray, write: Callable[[bytes | memoryview], Any]) -> None:
+    """
+    Write an array in the `.npy` format piece by piece, refusing NaN and infinity.
+
+    Args:
+        array (`np.ndarray` of shape `[N, D]`): May be memory-mapped.
+        write (`Callable`): Takes each piece.
+
+    Raises:
+        ValueError: Names the first row that is not finite.
+    """
+    header = io.BytesIO()
+    descr = np.lib.format.dtype_to_descr(array.dtype)
+    np.lib.format.write_array_header_1_0(header, {"descr": descr, "fortran_order": False, "shape": array.shape})
+    write(header.getvalue())
+    for start in range(0, len(array), _ROWS_A_CHUNK):
+        rows = np.ascontiguousarray(array[start : start + _ROWS_A_CHUNK])
+        check_finite(rows, start)
+        write(rows.reshape(-1).view(np.uint8).data)
+
+
+def check_sizes(path: Path, info: GenerationInfo) -> None:
+    """
+    Compare the files' sizes with the manifest, a few times: a reader on a network file system may be ahead of them.
+
+    Raises:
+        CorruptGenerationError: Names the file and both sizes.
+    """
+    for pause in (*_RETRY_SECONDS, None):
+        sizes = {name: (path / name).stat().st_size if (path / name).is_file() else None for name in info.files}
+        wrong = [name for name, record in info.files.items() if sizes[name] != record.bytes]
+        if not wrong:
+            return
+        if pause is None:
+            name = wrong[0]
+            found = "missing" if sizes[name] is None else f"{sizes[name]} bytes long"
+            raise CorruptGenerationError(
+                f"{path / name} is {found}, its manifest says {info.files[name].bytes} bytes: the generation is "
+                "damaged; quarantine it and build another."
+            )
+        time.sleep(pause)
+
+
+def check_hash(path: Path, found: str, record: FileRecord) -> None:
+    """
+    Compare a file's SHA-256 with the manifest.
+
+    Raises:
+        CorruptGenerationError: Names the file and the first digits of both hashes.
+    """
+    if found != record.sha256:
+        raise CorruptGenerationError(
+            f"{path} was changed after it was written: its SHA-256 is {found[:16]}..., the manifest says "
+            f"{record.sha256[:16]}...; the file is damaged, build or save it again."
+        )
+
+
+def map_files(path: Path, info: GenerationInfo) -> tuple[np.ndarray, faiss.Index]:
+    """
+    Map a generation's embeddings and index, and compare their headers with the manifest.
+
+    Raises:
+        CorruptGenerationError: If a header is damaged or does not fit.
+    """
+    try:
+        embeddings = np.load(path / EMBEDDINGS_FILE, mmap_mode="r", allow_pickle=False)
+        index = open_index(path / INDEX_FILE, rows=info.rows, dimension=info.dimension)
+    except (ValueError, EOFError, IndexFileError) as error:
+        raise CorruptGenerationError(f"{path} is damaged: {error} Quarantine it and build another.") from error
+    if embeddings.shape != (info.rows, info.dimension) or embeddings.dtype.name != info.dtype:
+        raise CorruptGenerationError(
+            f"{path / EMBEDDINGS_FILE} holds {embeddings.dtype} {list(embeddings.shape)}, its manifest says "
+            f"{info.dtype} {[info.rows, info.dimension]}: quarantine the generation and build another."
+        )
+    return embeddings, index

@@ -1,0 +1,1 @@
+"""The Hugging Face Hub: what is published, how it is read, and how far a stranger is believed."""

@@ -1,0 +1,101 @@
+"""Do model, tokenizer, passages and index belong together? Asked before anything is published."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+from transformers.utils import logging
+
+from realm_hf.data.passages.build import PassageStore
+from realm_hf.data.vocabulary import tokenizer_fingerprint
+from realm_hf.hub.load import check_fingerprint
+from realm_hf.models.modeling_embedder import RealmEmbedder
+from realm_hf.models.modeling_realm import RealmForPreTraining
+from realm_hf.untrusted.checks import HubArtefactError
+
+if TYPE_CHECKING:
+    from realm_hf.hub.publishable import Publishable
+
+__all__ = ["check_belonging"]
+
+logger = logging.get_logger(__name__)
+
+_PROBED_ROWS = 16
+_TOLERANCE = 0.02  # float16 rounds entries between 4 and 8 to multiples of 0.004, and bfloat16 towers wander further
+# Embeddings computed in bfloat16 differ by up to 0.03 in single coordinates, and by 0.004 in the mean.
+_ROUNDED_TOLERANCE, _ROUNDED_MEAN = 0.1, 0.01
+
+
+def check_belonging(model: PreTrainedModel, retriever: Publishable, *, force: bool) -> RealmEmbedder | None:
+    """
+    Compare dimensions, tokenizers, and the embeddings of a few passages with what their tower makes of them now.
+
+    Args:
+        model (`PreTrainedModel`): The model.
+        retriever ([`RealmRetriever`]): The retriever.
+        force (`bool`): Warn instead of refusing.
+
+    Returns:
+        [`RealmEmbedder`], *optional*: The passage tower: the retriever's, or a pre-training model's own if it makes
+        the stored embeddings. `None` if it is not known.
+
+    Raises:
+        HubArtefactError: If they do not belong together.
+    """
+    if retriever.embeddings is None:
+        raise ValueError("The retriever was made without embeddings, which are published: give it `embeddings`.")
+    if retriever.tokenizer is None:
+        raise ValueError("The retriever has no tokenizer, which is published with it: RealmRetriever(..., tokenizer).")
+    dimension = retriever.embeddings.shape[1]
+    if model.config.retriever_proj_size != dimension:
+        raise HubArtefactError(
+            f"The model makes embeddings of {model.config.retriever_proj_size} numbers, the index has {dimension}: "
+            "build the index with this model's passage tower."
+        )
+    if len(retriever.tokenizer) > model.config.vocab_size:
+        raise HubArtefactError(
+            f"The tokenizer has {len(retriever.tokenizer)} wordpieces, the model {model.config.vocab_size}: it is "
+            "another model's."
+        )
+    store = retriever.passages
+    if isinstance(store, PassageStore):
+        found = tokenizer_fingerprint(retriever.tokenizer)
+        check_fingerprint("The retriever's tokenizer", store.tokenizer_fingerprint, found, force=force)
+    own: Any = model.embedder if isinstance(model, RealmForPreTraining) else None
+    tower = retriever.embedder if retriever.embedder is not None else own
+    if tower is None:
+        logger.warning(
+            "The retriever has no passage tower (`embedder`): nothing says that the index belongs to the model, and "
+            "passages cannot be added after loading."
+        )
+        return None
+    if not isinstance(store, PassageStore):
+        return tower
+    apart = _differences(tower, store, retriever.embeddings)
+    difference = float(apart.max())
+    if difference <= _TOLERANCE or (difference <= _ROUNDED_TOLERANCE and apart.mean() <= _ROUNDED_MEAN):
+        return tower
+    words = (
+        f"The passage tower does not make the stored embeddings: they differ by up to {difference:.3g}. The index was "
+        "built from other weights, or is older than they are."
+    )
+    if not force:
+        raise HubArtefactError(f"{words} Build it from these weights, or pass `force=True` to publish it as it is.")
+    logger.warning("%s Published all the same (`force=True`).", words)
+    return None
+
+
+def _differences(tower: RealmEmbedder, store: PassageStore, embeddings: np.ndarray) -> np.ndarray:
+    rows = np.random.default_rng(0).choice(len(store), min(_PROBED_ROWS, len(store)), replace=False)
+    batch = {name: torch.as_tensor(array, device=tower.device) for name, array in store.pad_candidates(rows).items()}
+    training = tower.training
+    tower.eval()
+    try:
+        with torch.no_grad():
+            made = tower.encode(batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
+    finally:
+        tower.train(training)
+    return np.abs(made.float().cpu().numpy() - embeddings[rows].astype(np.float32))

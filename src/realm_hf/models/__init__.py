@@ -1,0 +1,1 @@
+"""The models (configuration, tokenizer, towers, encoder, reader), their losses, and how batches reach them."""

@@ -1,0 +1,371 @@
+"""REALM's embedder and scorer, with the names, signatures and numbers of transformers 4.57.6.
+
+State-dict keys are those of that port and of the published google/realm-* weights, which contain parts that no
+computation reads: the prediction head inside every embedder and the encoder's pooler. They are kept so that files load
+in both directions, and frozen so that neither optimizers nor DistributedDataParallel wait for gradients that never
+come.
+"""
+
+from os import PathLike
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers.models.bert.modeling_bert import BertLMPredictionHead
+from transformers.utils.generic import can_return_tuple
+
+from realm_hf.models.bert_initialization import BertStart, FromBertModel, initialize_projection
+from realm_hf.models.configuration_realm import RealmConfig
+from realm_hf.models.host_facts import RowFacts
+from realm_hf.models.losses import full_precision, relevance_scores
+from realm_hf.models.modeling_bert_tower import (
+    RealmBertModel,
+    UnreadPooler,
+    UnreadPredictionHead,
+    distinct_words,
+    padding_mask,
+)
+from realm_hf.models.modeling_outputs import RealmEmbedderOutput, RealmScorerOutput
+from realm_hf.models.places import check_kind, find_model
+from realm_hf.models.ragged_encoding import ragged_apply
+from realm_hf.models.text_encoding import TextEncoder
+
+
+def flatten_candidates(tensor: torch.Tensor | None) -> torch.Tensor | None:
+    """`(B, K, L)` as `(B * K, L)`; two dimensions and `None` stay."""
+    return tensor.flatten(0, -2) if tensor is not None else None
+
+
+def refuse_head_mask(head_mask: torch.Tensor | None) -> None:
+    """`head_mask` keeps its place in the old positional signatures, but transformers 5 removed what it did."""
+    if head_mask is not None:
+        raise ValueError(
+            "`head_mask` was given, but transformers 5 has no head masks: leave it out, or zero the heads' rows in "
+            "`attention.output.dense.weight`."
+        )
+
+
+class RealmPreTrainedModel(FromBertModel):
+    """Weight initialization, loading, tying and freezing common to all REALM models."""
+
+    config: RealmConfig
+    base_model_prefix = "realm"
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | PathLike[str] | None, *model_args: Any, **kwargs: Any
+    ) -> Self:
+        """As in transformers; a run directory stands for its `model` folder, see [`~places.find_model`]."""
+        place = pretrained_model_name_or_path and find_model(pretrained_model_name_or_path, cls.__name__)
+        loaded: Any = super().from_pretrained(place, *model_args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        # What came from the Hub shows only now what it is.
+        check_kind(cls.__name__, model.config.architectures or [], str(place))
+        return loaded
+
+    def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict[str, str]:
+        """A head's two biases are one parameter whatever `tie_word_embeddings` says, as in the port."""
+        keys: dict[str, str] = super().get_expanded_tied_weights_keys(all_submodels)
+        biases = {k: v for k, v in (self._tied_weights_keys or {}).items() if k.endswith("decoder.bias")}
+        return biases | keys
+
+    def tie_weights(self, *args: Any, **kwargs: Any) -> None:
+        """Tie, then freeze unread parts: this runs after initialization, loading and resizing, which unfreeze them."""
+        super().tie_weights(*args, **kwargs)
+        self.freeze_unread_parameters()
+
+    def requires_grad_(self, requires_grad: bool = True) -> "RealmPreTrainedModel":
+        """As in `torch.nn.Module`, but unread parts stay frozen."""
+        super().requires_grad_(requires_grad)
+        self.freeze_unread_parameters()
+        return self
+
+    def freeze_unread_parameters(self) -> None:
+        """Freeze embedders' and readers' prediction heads, and encoders' and readers' poolers."""
+        for module in self.modules():
+            if isinstance(module, UnreadPooler | UnreadPredictionHead):
+                module.requires_grad_(False)
+            elif isinstance(module, RealmScorerProjection):
+                module.predictions.requires_grad_(False)
+
+
+class RealmScorerProjection(nn.Module):
+    """From the pooled [CLS] to the embedding: dense, layer normalization (in float32), dropout (section 3.2)."""
+
+    def __init__(self, config: RealmConfig) -> None:
+        super().__init__()
+        self.predictions = BertLMPredictionHead(config)
+        self.dense = nn.Linear(config.hidden_size, config.retriever_proj_size)
+        self.LayerNorm = nn.LayerNorm(config.retriever_proj_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.projection_dropout)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """From `(N, hidden_size)` to `(N, retriever_proj_size)`."""
+        projected = full_precision(self.dense(hidden_states))
+        norm = self.LayerNorm
+        with torch.autocast(projected.device.type, enabled=False):
+            normed = F.layer_norm(
+                projected, norm.normalized_shape, full_precision(norm.weight), full_precision(norm.bias), norm.eps
+            )
+            return self.dropout(normed)
+
+
+class RealmEmbedder(TextEncoder, RealmPreTrainedModel):
+    r"""
+    A tower that embeds queries or passages: Embed(x) = LayerNorm(W tanh(pooler(BERT_CLS(x)))).
+
+    Args:
+        config ([`RealmConfig`]): The configuration.
+    """
+
+    _tied_weights_keys = {"cls.predictions.decoder.bias": "cls.predictions.bias"}  # noqa: RUF012
+
+    def __init__(self, config: RealmConfig) -> None:
+        super().__init__(config)
+        self.realm = RealmBertModel(config)
+        self.cls = RealmScorerProjection(config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The word embeddings."""
+        return self.realm.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the word embeddings."""
+        self.realm.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The unread head's decoder, so that `resize_token_embeddings` keeps its file loadable."""
+        return self.cls.predictions.decoder
+
+    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
+        """Replace the decoder of the prediction head."""
+        self.cls.predictions.decoder = new_embeddings
+        self.cls.predictions.bias = new_embeddings.bias
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        head_mask: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> RealmEmbedderOutput:
+        r"""
+        Args:
+            input_ids (`torch.LongTensor` of shape `(N, L)`, *optional*): Token ids.
+            attention_mask (`torch.Tensor` of shape `(N, L)`, *optional*): 1 at tokens, 0 at padding.
+            token_type_ids (`torch.LongTensor` of shape `(N, L)`, *optional*): Segments; all 0 if not given.
+            position_ids (`torch.LongTensor` of shape `(N, L)`, *optional*): Positions; counted from 0 if not given.
+            head_mask (`None`): Not supported by transformers 5; must stay `None`.
+            inputs_embeds (`torch.Tensor` of shape `(N, L, hidden_size)`, *optional*): Instead of `input_ids`.
+            kwargs (*optional*): `output_hidden_states`, `output_attentions` (with eager attention), `return_dict`.
+
+        Returns:
+            [`RealmEmbedderOutput`]: `projected_score` of shape `(N, retriever_proj_size)`.
+
+        Raises:
+            `ValueError`: neither or both of `input_ids` and `inputs_embeds` are given, or a `head_mask` is.
+
+        Example:
+        ```python
+        >>> embeddings = embedder(**tokenizer("Paris is in France.", return_tensors="pt")).projected_score
+        ```
+        """
+        refuse_head_mask(head_mask)
+        inputs = input_ids if input_ids is not None else inputs_embeds
+        recorded = ("output_hidden_states", "output_attentions")
+        if inputs is not None and not any(kwargs.get(name, getattr(self.config, name)) for name in recorded):
+            # Only [CLS] is read, unless the caller asks to see all there is.
+            kwargs["output_rows"] = torch.zeros(inputs.shape[0], 1, dtype=torch.long, device=inputs.device)
+        outputs = self.realm(
+            input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            **kwargs,
+        )
+        return RealmEmbedderOutput(
+            projected_score=self.cls(outputs.pooler_output),
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    def start_from_bert(self, start: BertStart) -> None:
+        """Copy the tower; `"identity"` also sets pooler and projection."""
+        if start.pooler == "checkpoint" and "realm.pooler.dense.weight" not in start.tower:
+            raise ValueError(f"{start.source!r} has no pooler: pass `pooler='identity'`.")
+        self.load_state_dict(start.tower, strict=False)
+        if start.pooler == "identity":
+            assert self.realm.pooler is not None
+            initialize_projection(self.realm.pooler.dense, self.cls.dense, torch.Generator().manual_seed(start.seed))
+
+    def encode_tokens(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        max_tokens_per_chunk: int | None = None,
+        facts: RowFacts | None = None,
+    ) -> torch.Tensor:
+        """
+        Embeddings of rows of unequal length without work on padding; see [`~encoding.ragged_apply`]. `encode` of token
+        ids is this.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(N, L)`): Token ids, N >= 1, padded on the right.
+            attention_mask (`torch.Tensor` of shape `(N, L)`, *optional*): 1 at tokens, 0 at padding.
+            token_type_ids (`torch.LongTensor` of shape `(N, L)`, *optional*): Segments; all 0 if not given.
+            max_tokens_per_chunk (`int`, *optional*): Largest chunk in tokens, padding included.
+            facts ([`~host_facts.RowFacts`], *optional*): Of the rows, where the host knows them; else they are read
+                back from their device.
+
+        Returns:
+            `torch.Tensor` of shape `(N, retriever_proj_size)`: The embeddings.
+        """
+        facts = RowFacts.of(input_ids, attention_mask) if facts is None else facts
+        words, word_rows = distinct_words(self.realm, input_ids, facts)
+
+        def embed(rows: torch.Tensor, mask: torch.Tensor | None, segments: torch.Tensor | None) -> torch.Tensor:
+            inputs, mask = F.embedding(rows, words), padding_mask(self.realm, mask)
+            return self(None, mask, segments, inputs_embeds=inputs, return_dict=True).projected_score
+
+        return ragged_apply(
+            embed,
+            word_rows,
+            attention_mask,
+            token_type_ids,
+            max_tokens_per_chunk=max_tokens_per_chunk,
+            lengths=facts.lengths,
+        )
+
+
+class RealmScorer(RealmPreTrainedModel):
+    r"""
+    Relevance scores f(x, z) of given candidates (section 3.2).
+
+    Args:
+        config ([`RealmConfig`]): The configuration.
+        query_embedder ([`RealmEmbedder`], *optional*):
+            Tower of the queries. Without it, queries share the passages' weights, unless `config.share_embedders` is
+            `False`.
+    """
+
+    def __init__(self, config: RealmConfig, query_embedder: RealmEmbedder | None = None) -> None:
+        super().__init__(config)
+        self.embedder = RealmEmbedder(config)
+        self.query_embedder = query_embedder if query_embedder is not None else RealmEmbedder(config)
+        if query_embedder is None and config.share_embedders:
+            # Tied parameter by parameter: old files contain both towers, and stay two if their weights differ.
+            names = [name for name, _ in self.embedder.named_parameters(remove_duplicate=False)]
+            # The second of a head's two biases is tied by each tower itself.
+            names = [name for name in names if not name.endswith("decoder.bias")]
+            self._tied_weights_keys = {f"query_embedder.{name}": f"embedder.{name}" for name in names}
+        self.post_init()
+
+    def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict[str, str]:
+        """The towers share their weights whether or not the word embeddings are tied to a head."""
+        return super().get_expanded_tied_weights_keys(all_submodels) | (self._tied_weights_keys or {})
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The word embeddings."""
+        return self.embedder.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the word embeddings."""
+        self.embedder.set_input_embeddings(value)
+
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """Resize both towers; arguments as in `PreTrainedModel`."""
+        resized: nn.Embedding = self.embedder.resize_token_embeddings(*args, **kwargs)
+        self.query_embedder.resize_token_embeddings(*args, **kwargs)
+        self.tie_weights()
+        return resized
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        candidate_input_ids: torch.LongTensor | None = None,
+        candidate_attention_mask: torch.Tensor | None = None,
+        candidate_token_type_ids: torch.LongTensor | None = None,
+        candidate_inputs_embeds: torch.Tensor | None = None,
+        head_mask: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> RealmScorerOutput:
+        r"""
+        B and K are read from the tensors; `config.num_candidates` is not used.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(B, L)`, *optional*): Token ids of the queries.
+            attention_mask (`torch.Tensor` of shape `(B, L)`, *optional*): 1 at tokens, 0 at padding.
+            token_type_ids (`torch.LongTensor` of shape `(B, L)`, *optional*): Segments; all 0 if not given.
+            position_ids (`torch.LongTensor` of shape `(1, L)`, *optional*):
+                Positions, of queries and of candidates, as in the port; counted from 0 if not given.
+            candidate_input_ids (`torch.LongTensor` of shape `(B, K, L)` or `(B * K, L)`, *optional*): Token ids.
+            candidate_attention_mask (`torch.Tensor` of the same shape, *optional*): 1 at tokens, 0 at padding.
+            candidate_token_type_ids (`torch.LongTensor` of the same shape, *optional*): Segments.
+            candidate_inputs_embeds (`torch.Tensor` of shape `(B * K, L, hidden_size)`, *optional*):
+                Instead of `candidate_input_ids`.
+            head_mask (`None`): Not supported by transformers 5; must stay `None`.
+            inputs_embeds (`torch.Tensor` of shape `(B, L, hidden_size)`, *optional*): Instead of `input_ids`.
+            kwargs (*optional*): `return_dict`, `output_attentions`, `output_hidden_states`.
+
+        Returns:
+            [`RealmScorerOutput`]: `relevance_score` `(B, K)`, `query_score` `(B, D)`, `candidate_score` `(B, K, D)`.
+
+        Raises:
+            `ValueError`: queries or candidates are missing, or their counts do not divide.
+        """
+        if input_ids is None and inputs_embeds is None:
+            raise ValueError("No query was given: pass `input_ids` or `inputs_embeds`.")
+        if candidate_input_ids is None and candidate_inputs_embeds is None:
+            raise ValueError("No candidate was given: pass `candidate_input_ids` or `candidate_inputs_embeds`.")
+        query_score = self.query_embedder(
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            position_ids,
+            head_mask,
+            inputs_embeds,
+            return_dict=True,
+            **kwargs,
+        ).projected_score
+        ids, mask = flatten_candidates(candidate_input_ids), flatten_candidates(candidate_attention_mask)
+        segments = flatten_candidates(candidate_token_type_ids)
+        if ids is not None and mask is not None and position_ids is None and not kwargs:
+            candidate_score = self.embedder.encode(ids, mask, segments)
+        else:
+            candidate_score = self.embedder(
+                ids, mask, segments, position_ids, head_mask, candidate_inputs_embeds, return_dict=True, **kwargs
+            ).projected_score
+        queries, candidates = query_score.size(0), candidate_score.size(0)
+        if candidates % queries:
+            raise ValueError(
+                f"{candidates} candidates cannot be shared out to {queries} queries: give every query the same number."
+            )
+        candidate_score = candidate_score.view(queries, candidates // queries, -1)
+        return RealmScorerOutput(
+            relevance_score=relevance_scores(query_score, candidate_score, self.config.score_scale),
+            query_score=query_score,
+            candidate_score=candidate_score,
+        )
+
+
+__all__ = [
+    "RealmEmbedder",
+    "RealmPreTrainedModel",
+    "RealmScorer",
+    "RealmScorerProjection",
+    "flatten_candidates",
+    "refuse_head_mask",
+]

@@ -1,0 +1,1 @@
+"""Questions in, answers out: reading what was retrieved, judging answers, predictions, the transformers pipeline."""

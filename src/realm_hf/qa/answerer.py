@@ -1,0 +1,300 @@
+"""Questions -> retrieval -> reading -> answers, batch by batch, without padding and without a loop over spans."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from realm_hf.data.collators import check_tokenizer, pad_rows
+from realm_hf.data.passages.build import NULL_PASSAGE, PassageStore
+from realm_hf.data.vocabulary import SpecialTokens, encode_texts, require_fast_tokenizer
+from realm_hf.index.faiss_index import ABSENT
+from realm_hf.models.host_facts import RowFacts
+from realm_hf.models.losses import relevance_scores
+from realm_hf.models.precision import in_float64
+from realm_hf.models.transfer import to_device
+from realm_hf.qa.answers import Answer
+from realm_hf.qa.best_spans import best_spans
+from realm_hf.qa.read_passages import ReadPassages
+from realm_hf.retriever.retriever import RealmRetriever, RetrievalBatch
+
+if TYPE_CHECKING:
+    from realm_hf.models.modeling_realm_qa import RealmForOpenQA
+
+__all__ = ["QuestionAnswerer", "RetrievedQuestions"]
+
+
+@dataclass(frozen=True)
+class RetrievedQuestions:
+    """
+    B questions and the passages found for them.
+
+    Args:
+        question_ids (`list[np.ndarray]`, B of int64): `[CLS] question [SEP]`.
+        embeddings (`torch.Tensor` of shape `(B, D)`): Of the questions, by the query tower.
+        batch ([`RetrievalBatch`]): Rows and scores `[B, K]`, without the null passage; K is at most the corpus.
+    """
+
+    question_ids: list[np.ndarray]
+    embeddings: torch.Tensor
+    batch: RetrievalBatch
+
+
+class QuestionAnswerer:
+    """
+    Answers questions from a corpus.
+
+    Each batch of questions is embedded at once, searched for at once, and read in chunks of similar length. A question
+    gets the same answer alone and in any batch.
+
+    Args:
+        model ([`RealmForOpenQA`]): Query tower and reader.
+        retriever ([`RealmRetriever`], *optional*): The corpus; `model.retriever` by default. Give it the passage tower
+            (`embedder`) for [`Answer`]'s null probability.
+        tokenizer (`PreTrainedTokenizerBase`, *optional*): `retriever.tokenizer` by default.
+        batch_size (`int`, *optional*, defaults to 32): Questions read at once. Memory grows with it, and with `top_k`.
+        max_question_length (`int`, *optional*, defaults to 64): Wordpieces of `[CLS] question [SEP]`; what is longer
+            is cut, the `[SEP]` kept (64 is the release's).
+        device (`str` or `torch.device`, *optional*): Where the model is moved; its own by default.
+
+    Raises:
+        ValueError: If there is no retriever or tokenizer, or the passages were built with another tokenizer.
+
+    Example:
+    ```python
+    >>> answerer = QuestionAnswerer(RealmForOpenQA.from_pretrained(folder), RealmRetriever.from_pretrained(folder))
+    >>> answer = answerer("What is the capital of Nicaragua?")[0]
+    >>> answer.text, answer.title
+    ('Managua', 'Nicaragua')
+    ```
+    """
+
+    def __init__(
+        self,
+        model: RealmForOpenQA,
+        retriever: RealmRetriever | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        *,
+        batch_size: int = 32,
+        max_question_length: int = 64,
+        device: str | torch.device | None = None,
+    ):
+        retriever = cast("RealmRetriever | None", model.retriever) if retriever is None else retriever
+        if retriever is None:
+            raise ValueError("There is nothing to search: pass `retriever`, or set `model.retriever`.")
+        tokenizer = retriever.tokenizer if tokenizer is None else tokenizer
+        if tokenizer is None:
+            raise ValueError("There is no tokenizer: pass `tokenizer`, or make the retriever with one.")
+        require_fast_tokenizer(tokenizer)
+        if isinstance(retriever.passages, PassageStore):
+            check_tokenizer(retriever.passages, tokenizer)
+        if max_question_length < 3:
+            raise ValueError(f"max_question_length is {max_question_length}: [CLS], a wordpiece and [SEP] take 3.")
+        self.model = model
+        self.retriever = retriever
+        self.tokenizer = tokenizer
+        self.batch_size = _at_least_one("batch_size", batch_size)
+        self.max_question_length = max_question_length
+        self._special_tokens = SpecialTokens.from_tokenizer(tokenizer)
+        if device is not None:
+            torch.nn.Module.to(model, device)
+
+    def __call__(
+        self, questions: str | Sequence[str], *, top_k: int | None = None, batch_size: int | None = None
+    ) -> list[Answer]:
+        """
+        Answer questions.
+
+        A question without a wordpiece (empty, or white space) is not searched for and has no answer. Characters that
+        the vocabulary lacks become `[UNK]`; they neither fail nor help. Equal questions get equal answers.
+
+        Args:
+            questions (`str` or sequence of `str`): One or any number.
+            top_k (`int`, *optional*): Passages read a question; `config.reader_beam_size` by default. May exceed the
+                corpus.
+            batch_size (`int`, *optional*): Questions read at once; that of the object by default.
+
+        Returns:
+            `list[Answer]`: One for each question, also for a single one.
+
+        Raises:
+            TypeError: If a question is no string.
+            ValueError: If `top_k` or `batch_size` is not positive, or an embedding holds NaN.
+        """
+        top_k = self.model.config.reader_beam_size if top_k is None else top_k
+        answers: list[Answer] = []
+        # Another thread may change the knowledge meanwhile: rows, wordpieces and texts must be of one moment.
+        now = copy.copy(self)
+        now.retriever = self.retriever.snapshot()
+        with self._evaluating():
+            for texts in self._batches(questions, batch_size):
+                answers += now._answer(texts, now._retrieve(texts, top_k))
+        return answers
+
+    def retrieve(
+        self, questions: str | Sequence[str], *, top_k: int | None = None, batch_size: int | None = None
+    ) -> RetrievedQuestions:
+        """
+        Only embed questions and search, for figures such as recall.
+
+        Args:
+            questions (`str` or sequence of `str`): At least one.
+            top_k (`int`, *optional*): Passages of each question; `config.reader_beam_size` by default.
+            batch_size (`int`, *optional*): Questions at once; that of the object by default.
+
+        Returns:
+            [`RetrievedQuestions`]: A question without a wordpiece has no passage, all its rows are -2.
+
+        Raises:
+            TypeError, ValueError: As for answering; `ValueError` also if there is no question.
+        """
+        top_k = self.model.config.reader_beam_size if top_k is None else top_k
+        with self._evaluating():
+            parts = [self._retrieve(texts, top_k) for texts in self._batches(questions, batch_size)]
+        if not parts:
+            raise ValueError("There is no question to retrieve for: give at least one.")
+        batches = [part.batch for part in parts]
+        return RetrievedQuestions(
+            question_ids=[ids for part in parts for ids in part.question_ids],
+            embeddings=torch.cat([part.embeddings for part in parts]),
+            batch=RetrievalBatch(
+                rows=np.concatenate([batch.rows for batch in batches]),
+                scores=np.concatenate([batch.scores for batch in batches]),
+                excluded=np.concatenate([batch.excluded for batch in batches]),
+                duplicates=np.concatenate([batch.duplicates for batch in batches]),
+                generation=batches[-1].generation,
+            ),
+        )
+
+    def read(self, questions: str | Sequence[str], rows: np.ndarray, *, batch_size: int | None = None) -> list[Answer]:
+        """
+        Answer from given passages instead of those that would be retrieved: for ablations, and for a second opinion.
+
+        Args:
+            questions (`str` or sequence of `str`): Q questions.
+            rows (`np.ndarray`, int64 `[Q, K]`): The passages to read for each; -1 is the null passage, in which no
+                answer stands, -2 none. Their relevance scores come from the stored embeddings.
+            batch_size (`int`, *optional*): Questions read at once; that of the object by default.
+
+        Returns:
+            `list[Answer]`: One for each question.
+
+        Raises:
+            ValueError: If `rows` has another shape, or the retriever has no embeddings.
+            IndexError: If a row is no passage.
+        """
+        texts = [questions] if isinstance(questions, str) else list(questions)
+        rows = np.where(np.asarray(rows) == NULL_PASSAGE, ABSENT, rows)
+        if rows.ndim != 2 or len(rows) != len(texts):
+            raise ValueError(
+                f"`rows` has shape {list(rows.shape)} for {len(texts)} questions: give [{len(texts)}, K]."
+            )
+        answers: list[Answer] = []
+        with self._evaluating():
+            for batch in self._batches(texts, batch_size):
+                question_ids, embeddings = self._embed(batch)
+                given = rows[len(answers) : len(answers) + len(batch)]
+                stored = torch.from_numpy(self.retriever.beam_embeddings(given)).to(embeddings.device)
+                scores = relevance_scores(embeddings, stored, 1.0).cpu().numpy()
+                nothing = np.zeros(len(batch), np.int64)
+                found = RetrievalBatch(given, np.where(given == ABSENT, -np.inf, scores), nothing, nothing, None)
+                answers += self._answer(batch, RetrievedQuestions(question_ids, embeddings, found))
+        return answers
+
+    def _batches(self, questions: str | Sequence[str], batch_size: int | None) -> Iterator[list[str]]:
+        texts = [questions] if isinstance(questions, str) else list(questions)
+        for text in texts:
+            if not isinstance(text, str):
+                raise TypeError(f"A question is {text!r}, a {type(text).__name__}: questions must be strings.")
+        size = self.batch_size if batch_size is None else _at_least_one("batch_size", batch_size)
+        for start in range(0, len(texts), size):
+            yield texts[start : start + size]
+
+    def _retrieve(self, texts: list[str], top_k: int) -> RetrievedQuestions:
+        _at_least_one("top_k", top_k)
+        question_ids, embeddings = self._embed(texts)
+        batch = self.retriever.retrieve(embeddings, min(top_k, len(self.retriever)), null_passage=False)
+        nothing_asked = [len(ids) <= 2 for ids in question_ids]
+        batch.rows[nothing_asked], batch.scores[nothing_asked] = ABSENT, -np.inf
+        return RetrievedQuestions(question_ids, embeddings, batch)
+
+    @torch.no_grad()
+    def _embed(self, texts: list[str]) -> tuple[list[np.ndarray], torch.Tensor]:
+        """`[CLS] question [SEP]` of each, and the embeddings `[B, D]`."""
+        question_ids = self._question_ids(texts)
+        input_ids, attention_mask = pad_rows(question_ids, self._special_tokens.pad)
+        sent = to_device({"input_ids": input_ids, "attention_mask": attention_mask}, self.model.device)
+        facts = RowFacts.of(input_ids, attention_mask)
+        return question_ids, self.model.embed_questions(sent["input_ids"], sent["attention_mask"], facts)
+
+    def _question_ids(self, texts: list[str]) -> list[np.ndarray]:
+        # Half of a surrogate pair, as in text that was cut by UTF-16 units, is no character: tokenizers refuse it.
+        clean = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
+        room = min(self.max_question_length, self.model.embedder.config.max_position_embeddings) - 2
+        cls, sep = [self._special_tokens.cls], [self._special_tokens.sep]
+        return [
+            np.concatenate([cls, ids[:room], sep]).astype(np.int64)
+            for ids in encode_texts(self.tokenizer, clean)["input_ids"]
+        ]
+
+    @torch.no_grad()
+    def _answer(self, texts: list[str], retrieved: RetrievedQuestions) -> list[Answer]:
+        rows = retrieved.batch.rows
+        reader = self.model.reader
+        max_length = min(self.model.config.reader_seq_len, reader.config.max_position_embeddings)
+        read = self.retriever.reader_batch(retrieved.question_ids, rows, max_length)
+        relevance, probabilities, null = self._relevance(retrieved)
+        sent = to_device({**read.tensors(), "question": read.question, "rank": read.rank}, self.model.device)
+        question = sent["question"]
+        spans = reader.score_spans(
+            sent["input_ids"],
+            sent["attention_mask"],
+            sent["token_type_ids"],
+            sent["block_mask"],
+            facts=read.facts(),
+        )
+        found = best_spans(spans, relevance[question, sent["rank"]], question, len(texts), sent["input_ids"])
+        passages = ReadPassages(self.retriever, read, found, probabilities[read.question, read.rank], self.tokenizer)
+        return [
+            passages.answer(number, text, None if null is None else float(null[number]))
+            for number, text in enumerate(texts)
+        ]
+
+    def _relevance(self, retrieved: RetrievedQuestions) -> tuple[torch.Tensor, np.ndarray, np.ndarray | None]:
+        """Relevance scores `(B, K)` on the model's device, p(z|x) `[B, K]`, and the null passage's `[B]` if known."""
+        rows, queries, scale = retrieved.batch.rows, retrieved.embeddings, self.model.config.score_scale
+        null, stored = self.retriever.null_embedding(), self.retriever.embeddings is not None
+        # An index may compress: its scores find passages, but no probability rests on them.
+        beam = self.retriever.beam_embeddings(rows) if stored else retrieved.batch.scores
+        arrays = {"beam": beam, "absent": rows == ABSENT, **({} if null is None else {"null": null})}
+        sent = to_device(arrays, queries.device)
+        scores = relevance_scores(queries, sent["beam"], scale) if stored else sent["beam"] * scale
+        scores = scores.masked_fill(sent["absent"], -torch.inf)
+        if null is None:
+            return scores, torch.softmax(in_float64(scores), -1).nan_to_num(0.0).cpu().numpy(), None
+        of_null = relevance_scores(queries, sent["null"].expand(len(queries), 1, -1), scale)
+        shares = torch.softmax(in_float64(torch.cat([of_null, scores], dim=-1)), -1).cpu().numpy()
+        return scores, shares[:, 1:], shares[:, 0]
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Without dropout; the training mode comes back."""
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            yield
+        finally:
+            self.model.train(was_training)
+
+
+def _at_least_one(name: str, value: int) -> int:
+    if value < 1:
+        raise ValueError(f"{name} is {value}: at least 1 is needed.")
+    return value

@@ -1,0 +1,286 @@
+"""One trainer a run: a lock file that says who holds it, and the [`Term`] that fences off a replaced trainer.
+
+The lock is created exclusively with its content in place (a hard link of a finished file: unlike `O_CREAT | O_EXCL`
+followed by a write, a kill between the two leaves no empty lock that nobody can judge). A holder that died on this
+very boot of this very machine is taken over; whether one on another machine is alive cannot be known from here, so
+that one is refused.
+
+The lock keeps two trainers from starting beside each other; it does not keep one from going on that was stopped while
+its lock was removed by hand. That is the term's part: a number claimed before the lock is taken, and places of
+all lower numbers removed after it. (The lock's and `run.json`'s `epoch` is the number of the term.)
+
+`flock` alone was rejected: it is advisory, not kept by every network file system, and says nothing about the holder.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import platform
+import socket
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from realm_hf.runs.errors import RunDirectoryError
+from realm_hf.runs.term import Term
+from realm_hf.storage.errors import explain_os_errors
+from realm_hf.storage.files import fsync_path, read_json
+
+_GUARD_SECONDS = 30.0
+
+
+class RunLocked(RunDirectoryError):  # noqa: N818 - it is the state that is named
+    """Another trainer holds the run directory."""
+
+
+def boot_id() -> str:
+    """An identifier of this boot of this machine; process ids compare only within it."""
+    linux = Path("/proc/sys/kernel/random/boot_id")
+    if linux.exists():
+        return linux.read_text(encoding="ascii").strip()
+    if platform.system() == "Darwin":
+        answer = subprocess.run(["sysctl", "-n", "kern.bootsessionuuid"], capture_output=True, text=True, check=True)
+        return answer.stdout.strip()
+    return f"unknown-{uuid.uuid4().hex}"
+
+
+def pid_namespace() -> str:
+    """The container's process id namespace: the same boot may run many, each with a process 1 of its own."""
+    link = Path("/proc/self/ns/pid")
+    return str(link.readlink()) if link.exists() else "none"
+
+
+def process_start(pid: int) -> str | None:
+    """When a process started, in the kernel's ticks since boot, or `None` if there is no such process.
+
+    Where /proc does not exist the answer for a living process is `""`: a recycled process id then counts as alive.
+    """
+    if Path("/proc/self/stat").exists():
+        try:
+            stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        except (FileNotFoundError, ProcessLookupError):
+            return None
+        # The second field, the command in parentheses, may itself hold spaces and parentheses.
+        fields = stat.rpartition(")")[2].split()
+        return None if fields[0] in ("Z", "X") else fields[19]
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        return ""
+    return ""
+
+
+@dataclass(frozen=True)
+class LockHolder:
+    """Who holds the run.
+
+    Args:
+        host: Host name.
+        pid: Process id on that host.
+        process_start: Its start time in the kernel's ticks: a recycled process id is told from the holder.
+        boot_id: Boot of the host.
+        pid_namespace: Process id namespace (containers).
+        epoch: The run's epoch that the holder trains under.
+        since: Time of acquisition, ISO 8601, UTC.
+    """
+
+    host: str
+    pid: int
+    process_start: str
+    boot_id: str
+    pid_namespace: str
+    epoch: int
+    since: str
+
+    @classmethod
+    def of_this_process(cls, epoch: int) -> LockHolder:
+        """This process as a holder."""
+        return cls(
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            process_start=process_start(os.getpid()) or "",
+            boot_id=boot_id(),
+            pid_namespace=pid_namespace(),
+            epoch=epoch,
+            since=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+
+    def is_judged_from_here(self) -> bool:
+        """Whether this process can tell if the holder is alive: same host, same boot, same process id namespace."""
+        return (self.host, self.boot_id, self.pid_namespace) == (socket.gethostname(), boot_id(), pid_namespace())
+
+    def is_alive(self) -> bool:
+        """Whether the holder still runs; means something only if `is_judged_from_here()`."""
+        return process_start(self.pid) == self.process_start
+
+
+class TrainerLock:
+    """The held lock of a run directory; released by `release()` or as a context manager.
+
+    Acquire it through [`RunDirectory.lock`].
+    """
+
+    def __init__(self, path: Path, holder: LockHolder, term: Term):
+        self.path = path
+        self.holder = holder
+        self.term = term
+
+    @property
+    def epoch(self) -> int:
+        """The number of the term, under which this trainer writes snapshots and serves generations."""
+        return self.holder.epoch
+
+    @classmethod
+    def acquire(cls, path: Path, epoch: int) -> TrainerLock:
+        """Take the lock, also from a holder that is known to be dead, and fence off all earlier trainers.
+
+        Args:
+            path: The lock file.
+            epoch: The newest epoch known from elsewhere; the lock's is greater than this and than a dead holder's.
+
+        Raises:
+            RunLocked: Somebody else holds it, or nobody can tell.
+            OSError: The directory cannot be written to; the message says why.
+        """
+        with explain_os_errors("lock", path):
+            stands = _holder_if_any(path)
+            known = epoch if stands is None else max(epoch, stands.epoch)
+            # Claimed before anybody is judged dead: who stands still after the judgement, and takes the lock away when
+            # it is a successor's already, has lost its place to that successor and cannot.
+            term = Term.claim(path.parent, known, lambda number: asdict(LockHolder.of_this_process(number)))
+            with term.enforced():
+                lock = cls(path, read_holder(term.signature), term)
+            try:
+                with term.enforced():
+                    if stands is None:
+                        lock._put()
+                    else:
+                        lock._succeed()
+                    term.retire_earlier()
+                    # A predecessor that was just giving its lock back may have taken ours; from here on none can.
+                    if not lock.is_held():
+                        lock._put()
+            except RunLocked:
+                term.abandon()
+                raise
+            except BaseException:
+                lock.release()
+                raise
+        return lock
+
+    def is_held(self) -> bool:
+        """Whether the file still names this holder: false after a person or another trainer took it away."""
+        try:
+            return read_holder(self.path) == self.holder
+        except (RunDirectoryError, FileNotFoundError):
+            return False
+
+    def release(self) -> None:
+        """Give the lock back; one that was taken over meanwhile is left alone."""
+        if self.is_held():
+            try:
+                taken = self._take_away()
+            except FileNotFoundError:
+                return  # fenced off or removed by hand since the line above
+            if read_holder(taken) != self.holder:  # a successor's, who was about to fence us off
+                with suppress(FileExistsError, FileNotFoundError):
+                    os.link(taken, self.path)
+            taken.unlink(missing_ok=True)
+
+    def __enter__(self) -> TrainerLock:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.release()
+
+    def _put(self) -> None:
+        try:
+            os.link(self.term.signature, self.path)
+        except FileExistsError:  # another trainer was faster
+            holder = _holder_if_any(self.path)
+            raise RunLocked(
+                f"Another trainer of {self.path.parent} began and ended at this moment: start again."
+                if holder is None
+                else _refusal(self.path, holder)
+            ) from None
+        fsync_path(self.path.parent)
+
+    def _succeed(self) -> None:
+        """Take the lock from a holder that is dead."""
+        with _alone_on_this_host(self.path):
+            holder = _holder_if_any(self.path)
+            if holder is not None:
+                # One with a later term is dead only if it died since we looked; whoever starts next sees it.
+                if not holder.is_judged_from_here() or holder.is_alive() or holder.epoch >= self.epoch:
+                    raise RunLocked(_refusal(self.path, holder))
+                with suppress(FileNotFoundError):  # a person removed it since
+                    self._take_away().unlink()
+            self._put()
+
+    def _take_away(self) -> Path:
+        taken = self.term.place / f"lock-{uuid.uuid4().hex[:8]}"
+        self.path.rename(taken)
+        return taken
+
+
+def read_holder(path: Path) -> LockHolder:
+    """Read the lock file's holder."""
+    content = read_json(path, RunDirectoryError)
+    try:
+        return LockHolder(**content)
+    except TypeError as error:
+        raise RunDirectoryError(
+            f"{path} is not a lock of this version ({error}): remove it if no trainer runs."
+        ) from error
+
+
+@contextmanager
+def _alone_on_this_host(path: Path) -> Iterator[None]:
+    # Only a process on the dead holder's own host takes over, so that a lock among this host's processes is enough to
+    # keep two of them from each removing the other's fresh lock in the belief that it is the dead one's.
+    with path.with_name(f"{path.name}.guard").open("a+", encoding="utf-8") as guard:
+        deadline = time.monotonic() + _GUARD_SECONDS
+        while True:
+            try:
+                fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    guard.seek(0)
+                    raise RunLocked(
+                        f"Process {guard.read() or '?'} of this machine has been about to take {path.parent} over for "
+                        f"{_GUARD_SECONDS:.0f} s and does not go on: is it stopped? End it (kill -9) and start again."
+                    ) from None
+                time.sleep(0.05)
+        guard.truncate(0)
+        guard.write(str(os.getpid()))
+        guard.flush()
+        yield
+
+
+def _holder_if_any(path: Path) -> LockHolder | None:
+    try:
+        return read_holder(path)
+    except FileNotFoundError:
+        return None
+
+
+def _refusal(path: Path, holder: LockHolder) -> str:
+    who = f"process {holder.pid} on {holder.host} (epoch {holder.epoch}, since {holder.since})"
+    if holder.is_judged_from_here():
+        return (
+            f"A trainer already runs on {path.parent}: {who}. One run directory has one trainer: stop that process or "
+            "choose another output_dir."
+        )
+    return (
+        f"The lock of {path.parent} is held by {who}, on another machine, boot or container, so that from here nobody "
+        f"can tell whether it still runs. If you know that it does not, remove {path} and start again."
+    )

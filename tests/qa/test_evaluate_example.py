@@ -1,0 +1,119 @@
+"""The script over benchmarks, run by two processes as a user would, and its refusals."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from accelerate import Accelerator
+from tiny_answerers import tiny_answerer
+
+from realm_hf.data.questions.load import load_questions
+from realm_hf.qa.evaluation import evaluate_open_qa
+from realm_hf.qa.predictions import read_predictions
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+QUESTIONS = [
+    {"question": "How many people has the island number 8?", "answer": ["59 people", "59"]},
+    {"question": "Where does the river lie?", "answer": "in the north"},
+    {"question": "Which city has 45 people", "answers": {"text": ["nowhere"]}},
+    {"question": "What lies in the north?", "answer": [r"(the )?river( number \d+)?"], "regex": True},
+    {"question": "What has a road?", "answer": ["a road"]},
+]
+
+
+@pytest.fixture(scope="module")
+def example():
+    sys.path.insert(0, str(EXAMPLES))
+    try:
+        spec = importlib.util.spec_from_file_location("example_evaluate_open_qa", EXAMPLES / "evaluate_open_qa.py")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(EXAMPLES))
+    return module
+
+
+@pytest.fixture(scope="module")
+def saved(tiny_passages, tmp_path_factory) -> Path:
+    """Model and corpus as fine-tuning leaves them, and questions beside."""
+    folder = tmp_path_factory.mktemp("saved")
+    answerer = tiny_answerer(tiny_passages)
+    answerer.retriever.save_pretrained(folder / "model")
+    answerer.model.save_pretrained(folder / "model")
+    lines = [json.dumps(question) + "\n" for question in QUESTIONS]
+    (folder / "questions.jsonl").write_text("".join(lines), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.multiprocess
+def test_two_processes_find_what_one_finds(saved, tiny_passages):
+    output = saved / "evaluation"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += [
+        str(EXAMPLES / "evaluate_open_qa.py"),
+        "--use_cpu",
+        "true",
+        "--ks",
+        "1",
+        "5",
+        "--latency_questions",
+        "2",
+    ]
+    command += ["--model", str(saved / "model"), "--questions", str(saved / "questions.jsonl")]
+    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
+    done = subprocess.run(
+        [*command, "--output_dir", str(output)], env=environment, capture_output=True, text=True, timeout=900
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+
+    examples = load_questions(saved / "questions.jsonl")
+    alone = evaluate_open_qa(tiny_answerer(tiny_passages), examples, (1, 5), latency_questions=0)
+    figures = json.loads((output / "metrics.json").read_text())
+    timings = {"latency_p50", "latency_p99", "latency_questions", "questions_per_second"}
+    for name, value in alone.to_dict().items():
+        assert name in timings or figures[name] == pytest.approx(value), name
+    assert figures["processes"] == 2 and figures["latency_questions"] == 2 and figures["latency_p99"] > 0
+    said = [
+        (line["id"], line["prediction"], line["correct"]) for line in read_predictions(output / "predictions.jsonl")
+    ]
+    assert said == [(record.id, record.answer.text, record.correct) for record in alone.records]
+    assert "<details" in (output / "answers.html").read_text(encoding="utf-8")
+    assert "exact match" in done.stdout and done.stdout.count("questions a second") == 1, "one process prints"
+
+
+def asked(example, **options):
+    return example.load_examples(example.QuestionArguments(**options), Accelerator(cpu=True))
+
+
+def test_benchmark_names_split_and_rule(example, monkeypatch, capsys):
+    calls = []
+    monkeypatch.setattr(
+        example, "load_questions", lambda *args, **options: calls.append((args, options)) or ["q"] * 3610
+    )
+    assert len(asked(example, benchmark="nq_open")) == 3610
+    asked(example, benchmark="curated_trec", questions="trec.jsonl")
+    (nq, nq_options), (trec, trec_options) = calls
+    assert nq == ("google-research-datasets/nq_open", "validation") and not nq_options["regex"]
+    assert trec == ("trec.jsonl", "test") and trec_options["regex"]
+    assert "Not comparable" in capsys.readouterr().out, "CuratedTREC has 694 questions"
+
+
+def test_first_questions_only(example, saved):
+    assert [e.question for e in asked(example, questions=str(saved / "questions.jsonl"), max_questions=2)] == [
+        QUESTIONS[0]["question"],
+        QUESTIONS[1]["question"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({}, "no questions"), ({"benchmark": "curated_trec"}, "--questions"), ({"benchmark": "trivia"}, "nq_open")],
+)
+def test_missing_questions_are_refused_in_words(example, options, message):
+    with pytest.raises(SystemExit, match=message):
+        asked(example, **options)
