@@ -56,7 +56,7 @@ class BertStart:
 
 def load_bert(name_or_path: str | PathLike[str], **overrides: Any) -> tuple[RealmConfig, dict[str, torch.Tensor]]:
     """
-    The configuration and the weights of a BERT checkpoint.
+    The configuration and the weights of a BERT checkpoint, or of a [`RealmKnowledgeAugEncoder`], which is one.
 
     Args:
         name_or_path (`str` or `PathLike`): Hub id or directory; safetensors or `.bin`; saved from any BERT class.
@@ -71,10 +71,11 @@ def load_bert(name_or_path: str | PathLike[str], **overrides: Any) -> tuple[Real
         config.
     """
     source = AutoConfig.from_pretrained(name_or_path)
-    if source.model_type != "bert":
+    is_encoder = "RealmKnowledgeAugEncoder" in (source.architectures or [])
+    if source.model_type != "bert" and not is_encoder:
         raise ValueError(
             f"{str(name_or_path)!r} is a checkpoint of type {source.model_type!r}: REALM's towers start from type "
-            "'bert'; load REALM checkpoints with `from_pretrained`."
+            "'bert', or from an encoder that `MaskedLMTrainer` left; load REALM checkpoints with `from_pretrained`."
         )
     inherited = {name: getattr(source, name) for name in BertConfig.__annotations__ if name != "use_cache"}
     unknown = set(overrides) - {field.name for field in fields(RealmConfig)} - {"attn_implementation"}
@@ -84,7 +85,11 @@ def load_bert(name_or_path: str | PathLike[str], **overrides: Any) -> tuple[Real
     bert_config = BertConfig(**{name: getattr(config, name) for name in inherited})
     with quiet_loading():
         loaded: Any = BertForPreTraining.from_pretrained(
-            name_or_path, config=bert_config, dtype=torch.float32, output_loading_info=True
+            name_or_path,
+            config=bert_config,
+            dtype=torch.float32,
+            output_loading_info=True,
+            key_mapping={r"^realm\.": "bert."} if is_encoder else None,
         )
     bert, info = loaded
     missing = set(info["missing_keys"])

@@ -193,7 +193,7 @@ class _Words:
     def common(self) -> np.ndarray:
         """Bool `[W]`: the words of which there are more than one in a thousand."""
         _, which, counts = np.unique(self.hashes, return_inverse=True, return_counts=True)
-        return counts[which] > max(2.0, len(self.hashes) / 1000)
+        return counts[which] > max(4.0, len(self.hashes) / 1000)
 
 
 def _recurring(
