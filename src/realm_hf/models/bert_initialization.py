@@ -20,6 +20,7 @@ Pooler = Literal["checkpoint", "identity"]
 
 # tanh(0.05 h) is linear within 2 % for |h| < 5; the layer normalization after the projection removes the factor again.
 IDENTITY_POOLER_SCALE = 0.05
+UNIT_SCORE_SCALE = 20.0
 
 
 @contextmanager
@@ -81,6 +82,8 @@ def load_bert(name_or_path: str | PathLike[str], **overrides: Any) -> tuple[Real
     unknown = set(overrides) - {field.name for field in fields(RealmConfig)} - {"attn_implementation"}
     if unknown:
         raise ValueError(f"RealmConfig has no field {', '.join(sorted(unknown))}: check the spelling of the override.")
+    if overrides.get("projection") == "none":
+        overrides = {"retriever_proj_size": source.hidden_size} | overrides
     config = RealmConfig(**(inherited | overrides))
     bert_config = BertConfig(**{name: getattr(config, name) for name in inherited})
     with quiet_loading():
@@ -109,10 +112,15 @@ def load_bert(name_or_path: str | PathLike[str], **overrides: Any) -> tuple[Real
 
 
 @torch.no_grad()
-def initialize_projection(pooler: nn.Linear, projection: nn.Linear, generator: torch.Generator) -> None:
-    """Make pooler and projection a seeded random orthonormal map, so that angles between [CLS] vectors survive."""
+def initialize_pooler(pooler: nn.Linear) -> None:
+    """Make a pooler a small multiple of the identity, so that the geometry of [CLS] survives its tanh."""
     pooler.weight.copy_(IDENTITY_POOLER_SCALE * torch.eye(pooler.out_features))
     pooler.bias.zero_()
+
+
+@torch.no_grad()
+def initialize_projection(projection: nn.Linear, generator: torch.Generator) -> None:
+    """Make a projection a seeded random orthonormal map, so that angles between vectors survive."""
     rows, columns = projection.weight.shape
     random = torch.randn(max(rows, columns), min(rows, columns), generator=generator)
     orthonormal = torch.linalg.qr(random).Q
@@ -152,7 +160,9 @@ class FromBertModel(BertPreTrainedModel):
                 Seed of everything the checkpoint does not contain.
             overrides (*optional*):
                 Fields of [`RealmConfig`], such as `retriever_proj_size=128`; what is not given comes from the
-                checkpoint.
+                checkpoint. A sentence encoder is read as it was made with `pooling_mode="mean"`,
+                `projection="none"` and `normalize=True`; `retriever_proj_size` is then the size of its hidden states,
+                and `score_scale` is 20 where it is not given.
 
         Returns:
             The model in evaluation mode, in float32. Without a prediction head in the checkpoint, the encoder's starts
@@ -169,6 +179,9 @@ class FromBertModel(BertPreTrainedModel):
         """
         if pooler not in ("checkpoint", "identity"):
             raise ValueError(f"`pooler` is {pooler!r}: choose 'checkpoint' or 'identity'.")
+        if overrides.get("normalize"):
+            # Of unit vectors: cosines between -1 and 1 must tell candidates apart after a softmax.
+            overrides = {"score_scale": UNIT_SCORE_SCALE} | overrides
         config, weights = load_bert(name_or_path, **overrides)
         start = BertStart(
             source=str(name_or_path),
@@ -193,4 +206,11 @@ class FromBertModel(BertPreTrainedModel):
                 child.start_from_bert(start)
 
 
-__all__ = ["BertStart", "FromBertModel", "initialize_prediction_head", "initialize_projection", "load_bert"]
+__all__ = [
+    "BertStart",
+    "FromBertModel",
+    "initialize_pooler",
+    "initialize_prediction_head",
+    "initialize_projection",
+    "load_bert",
+]

@@ -33,6 +33,14 @@ class RealmConfig(BertConfig):
             Of no effect: a bidirectional encoder has no cache. Off, so that gradient checkpointing does not warn.
         retriever_proj_size (`int`, *optional*, defaults to 128):
             Dimension D of query and passage embeddings (section 3.2 of the paper).
+        pooling_mode (`str`, *optional*, defaults to `"cls"`):
+            What an embedding is made of: `"cls"`, [CLS] through BERT's pooler (section 3.2), or `"mean"`, the mean of
+            the last hidden states of all tokens, as most sentence encoders are trained to be read.
+        projection (`str`, *optional*, defaults to `"layer_norm"`):
+            What follows: `"layer_norm"`, a linear layer and a layer normalization (section 3.2 and the release),
+            `"linear"`, a linear layer, or `"none"`; `retriever_proj_size` must be `hidden_size` then.
+        normalize (`bool`, *optional*, defaults to `False`):
+            Divide embeddings by their length, so that inner products are cosines.
         num_candidates (`int`, *optional*, defaults to 8):
             Candidates K per query, the null passage included. The models read K from their inputs; this value is what
             trainer and retriever use when nothing else is said.
@@ -55,7 +63,8 @@ class RealmConfig(BertConfig):
             Dropout on embeddings, after their layer normalization, in training. The released code uses 0.1.
         score_scale (`float`, *optional*, defaults to 1.0):
             Factor on the inner product of query and passage embeddings before the softmax over candidates. Embeddings
-            are layer-normalised, so unscaled scores lie within +-`retriever_proj_size`.
+            are layer-normalised, so unscaled scores lie within +-`retriever_proj_size`; divided by its square root
+            they are near 1. Cosines (`normalize`) want about 20, which [`~RealmPreTrainedModel.from_bert`] takes.
         marginalization (`str`, *optional*, defaults to `"token"`):
             Where the sum over candidates stands: `"token"` sums for each masked token by itself (the released code),
             `"span"` sums over the product of the span's tokens (equation 1 of the paper).
@@ -80,6 +89,9 @@ class RealmConfig(BertConfig):
     hidden_act: str = "gelu_new"
     use_cache: bool = False
     retriever_proj_size: int = 128
+    pooling_mode: Literal["cls", "mean"] = "cls"
+    projection: Literal["layer_norm", "linear", "none"] = "layer_norm"
+    normalize: bool = False
     num_candidates: int = 8
     span_hidden_size: int = 256
     max_span_width: int = 10

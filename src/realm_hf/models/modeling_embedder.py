@@ -7,18 +7,19 @@ come.
 """
 
 from os import PathLike
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers.models.bert.modeling_bert import BertLMPredictionHead
+from transformers.models.bert.modeling_bert import BertPooler
 from transformers.utils.generic import can_return_tuple
 
-from realm_hf.models.bert_initialization import BertStart, FromBertModel, initialize_projection
+from realm_hf.models.bert_initialization import BertStart, FromBertModel, initialize_pooler, initialize_projection
 from realm_hf.models.configuration_realm import RealmConfig
+from realm_hf.models.embedding_head import RealmScorerProjection, mean_of_tokens
 from realm_hf.models.host_facts import RowFacts
-from realm_hf.models.losses import full_precision, relevance_scores
+from realm_hf.models.losses import relevance_scores
 from realm_hf.models.modeling_bert_tower import (
     RealmBertModel,
     UnreadPooler,
@@ -90,40 +91,23 @@ class RealmPreTrainedModel(FromBertModel):
                 module.predictions.requires_grad_(False)
 
 
-class RealmScorerProjection(nn.Module):
-    """From the pooled [CLS] to the embedding: dense, layer normalization (in float32), dropout (section 3.2)."""
-
-    def __init__(self, config: RealmConfig) -> None:
-        super().__init__()
-        self.predictions = BertLMPredictionHead(config)
-        self.dense = nn.Linear(config.hidden_size, config.retriever_proj_size)
-        self.LayerNorm = nn.LayerNorm(config.retriever_proj_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.projection_dropout)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """From `(N, hidden_size)` to `(N, retriever_proj_size)`."""
-        projected = full_precision(self.dense(hidden_states))
-        norm = self.LayerNorm
-        with torch.autocast(projected.device.type, enabled=False):
-            normed = F.layer_norm(
-                projected, norm.normalized_shape, full_precision(norm.weight), full_precision(norm.bias), norm.eps
-            )
-            return self.dropout(normed)
-
-
 class RealmEmbedder(TextEncoder, RealmPreTrainedModel):
     r"""
-    A tower that embeds queries or passages: Embed(x) = LayerNorm(W tanh(pooler(BERT_CLS(x)))).
+    A tower that embeds queries or passages: Embed(x) = LayerNorm(W tanh(pooler(BERT_CLS(x)))), or as the fields
+    `pooling_mode`, `projection` and `normalize` of the configuration say.
 
     Args:
         config ([`RealmConfig`]): The configuration.
+
+    Raises:
+        `ValueError`: there is no projection, and an embedding has not as many dimensions as a hidden state.
     """
 
     _tied_weights_keys = {"cls.predictions.decoder.bias": "cls.predictions.bias"}  # noqa: RUF012
 
     def __init__(self, config: RealmConfig) -> None:
         super().__init__(config)
-        self.realm = RealmBertModel(config)
+        self.realm = RealmBertModel(config, pooler_is_read=config.pooling_mode == "cls")
         self.cls = RealmScorerProjection(config)
         self.post_init()
 
@@ -179,7 +163,8 @@ class RealmEmbedder(TextEncoder, RealmPreTrainedModel):
         refuse_head_mask(head_mask)
         inputs = input_ids if input_ids is not None else inputs_embeds
         recorded = ("output_hidden_states", "output_attentions")
-        if inputs is not None and not any(kwargs.get(name, getattr(self.config, name)) for name in recorded):
+        of_cls = self.config.pooling_mode == "cls"
+        if inputs is not None and of_cls and not any(kwargs.get(n, getattr(self.config, n)) for n in recorded):
             # Only [CLS] is read, unless the caller asks to see all there is.
             kwargs["output_rows"] = torch.zeros(inputs.shape[0], 1, dtype=torch.long, device=inputs.device)
         outputs = self.realm(
@@ -190,20 +175,33 @@ class RealmEmbedder(TextEncoder, RealmPreTrainedModel):
             inputs_embeds=inputs_embeds,
             **kwargs,
         )
+        pooled = outputs.pooler_output if of_cls else mean_of_tokens(outputs.last_hidden_state, attention_mask)
         return RealmEmbedderOutput(
-            projected_score=self.cls(outputs.pooler_output),
+            projected_score=self.cls(pooled),
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
 
+    def pooled(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """What the projection reads, `(N, hidden_size)`, of token ids `(N, L)`."""
+        outputs = self.realm(input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids)
+        of_cls = self.config.pooling_mode == "cls"
+        return outputs.pooler_output if of_cls else mean_of_tokens(outputs.last_hidden_state, attention_mask)
+
     def start_from_bert(self, start: BertStart) -> None:
-        """Copy the tower; `"identity"` also sets pooler and projection."""
-        if start.pooler == "checkpoint" and "realm.pooler.dense.weight" not in start.tower:
-            raise ValueError(f"{start.source!r} has no pooler: pass `pooler='identity'`.")
+        """Copy the tower; `"identity"` also sets the pooler. What follows a mean or such a pooler starts as a map that
+        keeps angles.
+        """
+        of_cls = self.config.pooling_mode == "cls"
+        if of_cls and start.pooler == "checkpoint" and "realm.pooler.dense.weight" not in start.tower:
+            raise ValueError(f"{start.source!r} has no pooler: pass `pooler='identity'`, or `pooling_mode='mean'`.")
         self.load_state_dict(start.tower, strict=False)
-        if start.pooler == "identity":
-            assert self.realm.pooler is not None
-            initialize_projection(self.realm.pooler.dense, self.cls.dense, torch.Generator().manual_seed(start.seed))
+        if of_cls and start.pooler == "identity":
+            initialize_pooler(cast(BertPooler, self.realm.pooler).dense)
+        if self.cls.dense is not None and not (of_cls and start.pooler == "checkpoint"):
+            initialize_projection(self.cls.dense, torch.Generator().manual_seed(start.seed))
 
     def encode_tokens(
         self,

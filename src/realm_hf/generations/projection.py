@@ -1,0 +1,78 @@
+"""A tower's projection fitted on passages: fewer dimensions, of which none is drawn at random."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from realm_hf.data.passages.tokens import PassageTokens
+from realm_hf.models.modeling_embedder import RealmEmbedder
+from realm_hf.models.ragged_encoding import CHUNK_TOKENS, plan_chunks
+from realm_hf.models.transfer import to_device
+
+__all__ = ["fit_projection"]
+
+
+@torch.inference_mode()
+def fit_projection(
+    towers: RealmEmbedder | Sequence[RealmEmbedder], passages: PassageTokens, *, samples: int = 20_000, seed: int = 0
+) -> float:
+    """
+    Set a tower's linear layer to the principal components of what it pools from passages, as a matrix and a bias.
+
+    A random projection of 384 dimensions to 128 loses what the pooled vectors know in proportion; their principal
+    components keep most of it, because the vectors of sentence encoders fill few directions.
+
+    Args:
+        towers ([`RealmEmbedder`] or sequence of them): Fitted on what the first of them pools, and set in all: query
+            and passage tower must stay comparable.
+        passages ([`PassageStore`] or [`PassagesInMemory`]): What is embedded.
+        samples (`int`, *optional*, defaults to 20,000): Passages that are looked at, drawn at random.
+        seed (`int`, *optional*, defaults to 0): Of that draw.
+
+    Returns:
+        `float`: The share of the variance that is kept.
+
+    Raises:
+        ValueError: The tower has no linear layer, or there are fewer passages than dimensions.
+    """
+    towers = [towers] if isinstance(towers, RealmEmbedder) else list(towers)
+    dense, dimension = towers[0].cls.dense, towers[0].config.retriever_proj_size
+    if dense is None:
+        raise ValueError("The tower's projection is 'none', so that there is nothing to fit.")
+    count = min(samples, len(passages))
+    if count < dimension:
+        raise ValueError(
+            f"{count} passages cannot fit {dimension} dimensions: give at least as many, or a smaller "
+            "retriever_proj_size."
+        )
+    rows = np.sort(np.random.default_rng(seed).choice(len(passages), count, replace=False))
+    pooled = _pooled(towers[0], passages, rows)
+    mean = pooled.mean(axis=0)
+    # float64: the covariance of unit vectors has small eigenvalues that float32 mixes up.
+    values, vectors = np.linalg.eigh(np.cov((pooled - mean).T))
+    components = vectors[:, ::-1][:, :dimension].T.copy()
+    # The sign of a component is arbitrary; the largest entry says it, so that machines agree.
+    components *= np.sign(components[np.arange(dimension), np.abs(components).argmax(axis=1)])[:, None]
+    for tower in towers:
+        layer = tower.cls.dense
+        assert isinstance(layer, nn.Linear)
+        layer.weight.copy_(torch.from_numpy(components))
+        layer.bias.copy_(torch.from_numpy(-components @ mean))
+    return float(values[::-1][:dimension].sum() / values.sum())
+
+
+def _pooled(tower: RealmEmbedder, passages: PassageTokens, rows: np.ndarray) -> np.ndarray:
+    """What the projection would read, float64 `[R, H]`."""
+    smallest, largest = CHUNK_TOKENS.get(tower.device.type, CHUNK_TOKENS["cuda"])
+    result = np.empty((len(rows), tower.config.hidden_size))
+    was_training = tower.training
+    tower.eval()
+    for chunk in plan_chunks(passages.lengths[rows].tolist(), largest, smallest):
+        padded = to_device(passages.pad_candidates(rows[chunk]), tower.device)
+        result[chunk] = tower.pooled(**padded).double().cpu().numpy()
+    tower.train(was_training)
+    return result
