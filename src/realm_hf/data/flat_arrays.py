@@ -96,10 +96,20 @@ class RaggedArray:
             rows (sequence of `np.ndarray`): Values of each row.
             dtype (`np.dtype`): Type of the values.
         """
+        values = np.concatenate([np.zeros(0, dtype), *rows]).astype(dtype, copy=False)
+        return cls.from_flat(values, np.cumsum([0, *map(len, rows)], dtype=OFFSET_DTYPE))
+
+    @classmethod
+    def from_flat(cls, values: np.ndarray, offsets: np.ndarray) -> "RaggedArray":
+        """
+        Rows in memory that are one array already.
+
+        Args:
+            values (`np.ndarray` of shape `[total]`): All rows.
+            offsets (`np.ndarray` of shape `[rows + 1]`, int64): Where each begins.
+        """
         array = cls.__new__(cls)
-        array.values = np.concatenate([np.zeros(0, dtype), *rows]).astype(dtype, copy=False)
-        array.offsets = np.cumsum([0, *map(len, rows)], dtype=OFFSET_DTYPE)
-        array.buffer = array.values.tobytes()
+        array.values, array.offsets, array.buffer = values, offsets, values.tobytes()
         return array
 
     def __len__(self) -> int:

@@ -14,14 +14,13 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from realm_hf.data.passages.store import PassageStore
-from realm_hf.data.vocabulary import word_continuations
+from realm_hf.data.passages.words import Words, folded
 from realm_hf.storage.files import replacement
 
 __all__ = ["RecurringSpans", "articles_of", "find_recurring_spans"]
 
 _FORMAT = 1
 _PIECES_AT_ONCE = 4_000_000  # wordpieces of the articles that are counted together: some 400 MB of working memory
-_BASE, _MIX = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93)
 
 
 @dataclass(frozen=True)
@@ -138,7 +137,7 @@ def find_recurring_spans(
     """
     if not 1 <= shortest <= longest:
         raise ValueError(f"shortest is {shortest} and longest {longest} words: 1 <= shortest <= longest is needed.")
-    words = _Words.of(passages, tokenizer)
+    words = Words.of(passages.body_tokens, tokenizer)
     common = words.common()
     articles = articles_of(passages)
     found: list[tuple[np.ndarray, ...]] = []
@@ -160,44 +159,8 @@ def _pieces(articles: np.ndarray, offsets: np.ndarray) -> list[tuple[int, int]]:
     return list(zip(firsts.tolist(), [*firsts[1:].tolist(), len(articles)], strict=True))
 
 
-@dataclass(frozen=True)
-class _Words:
-    """All words of all bodies: hash, first wordpiece in the body, wordpieces, passage, and whether it is text."""
-
-    hashes: np.ndarray
-    starts: np.ndarray
-    lengths: np.ndarray
-    rows: np.ndarray
-    is_text: np.ndarray
-
-    @classmethod
-    def of(cls, passages: PassageStore, tokenizer: PreTrainedTokenizerBase) -> _Words:
-        values, offsets = np.asarray(passages.body_tokens.values), np.asarray(passages.body_tokens.offsets)
-        if not len(values):
-            empty = np.zeros(0, np.int64)
-            return cls(empty.astype(np.uint64), empty, empty, empty, empty.astype(bool))
-        begins = ~word_continuations(tokenizer)[values]
-        bodies = offsets[:-1][np.diff(offsets) > 0]
-        begins[bodies] = True
-        firsts = np.flatnonzero(begins)
-        lengths = np.diff(np.concatenate([firsts, [len(values)]]))
-        # A polynomial of the wordpieces: equal words have equal hashes wherever they stand.
-        place = np.arange(len(values)) - np.repeat(firsts, lengths)
-        powers = np.cumprod(np.full(int(lengths.max()), _BASE))
-        hashes = np.add.reduceat((values.astype(np.uint64) + np.uint64(1)) * powers[place], firsts)
-        rows = np.searchsorted(offsets, firsts, side="right") - 1
-        vocabulary = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
-        text = np.array([any(map(str.isalnum, piece)) for piece in vocabulary])
-        return cls(hashes, firsts - offsets[rows], lengths, rows, text[values[firsts]])
-
-    def common(self) -> np.ndarray:
-        """Bool `[W]`: the words of which there are more than one in a thousand."""
-        _, which, counts = np.unique(self.hashes, return_inverse=True, return_counts=True)
-        return counts[which] > max(4.0, len(self.hashes) / 1000)
-
-
 def _recurring(
-    words: _Words, chosen: slice, articles: np.ndarray, common: np.ndarray, sizes: range, most_passages: int
+    words: Words, chosen: slice, articles: np.ndarray, common: np.ndarray, sizes: range, most_passages: int
 ) -> list[tuple[np.ndarray, ...]]:
     """For each number of words, longest first: places a span `[s]`, and of each place row, start and wordpieces."""
     hashes, rows = words.hashes[chosen], words.rows[chosen]
@@ -214,9 +177,7 @@ def _recurring(
         first = first[(rows[first] == rows[last]) & edge[first] & edge[last]]
         if not len(first):
             continue
-        key = _mixed(articles[rows[first]].astype(np.uint64))
-        for step in range(size):
-            key = _mixed(key ^ hashes[first + step])
+        key = folded(hashes, first, size, articles[rows[first]].astype(np.uint64))
         places, spans = _grouped(key, first, rows, most_passages)
         if not len(places):
             continue
@@ -245,8 +206,3 @@ def _grouped(key: np.ndarray, first: np.ndarray, rows: np.ndarray, most: int) ->
     passages = np.bincount(spans)[spans]
     kept = (passages > 1) & (passages <= most)
     return first[kept], spans[kept]
-
-
-def _mixed(value: np.ndarray) -> np.ndarray:
-    value = (value ^ (value >> np.uint64(32))) * _MIX
-    return value ^ (value >> np.uint64(29))
