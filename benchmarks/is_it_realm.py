@@ -105,7 +105,9 @@ class Seed:
             save_steps=0,
             seed=self.seed,
         )
-        InverseClozeTrainer(model, self.task.passages, self.task.tokenizer, arguments).train().exit_if_interrupted()
+        InverseClozeTrainer(
+            model, arguments, train_dataset=self.task.passages, processing_class=self.task.tokenizer
+        ).train().exit_if_interrupted()
         return time.perf_counter() - started
 
     def pretrain(
@@ -126,7 +128,12 @@ class Seed:
         )
         sentences = self.task.sentences
         run = RealmTrainer(
-            model, self.task.tokenizer, self.task.passages, sentences.train, arguments, heldout=sentences.heldout
+            model,
+            arguments,
+            train_dataset=sentences.train,
+            eval_dataset=sentences.heldout,
+            processing_class=self.task.tokenizer,
+            passages=self.task.passages,
         )
         metrics = run.train().exit_if_interrupted().metrics
         log = (self.work / name / "log.jsonl").read_text(encoding="utf-8").splitlines()

@@ -148,8 +148,6 @@ def warm_up(model: RealmForPreTraining, task: FactbookTask, args: argparse.Names
     folder = args.output_dir / "inverse_cloze"
     trainer = InverseClozeTrainer(
         model,
-        task.passages,
-        task.tokenizer,
         InverseClozeTrainingArguments(
             output_dir=str(folder),
             max_steps=args.inverse_cloze_steps,
@@ -164,6 +162,8 @@ def warm_up(model: RealmForPreTraining, task: FactbookTask, args: argparse.Names
             save_steps=0,
             seed=args.seed,
         ),
+        train_dataset=task.passages,
+        processing_class=task.tokenizer,
     )
     phases.train("inverse cloze", trainer.train, trainer.checkpoints)
 
@@ -173,9 +173,6 @@ def pre_train(
 ) -> None:
     trainer = RealmTrainer(
         model,
-        task.tokenizer,
-        task.passages,
-        task.sentences.train,
         RealmTrainingArguments(
             output_dir=str(args.output_dir),
             max_steps=args.reading_steps + args.joint_steps,
@@ -194,7 +191,10 @@ def pre_train(
             save_steps=0,
             seed=args.seed,
         ),
-        heldout=task.sentences.heldout,
+        train_dataset=task.sentences.train,
+        eval_dataset=task.sentences.heldout,
+        processing_class=task.tokenizer,
+        passages=task.passages,
         callbacks=[RecallAtBothEnds(task, questions, phases)],
     )
     phases.train("pre-training", trainer.train, trainer.checkpoints)

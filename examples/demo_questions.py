@@ -50,9 +50,6 @@ def fine_tune(
     asked = task.asked(country_seen=True, field_seen=True)
     trainer = OpenQATrainer(
         model,
-        task.tokenizer,
-        task.passages,
-        [OpenQAExample(q.question, (q.answer,)) for q in asked],
         OpenQATrainingArguments(
             output_dir=str(run / "open_qa"),
             max_steps=steps,
@@ -64,6 +61,9 @@ def fine_tune(
             save_steps=0,
             seed=seed,
         ),
+        train_dataset=[OpenQAExample(q.question, (q.answer,)) for q in asked],
+        processing_class=task.tokenizer,
+        passages=task.passages,
         index_from=run,
     )
     if not phases.is_done("fine-tuning"):

@@ -96,7 +96,13 @@ def main() -> int:
         if warmed.interrupted:
             return end_interrupted(warmed, accelerator)
     trainer = RealmTrainer(
-        model, tokenizer, passages, sentences.train, args, heldout=sentences.heldout, accelerator=accelerator
+        model,
+        args,
+        train_dataset=sentences.train,
+        eval_dataset=sentences.heldout,
+        processing_class=tokenizer,
+        passages=passages,
+        accelerator=accelerator,
     )
     result = trainer.train()
     if result.interrupted:
@@ -167,7 +173,9 @@ def warm_start(
         },
         **{name: getattr(args, name) for name in ("disable_tqdm", "max_skipped_steps", "allow_changed_arguments")},
     )
-    trainer = InverseClozeTrainer(model, passages, tokenizer, settings, accelerator=accelerator)
+    trainer = InverseClozeTrainer(
+        model, settings, train_dataset=passages, processing_class=tokenizer, accelerator=accelerator
+    )
     # From its newest checkpoint, if it was begun before: interrupted, it goes on; finished, it is only loaded.
     return trainer.train(resume_from_checkpoint=True)
 

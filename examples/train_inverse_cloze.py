@@ -48,7 +48,9 @@ def main() -> int:
     tokenizer = load_tokenizer(model_args)
     passages = prepare_passages(knowledge, tokenizer, run / "passages", lengths.max_candidate_length)
     model = load_model(model_args, args.seed)
-    trainer = InverseClozeTrainer(model, passages, tokenizer, args, accelerator=accelerator)
+    trainer = InverseClozeTrainer(
+        model, args, train_dataset=passages, processing_class=tokenizer, accelerator=accelerator
+    )
     if accelerator.is_main_process:
         print(f"{len(passages):,} passages; {trainer.examples_per_step} sentences, and as many negatives, a step")
     result = trainer.train()

@@ -42,7 +42,13 @@ def pretrainer(world: Path, run: Path, model=None, **overrides) -> RealmTrainer:
     }
     args = RealmTrainingArguments(output_dir=str(run), **{**settings, **overrides})
     passages, sentences = load_world(world)
-    return RealmTrainer(model or bag_of_words_start(tiny_model()), tiny_tokenizer(), passages, sentences.train, args)
+    return RealmTrainer(
+        model or bag_of_words_start(tiny_model()),
+        args,
+        train_dataset=sentences.train,
+        processing_class=tiny_tokenizer(),
+        passages=passages,
+    )
 
 
 @pytest.fixture(scope="module")

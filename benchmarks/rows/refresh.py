@@ -274,4 +274,11 @@ def _train(
         disable_tqdm=True,
     )
     model = RealmForPreTraining(make_config(settings))
-    RealmTrainer(model, tokenizer, passages, sentences, args, callbacks=[refresh]).train().exit_if_interrupted()
+    RealmTrainer(
+        model,
+        args,
+        train_dataset=sentences,
+        processing_class=tokenizer,
+        passages=passages,
+        callbacks=[refresh],
+    ).train().exit_if_interrupted()

@@ -117,6 +117,8 @@ def test_a_run_says_it_at_its_start(monkeypatch, caplog, world, tmp_path):
         use_cpu=True,
         disable_tqdm=True,
     )
-    RealmTrainer(tiny_model(), tiny_tokenizer(), passages, sentences.train, args).train()
+    RealmTrainer(
+        tiny_model(), args, train_dataset=sentences.train, processing_class=tiny_tokenizer(), passages=passages
+    ).train()
     (said,) = warnings(caplog)
     assert re.search(r"needs about 94 days for a generation of 60 passages", said)

@@ -21,7 +21,7 @@ def trainer(passages, folder, model=None, **overrides):
         "max_grad_norm": 0.0,
     }
     args = InverseClozeTrainingArguments(output_dir=str(folder), **{**settings, **overrides})
-    return InverseClozeTrainer(model or tiny_model(), passages, tiny_tokenizer(), args)
+    return InverseClozeTrainer(model or tiny_model(), args, train_dataset=passages, processing_class=tiny_tokenizer())
 
 
 def gradients(trainer):

@@ -85,7 +85,14 @@ def test_an_accelerator_that_divides_by_itself_is_refused(world, tmp_path):
     args = RealmTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=4)
     with pytest.raises(ValueError, match="gradient_accumulation_steps=4: it would divide every gradient"):
-        RealmTrainer(tiny_model(), tiny_tokenizer(), passages, sentences.train, args, accelerator=accelerator)
+        RealmTrainer(
+            tiny_model(),
+            args,
+            train_dataset=sentences.train,
+            processing_class=tiny_tokenizer(),
+            passages=passages,
+            accelerator=accelerator,
+        )
 
 
 @pytest.mark.multiprocess

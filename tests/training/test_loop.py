@@ -33,7 +33,13 @@ def pretrainer(world, run, model=None, **overrides):
     }
     args = RealmTrainingArguments(output_dir=str(run), **{**settings, **overrides})
     passages, sentences = load_world(world)
-    return RealmTrainer(model or tiny_model(), tiny_tokenizer(), passages, sentences.train, args)
+    return RealmTrainer(
+        model or tiny_model(),
+        args,
+        train_dataset=sentences.train,
+        processing_class=tiny_tokenizer(),
+        passages=passages,
+    )
 
 
 def losses(run):
@@ -93,7 +99,14 @@ def test_evaluation_between_steps_changes_no_loss(world, tmp_path):
         passages, sentences = load_world(world)
         args = pretrainer(world, tmp_path / name, eval_steps=evaluated).args
         model = tiny_model(dropout=0.2)
-        RealmTrainer(model, tiny_tokenizer(), passages, sentences.train, args, heldout=sentences.heldout).train()
+        RealmTrainer(
+            model,
+            args,
+            train_dataset=sentences.train,
+            eval_dataset=sentences.heldout,
+            processing_class=tiny_tokenizer(),
+            passages=passages,
+        ).train()
     assert losses(tmp_path / "a") == losses(tmp_path / "b")
 
 

@@ -393,7 +393,9 @@ def pretrained(world, run):
         disable_tqdm=True,
     )
     passages, sentences = load_world(world)
-    RealmTrainer(tiny_model(), tiny_tokenizer(), passages, sentences.train, args).train()
+    RealmTrainer(
+        tiny_model(), args, train_dataset=sentences.train, processing_class=tiny_tokenizer(), passages=passages
+    ).train()
     return RealmForOpenQA.from_pretraining(run / "model")
 
 

@@ -37,7 +37,14 @@ def pretrainer(world, run, model=None, heldout=True, sentences=None, **overrides
     passages, store = load_world(world)
     train = store.train if sentences is None else sentences
     held = store.heldout if heldout else None
-    return RealmTrainer(model or tiny_model(), tiny_tokenizer(), passages, train, args, heldout=held)
+    return RealmTrainer(
+        model or tiny_model(),
+        args,
+        train_dataset=train,
+        eval_dataset=held,
+        processing_class=tiny_tokenizer(),
+        passages=passages,
+    )
 
 
 def steps(run):

@@ -71,13 +71,14 @@ class InverseClozeTrainer(TrainingLoop):
     """Trains the towers of a model on the passages themselves.
 
     Args:
-        model: A [`RealmEmbedder`], or a [`RealmForPreTraining`] whose towers are trained and whose encoder rests.
-        passages: The corpus.
-        tokenizer: The one that made the passages.
-        args: The arguments.
-        accelerator: One to share; by default made from the arguments.
-        callbacks: Called in order.
-        rows: Restrict training to these passage rows, e.g. to hold others out.
+        model ([`RealmEmbedder`] or [`RealmForPreTraining`]): Of the latter the towers are trained and the encoder is
+            frozen.
+        args ([`InverseClozeTrainingArguments`]): The arguments.
+        train_dataset ([`PassageStore`]): The passages.
+        processing_class ([`RealmTokenizer`]): The tokenizer that made the passages.
+        rows (`np.ndarray`, *optional*): Train on these passage rows only, e.g. to hold others out.
+        callbacks (`list` of [`LoopCallback`], *optional*): Called in order.
+        accelerator (`accelerate.Accelerator`, *optional*): One to share; by default made from the arguments.
     """
 
     name = "inverse-cloze"
@@ -86,13 +87,13 @@ class InverseClozeTrainer(TrainingLoop):
     def __init__(
         self,
         model: RealmEmbedder | RealmForPreTraining,
-        passages: PassageStore,
-        tokenizer: RealmTokenizer,
         args: InverseClozeTrainingArguments,
         *,
-        accelerator: Accelerator | None = None,
-        callbacks: Sequence[LoopCallback] = (),
+        train_dataset: PassageStore,
+        processing_class: RealmTokenizer,
         rows: np.ndarray | None = None,
+        callbacks: Sequence[LoopCallback] = (),
+        accelerator: Accelerator | None = None,
     ):
         towers = (
             TwinTowers(model, model)
@@ -100,11 +101,13 @@ class InverseClozeTrainer(TrainingLoop):
             else TwinTowers(model.query_embedder, model.embedder)
         )
         super().__init__(model, towers, args, Path(args.output_dir), accelerator or make_accelerator(args), callbacks)
-        self.passages = passages
+        self.passages, self.processing_class = train_dataset, processing_class
         self.scale = float(model.config.score_scale)
-        self.dataset = InverseClozeDataset(passages, args.keep_probability, args.seed, rows, args.mask_probability)
+        self.dataset = InverseClozeDataset(
+            train_dataset, args.keep_probability, args.seed, rows, args.mask_probability
+        )
         self.order = DataOrder(len(self.dataset), args.seed)
-        self.collator = InverseClozeCollator(tokenizer, args.max_query_length, passages.max_length)
+        self.collator = InverseClozeCollator(processing_class, args.max_query_length, train_dataset.max_length)
 
     def begin(self, checkpoint: Checkpoint | None) -> None:
         """Nothing to prepare: the examples follow from the cursor alone."""

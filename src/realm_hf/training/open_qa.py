@@ -68,18 +68,22 @@ class OpenQATrainer(TrainingLoop):
     The weights that answered the development questions best become RUN/model; without such questions, the last ones.
 
     Args:
-        model: Its configuration takes the beam sizes and the length that the arguments set.
-        tokenizer: The one that made the passages.
-        passages: The knowledge corpus.
-        examples: Questions to train on.
-        args: The arguments.
-        run: A run directory; by default `args.output_dir`, opened or created.
-        dev: Questions for `evaluate`, early stopping and the choice of the best weights; none by default.
-        passage_embedder: The passage tower, where it is not the query tower as `model` has it now.
-        index_from: A run directory, such as that of pre-training, whose newest generation serves as the index if it
-            comes from these passages and this passage tower. By default an index is built before the first step.
-        accelerator: One to share; by default made from the arguments.
-        callbacks: Called in order.
+        model ([`RealmForOpenQA`]): Its configuration takes the beam sizes and the length that the arguments set.
+        args ([`OpenQATrainingArguments`]): The arguments.
+        train_dataset (`list` of [`OpenQAExample`]): Questions to train on.
+        eval_dataset (`list` of [`OpenQAExample`], *optional*): Questions for `evaluate`, early stopping and the choice
+            of the best weights; none by default.
+        processing_class ([`RealmTokenizer`]): The tokenizer that made the passages.
+        passages ([`PassageStore`]): The knowledge corpus.
+        passage_embedder ([`RealmEmbedder`], *optional*): The passage tower, where it is not the query tower as `model`
+            has it now.
+        index_from (`str`, *optional*): A run directory, such as that of pre-training, whose newest generation serves
+            as the index if it comes from these passages and this passage tower. By default an index is built before
+            the first step.
+        callbacks (`list` of [`LoopCallback`], *optional*): Called in order.
+        run ([`RunDirectory`] or `str`, *optional*, defaults to `args.output_dir`): The run directory, opened or
+            created.
+        accelerator (`accelerate.Accelerator`, *optional*): One to share; by default made from the arguments.
 
     Raises:
         ValueError: There is no question, the tokenizer is not the passages', or the arguments do not fit the model.
@@ -92,19 +96,19 @@ class OpenQATrainer(TrainingLoop):
     def __init__(
         self,
         model: RealmForOpenQA,
-        tokenizer: RealmTokenizer,
-        passages: PassageStore,
-        examples: Sequence[OpenQAExample],
         args: OpenQATrainingArguments,
-        run: RunDirectory | str | Path | None = None,
         *,
-        dev: Sequence[OpenQAExample] = (),
+        train_dataset: Sequence[OpenQAExample],
+        eval_dataset: Sequence[OpenQAExample] = (),
+        processing_class: RealmTokenizer,
+        passages: PassageStore,
         passage_embedder: RealmEmbedder | None = None,
         index_from: str | Path | None = None,
-        accelerator: Accelerator | None = None,
         callbacks: Sequence[LoopCallback] = (),
+        run: RunDirectory | str | Path | None = None,
+        accelerator: Accelerator | None = None,
     ):
-        if not examples:
+        if not train_dataset:
             raise ValueError("There is no question to train on. Check the source of the questions, and its split.")
         if args.refresh != "off" and passage_embedder is not None:
             raise ValueError(
@@ -112,7 +116,7 @@ class OpenQATrainer(TrainingLoop):
                 "given: its index would be replaced by one of another space. Use refresh='off'."
             )
         accelerator = accelerator or make_accelerator(args)
-        args = args.resolved(len(examples), accelerator.num_processes)
+        args = args.resolved(len(train_dataset), accelerator.num_processes)
         for name in ("searcher_beam_size", "reader_beam_size", "reader_seq_len"):
             if getattr(args, name) is not None:
                 setattr(model.config, name, getattr(args, name))
@@ -122,15 +126,16 @@ class OpenQATrainer(TrainingLoop):
         super().__init__(model, OpenQAStep(model), args, root, accelerator, callbacks)
         self.args: OpenQATrainingArguments = args
         self.model: RealmForOpenQA = model
-        self.tokenizer, self.passages, self.index_from = tokenizer, passages, index_from
-        finder = AnswerFinder(passages, tokenizer)
+        self.processing_class, self.passages, self.index_from = processing_class, passages, index_from
+        finder = AnswerFinder(passages, processing_class)
         self.run = run if isinstance(run, RunDirectory) else self._open_run(root)
-        self.examples, self.dev = list(examples), list(dev)[: args.max_eval_questions]
-        asked = [[example.question, list(example.answers), example.regex] for example in self.examples]
+        self.train_dataset = list(train_dataset)
+        self.eval_dataset = list(eval_dataset)[: args.max_eval_questions]
+        asked = [[example.question, list(example.answers), example.regex] for example in self.train_dataset]
         self._questions_sha256 = json_sha256({"questions": asked})
-        self.order = DataOrder(len(self.examples), args.seed)
-        self.special_tokens = SpecialTokens.from_tokenizer(tokenizer)
-        self.question_ids = self._encode([example.question for example in self.examples])
+        self.order = DataOrder(len(self.train_dataset), args.seed)
+        self.special_tokens = SpecialTokens.from_tokenizer(processing_class)
+        self.question_ids = self._encode([example.question for example in self.train_dataset])
         config = model.config
         self.search = BeamSearch(
             finder,
@@ -138,9 +143,9 @@ class OpenQATrainer(TrainingLoop):
             config.reader_beam_size,
             min(config.reader_seq_len, config.max_position_embeddings),
         )
-        probes = self._encode([example.question for example in self.dev[: args.probe_queries]])
+        probes = self._encode([example.question for example in self.eval_dataset[: args.probe_queries]])
         self.index = IndexService(
-            self.run, passages, tokenizer, args, self.accelerator, SwapProbes(probes, self.search.read)
+            self.run, passages, processing_class, args, self.accelerator, SwapProbes(probes, self.search.read)
         )
         self.best = BestModel(root, args.early_stopping_patience)
         self._best_index = ExitStack()
@@ -182,7 +187,7 @@ class OpenQATrainer(TrainingLoop):
             self.index.refresher.submit(self.step, self.model.embedder)
 
     def _open_run(self, root: Path) -> RunDirectory:
-        create = {"passages": self.passages, "tokenizer": self.tokenizer, **self.args.index_settings}
+        create = {"passages": self.passages, "tokenizer": self.processing_class, **self.args.index_settings}
         self.on_main(lambda: RunDirectory.open_or_create(root, **create).root, "prepare the run directory")
         return RunDirectory.open(root)
 
@@ -190,7 +195,7 @@ class OpenQATrainer(TrainingLoop):
         """`[CLS] question [SEP]` of each, cut to `max_question_length`."""
         room = min(self.args.max_question_length, self.model.config.max_position_embeddings) - 2
         special = self.special_tokens
-        encoded = encode_texts(self.tokenizer, questions)["input_ids"] if questions else []
+        encoded = encode_texts(self.processing_class, questions)["input_ids"] if questions else []
         return [np.array([special.cls, *ids[:room], special.sep], np.int64) for ids in encoded]
 
     # One step
@@ -243,7 +248,7 @@ class OpenQATrainer(TrainingLoop):
 
     def _forward(self, served: LiveIndex, rows: np.ndarray) -> Any:
         ids = [self.question_ids[row] for row in rows]
-        examples = [self.examples[row] for row in rows]
+        examples = [self.train_dataset[row] for row in rows]
 
         def search(queries: torch.Tensor) -> Beam:
             self.beam = self.search(served.retriever, queries, ids, examples)
@@ -274,7 +279,7 @@ class OpenQATrainer(TrainingLoop):
             `eval_exact_match` (regex match where the answers are regular expressions) and `eval_answer_recall` (how
             often a passage that was read holds an answer), both between 0 and 1; empty without such questions.
         """
-        if not self.dev:
+        if not self.eval_dataset:
             return {}
         generation, own = self.together("evaluate", self._evaluate_own)
         matched, recalled, asked = self.sum_over_ranks(own)
@@ -289,7 +294,7 @@ class OpenQATrainer(TrainingLoop):
         """The generation that was searched, and of this rank's questions the right ones, those whose passages hold an
         answer, and their number.
         """
-        own = self.dev[self.rank :: self.world_size]
+        own = self.eval_dataset[self.rank :: self.world_size]
         with self.index.reading() as served, self.autocast():
             generation = served.name
             answers = self.answer(served.retriever, [example.question for example in own])
@@ -309,7 +314,7 @@ class OpenQATrainer(TrainingLoop):
         answerer = QuestionAnswerer(
             self.model,
             retriever,
-            self.tokenizer,
+            self.processing_class,
             batch_size=self.args.per_device_eval_batch_size,
             max_question_length=self.args.max_question_length,
         )
@@ -355,7 +360,7 @@ class OpenQATrainer(TrainingLoop):
                 save_model(self.model, folder)
             else:
                 shutil.copytree(self.best.folder, folder, dirs_exist_ok=True)
-            self.tokenizer.save_pretrained(folder)
+            self.processing_class.save_pretrained(folder)
 
     def close(self) -> None:
         """End the builder and give the generations back."""

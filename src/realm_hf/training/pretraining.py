@@ -49,15 +49,16 @@ class RealmTrainer(TrainingLoop):
     """Pre-trains retriever and knowledge-augmented encoder together, with an index that is refreshed meanwhile.
 
     Args:
-        model: Its `config.marginalization` is set where the arguments say one.
-        tokenizer: The one that made passages and sentences.
-        passages: The knowledge corpus.
-        sentences: The pre-training corpus.
-        args: The arguments.
-        run: A run directory; by default `args.output_dir`, opened or created.
-        heldout: Sentences for `evaluate`; none by default.
-        accelerator: One to share; by default made from the arguments.
-        callbacks: Called in order.
+        model ([`RealmForPreTraining`]): Its `config.marginalization` is set where the arguments say one.
+        args ([`RealmTrainingArguments`]): The arguments.
+        train_dataset ([`SentenceStore`]): The pre-training corpus.
+        eval_dataset ([`SentenceStore`], *optional*): Held-out sentences for `evaluate`; none by default.
+        processing_class ([`RealmTokenizer`]): The tokenizer that made passages and sentences.
+        passages ([`PassageStore`]): The knowledge corpus.
+        callbacks (`list` of [`LoopCallback`], *optional*): Called in order.
+        run ([`RunDirectory`] or `str`, *optional*, defaults to `args.output_dir`): The run directory, opened or
+            created.
+        accelerator (`accelerate.Accelerator`, *optional*): One to share; by default made from the arguments.
 
     Raises:
         ValueError: There is no sentence, or the arguments do not fit the model.
@@ -70,17 +71,17 @@ class RealmTrainer(TrainingLoop):
     def __init__(
         self,
         model: RealmForPreTraining,
-        tokenizer: RealmTokenizer,
-        passages: PassageStore,
-        sentences: SentenceStore,
         args: RealmTrainingArguments,
-        run: RunDirectory | str | Path | None = None,
         *,
-        heldout: SentenceStore | None = None,
-        accelerator: Accelerator | None = None,
+        train_dataset: SentenceStore,
+        eval_dataset: SentenceStore | None = None,
+        processing_class: RealmTokenizer,
+        passages: PassageStore,
         callbacks: Sequence[LoopCallback] = (),
+        run: RunDirectory | str | Path | None = None,
+        accelerator: Accelerator | None = None,
     ):
-        if len(sentences) == 0:
+        if len(train_dataset) == 0:
             raise ValueError(
                 "There is no sentence to train on. Check the pre-training corpus, and what its tagger skipped and why."
             )
@@ -95,15 +96,17 @@ class RealmTrainer(TrainingLoop):
         root = run.root if isinstance(run, RunDirectory) else Path(run or args.output_dir)
         super().__init__(model, model, args, root, accelerator or make_accelerator(args), callbacks)
         self.model: RealmForPreTraining = model
-        self.run = run if isinstance(run, RunDirectory) else self._open_run(root, passages, tokenizer)
-        self.tokenizer, self.passages = tokenizer, passages
-        self.collator = PreTrainingCollator(passages, tokenizer, args.max_query_length, args.max_candidate_length)
+        self.run = run if isinstance(run, RunDirectory) else self._open_run(root, passages, processing_class)
+        self.processing_class, self.passages = processing_class, passages
+        self.collator = PreTrainingCollator(
+            passages, processing_class, args.max_query_length, args.max_candidate_length
+        )
         special = self.collator.special_tokens
         self.placeholder = _no_example(special.cls, special.sep)
-        self.examples = MaskedExamples(sentences, DataOrder(len(sentences), args.seed), args, special)
+        self.examples = MaskedExamples(train_dataset, DataOrder(len(train_dataset), args.seed), args, special)
         self.eval_queries: list[MaskedQuery] = []
-        if heldout is not None and len(heldout):
-            kept = MaskedExamples(heldout, DataOrder(len(heldout), args.seed), args, special)
+        if eval_dataset is not None and len(eval_dataset):
+            kept = MaskedExamples(eval_dataset, DataOrder(len(eval_dataset), args.seed), args, special)
             self.eval_queries = kept.first(args.max_eval_sentences)
         probes = self.eval_queries[: args.probe_queries] or self.examples.first(args.probe_queries)
         swap_probes = SwapProbes(
@@ -112,7 +115,7 @@ class RealmTrainer(TrainingLoop):
             exclude=[probe.sentence_ids for probe in probes],
         )
         self.index = IndexService(
-            self.run, passages, tokenizer, args, self.accelerator, swap_probes, args.query_encoder
+            self.run, passages, processing_class, args, self.accelerator, swap_probes, args.query_encoder
         )
         self.ahead: CandidatePrefetcher | None = None
         #: What this rank trained on last; for callbacks.
@@ -327,7 +330,7 @@ class RealmTrainer(TrainingLoop):
         """Weights, tokenizer and, with a generation, the retriever."""
         with staged_model(self) as folder:
             save_model(self.model, folder)
-            self.tokenizer.save_pretrained(folder)
+            self.processing_class.save_pretrained(folder)
             if generation is not None:
                 save_run_retriever(self.run, generation, folder)
 
