@@ -158,6 +158,7 @@ def warm_start(
     """Train the towers by ICT in RUN/inverse_cloze."""
     settings = InverseClozeTrainingArguments(
         output_dir=str(Path(args.output_dir) / "inverse_cloze"),
+        run_name=f"{args.run_name or Path(args.output_dir).name}-inverse-cloze",
         max_steps=warm.inverse_cloze_steps,
         per_device_train_batch_size=warm.inverse_cloze_batch_size,
         gradient_accumulation_steps=warm.inverse_cloze_accumulation_steps,

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from realm_hf.refresh.team import Team
     from realm_hf.training.arguments import InverseClozeTrainingArguments, RealmTrainingArguments, parse_arguments
     from realm_hf.training.arguments_open_qa import OpenQATrainingArguments
-    from realm_hf.training.callbacks import LoopCallback, TrainingResult
+    from realm_hf.training.callbacks import RealmCallback
     from realm_hf.training.checkpoints import list_checkpoints
     from realm_hf.training.data_order import permute
     from realm_hf.training.evaluation import retrieval_ranks
@@ -20,15 +20,16 @@ if TYPE_CHECKING:
     from realm_hf.training.open_qa import OpenQATrainer
     from realm_hf.training.optimization import make_accelerator
     from realm_hf.training.pretraining import RealmTrainer
+    from realm_hf.training.result import TrainingResult
     from realm_hf.training.run_retriever import save_trained_model
     from realm_hf.training.signals import resume_command
 
 __all__ = [
     "InverseClozeTrainer",
     "InverseClozeTrainingArguments",
-    "LoopCallback",
     "OpenQATrainer",
     "OpenQATrainingArguments",
+    "RealmCallback",
     "RealmTrainer",
     "RealmTrainingArguments",
     "Team",
@@ -49,7 +50,7 @@ __getattr__, __dir__ = lazy_exports(
         ".refresh.team": ["Team"],
         "arguments": ["InverseClozeTrainingArguments", "RealmTrainingArguments", "parse_arguments"],
         "arguments_open_qa": ["OpenQATrainingArguments"],
-        "callbacks": ["LoopCallback", "TrainingResult"],
+        "callbacks": ["RealmCallback"],
         "checkpoints": ["list_checkpoints"],
         "data_order": ["permute"],
         "evaluation": ["retrieval_ranks"],
@@ -58,6 +59,7 @@ __getattr__, __dir__ = lazy_exports(
         "open_qa": ["OpenQATrainer"],
         "optimization": ["make_accelerator"],
         "pretraining": ["RealmTrainer"],
+        "result": ["TrainingResult"],
         "run_retriever": ["save_trained_model"],
         "signals": ["resume_command"],
     },

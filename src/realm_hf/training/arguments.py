@@ -81,6 +81,9 @@ class LoopArguments:
     report_to: list[str] = field(
         default_factory=lambda: ["none"], metadata={"help": "Trackers: none, all, or names (tensorboard, wandb ...)."}
     )
+    run_name: str | None = field(
+        default=None, metadata={"help": "The run's name in the trackers; default: the last part of output_dir."}
+    )
     disable_tqdm: bool = field(default=False, metadata={"help": "No progress bar."})
 
     def __post_init__(self) -> None:

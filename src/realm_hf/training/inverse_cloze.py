@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from torch import nn
+from transformers import TrainerCallback
 
 from realm_hf.data.collators import InverseClozeCollator
 from realm_hf.data.inverse_cloze import InverseClozeDataset
@@ -29,7 +30,6 @@ from realm_hf.models.modeling_realm import RealmEmbedder, RealmForPreTraining
 from realm_hf.models.tokenization_realm import RealmTokenizer
 from realm_hf.models.transfer import to_device
 from realm_hf.training.arguments import InverseClozeTrainingArguments
-from realm_hf.training.callbacks import LoopCallback
 from realm_hf.training.checkpoints import Checkpoint
 from realm_hf.training.data_order import DataOrder, step_positions
 from realm_hf.training.loop import TrainingLoop
@@ -77,7 +77,8 @@ class InverseClozeTrainer(TrainingLoop):
         train_dataset ([`PassageStore`]): The passages.
         processing_class ([`RealmTokenizer`]): The tokenizer that made the passages.
         rows (`np.ndarray`, *optional*): Train on these passage rows only, e.g. to hold others out.
-        callbacks (`list` of [`LoopCallback`], *optional*): Called in order.
+        callbacks (`list` of [`~transformers.TrainerCallback`], *optional*): Called in order; see
+            [`RealmCallback`].
         accelerator (`accelerate.Accelerator`, *optional*): One to share; by default made from the arguments.
     """
 
@@ -92,7 +93,7 @@ class InverseClozeTrainer(TrainingLoop):
         train_dataset: PassageStore,
         processing_class: RealmTokenizer,
         rows: np.ndarray | None = None,
-        callbacks: Sequence[LoopCallback] = (),
+        callbacks: Sequence[TrainerCallback] = (),
         accelerator: Accelerator | None = None,
     ):
         towers = (
@@ -100,8 +101,9 @@ class InverseClozeTrainer(TrainingLoop):
             if isinstance(model, RealmEmbedder)
             else TwinTowers(model.query_embedder, model.embedder)
         )
-        super().__init__(model, towers, args, Path(args.output_dir), accelerator or make_accelerator(args), callbacks)
-        self.passages, self.processing_class = train_dataset, processing_class
+        accelerator = accelerator or make_accelerator(args)
+        super().__init__(model, towers, args, Path(args.output_dir), accelerator, processing_class, callbacks)
+        self.passages = train_dataset
         self.scale = float(model.config.score_scale)
         self.dataset = InverseClozeDataset(
             train_dataset, args.keep_probability, args.seed, rows, args.mask_probability
@@ -114,6 +116,11 @@ class InverseClozeTrainer(TrainingLoop):
 
     def close(self) -> None:
         """Nothing to end: no thread, no child process."""
+
+    @property
+    def examples_per_epoch(self) -> int:
+        """Passages in one pass over the data."""
+        return self.order.size
 
     def trained_on(self) -> dict[str, Any]:
         """The passages, and the scale of the scores."""

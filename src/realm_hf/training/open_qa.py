@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import nn
+from transformers import TrainerCallback
 
 from realm_hf.data.collators import pad_rows
 from realm_hf.data.passages.build import PassageStore
@@ -46,7 +47,6 @@ from realm_hf.training.adopted_index import adopt_newest_generation
 from realm_hf.training.arguments_open_qa import OpenQATrainingArguments
 from realm_hf.training.beams import Beam, BeamSearch
 from realm_hf.training.best_model import BestModel
-from realm_hf.training.callbacks import LoopCallback
 from realm_hf.training.checkpoints import Checkpoint, save_model
 from realm_hf.training.data_order import DataOrder, step_positions
 from realm_hf.training.loop import TrainingLoop
@@ -80,7 +80,8 @@ class OpenQATrainer(TrainingLoop):
         index_from (`str`, *optional*): A run directory, such as that of pre-training, whose newest generation serves
             as the index if it comes from these passages and this passage tower. By default an index is built before
             the first step.
-        callbacks (`list` of [`LoopCallback`], *optional*): Called in order.
+        callbacks (`list` of [`~transformers.TrainerCallback`], *optional*): Called in order; see
+            [`RealmCallback`].
         run ([`RunDirectory`] or `str`, *optional*, defaults to `args.output_dir`): The run directory, opened or
             created.
         accelerator (`accelerate.Accelerator`, *optional*): One to share; by default made from the arguments.
@@ -104,7 +105,7 @@ class OpenQATrainer(TrainingLoop):
         passages: PassageStore,
         passage_embedder: RealmEmbedder | None = None,
         index_from: str | Path | None = None,
-        callbacks: Sequence[LoopCallback] = (),
+        callbacks: Sequence[TrainerCallback] = (),
         run: RunDirectory | str | Path | None = None,
         accelerator: Accelerator | None = None,
     ):
@@ -123,10 +124,10 @@ class OpenQATrainer(TrainingLoop):
         # Copied before a checkpoint is loaded: a resumed run that must build its index again needs the first weights.
         self.passage_embedder = copy.deepcopy(model.embedder) if passage_embedder is None else passage_embedder
         root = run.root if isinstance(run, RunDirectory) else Path(run or args.output_dir)
-        super().__init__(model, OpenQAStep(model), args, root, accelerator, callbacks)
+        super().__init__(model, OpenQAStep(model), args, root, accelerator, processing_class, callbacks)
         self.args: OpenQATrainingArguments = args
         self.model: RealmForOpenQA = model
-        self.processing_class, self.passages, self.index_from = processing_class, passages, index_from
+        self.passages, self.index_from = passages, index_from
         finder = AnswerFinder(passages, processing_class)
         self.run = run if isinstance(run, RunDirectory) else self._open_run(root)
         self.train_dataset = list(train_dataset)
@@ -199,6 +200,11 @@ class OpenQATrainer(TrainingLoop):
         return [np.array([special.cls, *ids[:room], special.sep], np.int64) for ids in encoded]
 
     # One step
+
+    @property
+    def examples_per_epoch(self) -> int:
+        """Questions in one pass over the data."""
+        return self.order.size
 
     def trained_on(self) -> dict[str, Any]:
         """Corpus and questions, and what of the model's configuration the losses depend on."""

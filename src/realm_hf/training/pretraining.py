@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import nn
+from transformers import TrainerCallback
 
 from realm_hf.data.collators import PreTrainingCollator
 from realm_hf.data.masking import MaskedQuery
@@ -30,7 +31,6 @@ from realm_hf.runs.lock import TrainerLock
 from realm_hf.storage.errors import explain_os_errors
 from realm_hf.storage.files import write_json
 from realm_hf.training.arguments import RealmTrainingArguments
-from realm_hf.training.callbacks import LoopCallback
 from realm_hf.training.checkpoints import Checkpoint, save_model
 from realm_hf.training.data_order import DataOrder, step_positions
 from realm_hf.training.evaluation import SUMS, batch_sums, explain, means
@@ -55,7 +55,8 @@ class RealmTrainer(TrainingLoop):
         eval_dataset ([`SentenceStore`], *optional*): Held-out sentences for `evaluate`; none by default.
         processing_class ([`RealmTokenizer`]): The tokenizer that made passages and sentences.
         passages ([`PassageStore`]): The knowledge corpus.
-        callbacks (`list` of [`LoopCallback`], *optional*): Called in order.
+        callbacks (`list` of [`~transformers.TrainerCallback`], *optional*): Called in order; see
+            [`RealmCallback`].
         run ([`RunDirectory`] or `str`, *optional*, defaults to `args.output_dir`): The run directory, opened or
             created.
         accelerator (`accelerate.Accelerator`, *optional*): One to share; by default made from the arguments.
@@ -77,7 +78,7 @@ class RealmTrainer(TrainingLoop):
         eval_dataset: SentenceStore | None = None,
         processing_class: RealmTokenizer,
         passages: PassageStore,
-        callbacks: Sequence[LoopCallback] = (),
+        callbacks: Sequence[TrainerCallback] = (),
         run: RunDirectory | str | Path | None = None,
         accelerator: Accelerator | None = None,
     ):
@@ -94,10 +95,10 @@ class RealmTrainer(TrainingLoop):
             model.config.marginalization = args.marginalization
         self.args: RealmTrainingArguments = args
         root = run.root if isinstance(run, RunDirectory) else Path(run or args.output_dir)
-        super().__init__(model, model, args, root, accelerator or make_accelerator(args), callbacks)
+        super().__init__(model, model, args, root, accelerator or make_accelerator(args), processing_class, callbacks)
         self.model: RealmForPreTraining = model
         self.run = run if isinstance(run, RunDirectory) else self._open_run(root, passages, processing_class)
-        self.processing_class, self.passages = processing_class, passages
+        self.passages = passages
         self.collator = PreTrainingCollator(
             passages, processing_class, args.max_query_length, args.max_candidate_length
         )
@@ -164,6 +165,11 @@ class RealmTrainer(TrainingLoop):
         return encode_queries(self.model.query_embedder, [query.input_ids for query in queries], bf16=self.bf16)
 
     # One step
+
+    @property
+    def examples_per_epoch(self) -> int:
+        """Sentences in one pass over the data; those whose mask does not fit are counted."""
+        return self.examples.order.size
 
     def trained_on(self) -> dict[str, Any]:
         """Corpora, and what of the model's configuration the loss depends on."""

@@ -49,6 +49,14 @@ class Ranks:
             self.stopped_by = SIGINT if interrupts > 0 else SIGTERM
         return sums
 
+    def any(self, flags: Sequence[bool]) -> list[bool]:
+        """For each flag, whether some rank has set it."""
+        count = torch.tensor(flags, dtype=torch.int64)
+        if self._team.group is not None:
+            with told_in_words("an agreement of the ranks", self._timeout):
+                dist.all_reduce(count, group=self._team.group)
+        return [bool(number) for number in count.tolist()]
+
     def together(self, what: str, work: Callable[[], T]) -> T:
         """Do this rank's part of what one may be hours longer at than another; see [`Team.together`]."""
         return self._team.together(what, work)

@@ -34,7 +34,9 @@ FREE = frozenset(
         "encode_dtype",
     }
 )
-UNTOLD = frozenset({"output_dir", "resume_from_checkpoint", "allow_changed_arguments", "report_to", "disable_tqdm"})
+UNTOLD = frozenset(
+    {"output_dir", "resume_from_checkpoint", "allow_changed_arguments", "report_to", "run_name", "disable_tqdm"}
+)
 
 
 def recorded(args: LoopArguments, trained_on: Mapping[str, Any]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ class StepFigures:
 class TrainingTask(ABC):
     """What [`TrainingLoop`] asks its subclass for. Every rank is asked at the same points."""
 
-    #: Of the trackers' project and the progress bar.
+    #: Shown at the left of the progress bar.
     name = "training"
     #: Of the record: shown beside the progress bar.
     figures: tuple[str, ...] = ("loss",)
@@ -42,6 +42,11 @@ class TrainingTask(ABC):
     @abstractmethod
     def accumulate(self, step: int) -> StepFigures:
         """Forward and backward of one optimizer step."""
+
+    @property
+    @abstractmethod
+    def examples_per_epoch(self) -> int:
+        """Training examples in one pass over the data."""
 
     @abstractmethod
     def trained_on(self) -> dict[str, Any]:

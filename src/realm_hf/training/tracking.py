@@ -1,4 +1,4 @@
-"""What a run tells: one JSON line a step, a summary, a progress bar and the user's trackers.
+"""What a run reports: one JSON line a step, a summary, a progress bar and the user's trackers.
 
 `log.jsonl` is the record: the summary and the report are made from it. A resumed run cuts off the lines of steps that
 it takes again, so that the file reads as if nothing had happened.
@@ -7,6 +7,7 @@ it takes again, so that the file reads as if nothing had happened.
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -23,6 +24,8 @@ from realm_hf.storage.files import replacement, write_json
 
 if TYPE_CHECKING:
     from realm_hf.training.arguments import LoopArguments
+
+logger = logging.getLogger(__name__)
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -120,10 +123,10 @@ def installed_trackers(report_to: list[str]) -> list[str]:
     return report_to
 
 
-def start_trackers(accelerator: Accelerator, args: LoopArguments, project: str) -> None:
-    """Hand the arguments to every tracker as the run's configuration."""
+def start_trackers(accelerator: Accelerator, args: LoopArguments) -> None:
+    """Start every tracker, under the run's name and with the arguments as its configuration."""
     flat = {k: v if isinstance(v, int | float | str | bool) else str(v) for k, v in asdict(args).items()}
-    accelerator.init_trackers(project, config=flat)
+    accelerator.init_trackers(args.run_name or Path(args.output_dir).resolve().name, config=flat)
 
 
 def finish_trackers(accelerator: Accelerator) -> None:
@@ -135,14 +138,19 @@ def finish_trackers(accelerator: Accelerator) -> None:
     accelerator.trackers = []
 
 
+def figures_of(record: Mapping[str, Any]) -> dict[str, float]:
+    """The finite numbers of a record of `log.jsonl`, those of its events as `<event>/<name>`: `swap/churn`."""
+    named = [(name, value) for name, value in record.items() if name != "step"]
+    for event in record.get("events", []):
+        named += [(f"{event['event']}/{name}", value) for name, value in event.items() if name != "builder_pid"]
+    return {name: float(value) for name, value in named if isinstance(value, int | float) and math.isfinite(value)}
+
+
 def track(accelerator: Accelerator, record: Mapping[str, Any]) -> None:
-    """Send the figures of one step to the trackers; words, events and missing figures stay in `log.jsonl`."""
-    figures = {
-        name: float(value)
-        for name, value in record.items()
-        if isinstance(value, int | float) and name != "step" and math.isfinite(value)
-    }
-    accelerator.log(figures, step=int(record["step"]))
+    """Send the figures of one record to the trackers; words and missing figures stay in `log.jsonl`."""
+    figures = figures_of(record)
+    if figures:
+        accelerator.log(figures, step=int(record["step"]))
 
 
 class Progress:
@@ -178,3 +186,55 @@ class Progress:
     def close(self) -> None:
         """Leave the bar as it stands."""
         self._bar.close()
+
+
+class Reporter:
+    """What a running training reports: each record to `log.jsonl`, its figures to the trackers, and a progress bar.
+
+    Args:
+        accelerator (`accelerate.Accelerator`): Its main process writes; it holds the trackers.
+        args ([`LoopArguments`]): The run's arguments.
+        log (`Path`): The run's `log.jsonl`.
+        name (`str`): Shown beside the progress bar.
+        step (`int`, *optional*, defaults to 0): Optimizer steps done before.
+        term ([`Term`], *optional*): The trainer's term.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        args: LoopArguments,
+        log: Path,
+        *,
+        name: str,
+        step: int = 0,
+        term: Term | None = None,
+    ):
+        self._accelerator, self._is_main = accelerator, accelerator.is_main_process
+        self._log = StepLog(log, step, term) if self._is_main else None
+        start_trackers(accelerator, args)
+        self.progress = Progress(args.max_steps, step, name, self._is_main and not args.disable_tqdm)
+
+    def write(self, record: Mapping[str, Any], *, sampled: bool = True) -> None:
+        """Write a record to the log and send its figures to the trackers.
+
+        Args:
+            record (`dict[str, Any]`): It has a "step".
+            sampled (`bool`, *optional*, defaults to `True`): False for a step between two that are tracked: only what
+                is rare, its events and the count of skipped steps, is sent.
+        """
+        if self._log is not None:
+            self._log.write(record)
+        rare = {name: record[name] for name in ("step", "events", "skipped_steps") if name in record}
+        track(self._accelerator, record if sampled else rare)
+
+    def say(self, message: str) -> None:
+        """Print a line above the progress bar, or log it; on the main process."""
+        if self._is_main and not self.progress.say(message):
+            logger.info(message)
+
+    def close(self) -> None:
+        """Close the progress bar and the log; the trackers end in [`finish_trackers`]."""
+        self.progress.close()
+        if self._log is not None:
+            self._log.close()
