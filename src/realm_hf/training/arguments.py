@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import yaml
 from transformers import HfArgumentParser
@@ -25,6 +27,20 @@ Masking = Literal["salient", "span", "uniform"]
 Marginalization = Literal["token", "span"]
 EncodeDtype = Literal["auto", "float32", "tf32", "bfloat16"]
 QueryEncoder = Literal["snapshot", "live"]
+Optimizer = Literal["adamw_torch_fused", "adamw_torch", "adafactor"]
+# Those of transformers that are a function of the step.
+Schedule = Literal[
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "cosine_with_min_lr",
+    "cosine_warmup_with_min_lr",
+    "polynomial",
+    "constant",
+    "constant_with_warmup",
+    "inverse_sqrt",
+    "warmup_stable_decay",
+]
 
 
 @dataclass
@@ -38,20 +54,32 @@ class LoopArguments:
     # Parameters that control where the run lives and how long it is
     output_dir: str = field(metadata={"help": "The run directory: checkpoints, log, index and report go there."})
     max_steps: int = field(default=1000, metadata={"help": "Number of optimizer steps."})
+    num_train_epochs: float | None = field(
+        default=None, metadata={"help": "Passes over the training examples, in place of max_steps."}
+    )
     seed: int = field(default=42, metadata={"help": "Seed of the data order, the masks and the dropout."})
 
     # Parameters that control the batch
     per_device_train_batch_size: int = field(default=8, metadata={"help": "Examples a device forwards at once."})
     gradient_accumulation_steps: int = field(default=1, metadata={"help": "Forward passes to one optimizer step."})
 
-    # Parameters that control the optimizer (AdamW; no decay on biases and LayerNorm)
+    # Parameters that control the optimizer (no decay on biases and LayerNorm)
+    optim: Optimizer = field(
+        default="adamw_torch_fused", metadata={"help": "adamw_torch_fused, adamw_torch or adafactor."}
+    )
     learning_rate: float = field(default=3e-5, metadata={"help": "Peak learning rate (REALM 3e-5, ICT 1e-4)."})
     weight_decay: float = field(default=0.01, metadata={"help": "Decoupled weight decay."})
     adam_beta1: float = field(default=0.9, metadata={"help": "Decay rate of the first moment."})
     adam_beta2: float = field(default=0.999, metadata={"help": "Decay rate of the second moment."})
     adam_epsilon: float = field(default=1e-6, metadata={"help": "AdamW epsilon; BERT's 1e-6 as released."})
     max_grad_norm: float = field(default=1.0, metadata={"help": "Clip the global gradient norm; 0 switches it off."})
-    warmup_steps: int = field(default=0, metadata={"help": "Linear warm-up; then linear decay to 0 at max_steps."})
+    lr_scheduler_type: Schedule = field(
+        default="linear", metadata={"help": "Schedule after warm-up; linear: down to 0 after max_steps."}
+    )
+    lr_scheduler_kwargs: dict | str | None = field(
+        default=None, metadata={"help": "Its further arguments, as JSON: '{\"min_lr_rate\": 0.1}'."}
+    )
+    warmup_steps: int = field(default=0, metadata={"help": "Steps in which the rate rises linearly to its peak."})
     max_skipped_steps: int = field(
         default=10,
         metadata={"help": "A step whose loss or gradient is NaN or infinite is left out; more in a row end the run."},
@@ -94,8 +122,29 @@ class LoopArguments:
         self._at_least(0, "max_skipped_steps")
         if self.save_total_limit is not None:
             self._at_least(1, "save_total_limit")
+        if self.num_train_epochs is not None and not self.num_train_epochs > 0:
+            raise ValueError(f"num_train_epochs is {self.num_train_epochs}. Give a positive number, or use max_steps.")
+        self._one_of("optim", get_args(Optimizer))
+        self._one_of("lr_scheduler_type", get_args(Schedule))
+        if isinstance(self.lr_scheduler_kwargs, str):
+            try:
+                self.lr_scheduler_kwargs = json.loads(self.lr_scheduler_kwargs)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"lr_scheduler_kwargs is {self.lr_scheduler_kwargs!r}, which is no JSON.") from error
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate is {self.learning_rate}. Give a positive one, e.g. 3e-5.")
+
+    def resolved(self, examples: int, processes: int) -> Self:
+        """These arguments with `num_train_epochs` turned into `max_steps`.
+
+        Args:
+            examples (`int`): Training examples.
+            processes (`int`): Processes that train.
+        """
+        if self.num_train_epochs is None:
+            return self
+        step = self.per_device_train_batch_size * self.gradient_accumulation_steps * processes
+        return dataclasses.replace(self, max_steps=max(1, math.ceil(self.num_train_epochs * examples / step)))
 
     def _at_least(self, least: int, *names: str) -> None:
         for name in names:
@@ -319,7 +368,7 @@ def _yaml_as_arguments(path: Path, known: set[str]) -> list[str]:
             raise ValueError(f"{path}: {_unknown(str(name), known)}")
         if value is None:
             continue
-        items = value if isinstance(value, list) else [value]
         # `--name=value` keeps values that begin with a dash; a list needs separate words.
-        words += [f"--{name}", *map(str, items)] if isinstance(value, list) else [f"--{name}={items[0]}"]
+        text = json.dumps(value) if isinstance(value, dict) else value
+        words += [f"--{name}", *map(str, value)] if isinstance(value, list) else [f"--{name}={text}"]
     return words

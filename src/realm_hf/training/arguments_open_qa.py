@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field, replace
-from typing import Self
+from dataclasses import dataclass, field
 
 from realm_hf.training.arguments import RefreshArguments, RefreshMode
 
@@ -17,10 +15,7 @@ class OpenQATrainingArguments(RefreshArguments):
     20 for WebQuestions and CuratedTREC.
     """
 
-    # Parameters that control how long it trains
-    num_train_epochs: float | None = field(
-        default=None, metadata={"help": "Passes over the questions, in place of max_steps."}
-    )
+    # Parameters that control the optimizer
     learning_rate: float = field(default=1e-5, metadata={"help": "Peak learning rate (released: 1e-5)."})
 
     # Parameters that control the question and its beam
@@ -65,22 +60,8 @@ class OpenQATrainingArguments(RefreshArguments):
                 self._at_least(1, name)
         if self.reader_seq_len is not None:
             self._at_least(4, "reader_seq_len")
-        if self.num_train_epochs is not None and not self.num_train_epochs > 0:
-            raise ValueError(f"num_train_epochs is {self.num_train_epochs}. Give a positive number, or use max_steps.")
         if self.early_stopping_patience is not None and self.eval_steps == 0:
             raise ValueError(
                 f"early_stopping_patience is {self.early_stopping_patience}, but eval_steps is 0: there would be no "
                 "evaluation to wait for. Set eval_steps, or drop the patience."
             )
-
-    def resolved(self, questions: int, processes: int) -> Self:
-        """These arguments with `num_train_epochs` turned into `max_steps`.
-
-        Args:
-            questions: Training questions.
-            processes: Processes that train.
-        """
-        if self.num_train_epochs is None:
-            return self
-        step = self.per_device_train_batch_size * self.gradient_accumulation_steps * processes
-        return replace(self, max_steps=max(1, math.ceil(self.num_train_epochs * questions / step)))

@@ -119,13 +119,15 @@ class Checkpoint:
             RunDirectoryError: A moment belongs to no parameter of `model`.
         """
         parameters = dict(model.named_parameters())
-        state: dict[torch.Tensor, dict[str, torch.Tensor]] = {}
+        state: dict[torch.Tensor, dict[str, torch.Tensor | int]] = {}
         for key, tensor in load_file(self.path / "optimizer.safetensors").items():
             name, _, kind = key.rpartition("|")
             if name not in parameters:
                 raise RunDirectoryError(f"{self.path} has optimizer state of {name}, which the model does not have.")
-            # The fused AdamW keeps its step counter, like the moments, beside the parameter.
-            state.setdefault(parameters[name], {})[kind] = tensor.to(parameters[name].device)
+            # Adafactor counts its steps by a Python number; the fused AdamW by a tensor beside the parameter.
+            is_count = tensor.dtype == torch.int64
+            value = int(tensor) if is_count else tensor.to(parameters[name].device)
+            state.setdefault(parameters[name], {})[kind] = value
         optimizer.state.clear()
         optimizer.state.update(state)
 
@@ -176,7 +178,7 @@ def save_checkpoint(
     final = root / f"step-{state['step']}"
     names: dict[torch.Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     moments = {
-        f"{names[parameter]}|{kind}": value.detach().cpu().contiguous()
+        f"{names[parameter]}|{kind}": torch.as_tensor(value).detach().cpu().contiguous()
         for parameter, entries in optimizer.state.items()
         for kind, value in entries.items()
     }

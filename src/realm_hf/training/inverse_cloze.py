@@ -102,6 +102,7 @@ class InverseClozeTrainer(TrainingLoop):
             else TwinTowers(model.query_embedder, model.embedder)
         )
         accelerator = accelerator or make_accelerator(args)
+        args = args.resolved(len(train_dataset) if rows is None else len(rows), accelerator.num_processes)
         super().__init__(model, towers, args, Path(args.output_dir), accelerator, processing_class, callbacks)
         self.passages = train_dataset
         self.scale = float(model.config.score_scale)

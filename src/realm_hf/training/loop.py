@@ -30,7 +30,12 @@ from realm_hf.training.callbacks import CallbackList
 from realm_hf.training.checkpoints import Checkpoint, micro_batch_seed
 from realm_hf.training.finite import SkippedSteps
 from realm_hf.training.launch_environment import check_accelerator
-from realm_hf.training.optimization import adamw, enable_activation_checkpointing, learning_rate, uses_bfloat16
+from realm_hf.training.optimization import (
+    enable_activation_checkpointing,
+    learning_rate,
+    make_optimizer,
+    uses_bfloat16,
+)
 from realm_hf.training.ranks import Ranks
 from realm_hf.training.result import TrainingResult
 from realm_hf.training.run_checkpoints import RunCheckpoints
@@ -77,7 +82,7 @@ class TrainingLoop(TrainingTask):
             enable_activation_checkpointing(model)
         model.to(self.device)
         self.module = accelerator.prepare_model(module)
-        self.optimizer = accelerator.prepare_optimizer(adamw(module, args, self.own_rates()))
+        self.optimizer = accelerator.prepare_optimizer(make_optimizer(module, args, self.own_rates()))
         #: Set by SIGTERM and Ctrl-C while `train` runs, or by whoever wants the training to end after this step.
         self.stop_requested = StopRequest()
         self._ranks = Ranks(accelerator, self.stop_requested)

@@ -93,9 +93,11 @@ class RealmTrainer(TrainingLoop):
             )
         if args.marginalization is not None:
             model.config.marginalization = args.marginalization
+        accelerator = accelerator or make_accelerator(args)
+        args = args.resolved(len(train_dataset), accelerator.num_processes)
         self.args: RealmTrainingArguments = args
         root = run.root if isinstance(run, RunDirectory) else Path(run or args.output_dir)
-        super().__init__(model, model, args, root, accelerator or make_accelerator(args), processing_class, callbacks)
+        super().__init__(model, model, args, root, accelerator, processing_class, callbacks)
         self.model: RealmForPreTraining = model
         self.run = run if isinstance(run, RunDirectory) else self._open_run(root, passages, processing_class)
         self.passages = passages

@@ -75,9 +75,10 @@ def check_resumed(
         logger.warning("resuming %s with other arguments: %s", path, told)
     if "max_steps" in different and longer:
         logger.warning(
-            "max_steps %s then, %s now: the learning rate falls to 0 at the new end, and is %.3g at step %d.",
+            "max_steps %s then, %s now: the learning rate %s the new end, and is %.3g at step %d.",
             then["max_steps"],
             now["max_steps"],
+            "falls to 0 at" if args.lr_scheduler_type == "linear" else f"follows {args.lr_scheduler_type} to",
             learning_rate(args, int(state["step"]) + 1),
             int(state["step"]) + 1,
         )

@@ -90,7 +90,11 @@ class RunCheckpoints:
         self._ranks.on_main(trainer.verify_data, "compare the corpus with its hashes")
         checkpoint.load_model(trainer.model)
         require_finite_weights(trainer.model, f"resumed from {checkpoint.path}")
-        checkpoint.load_optimizer(trainer.optimizer.optimizer, trainer.model)
+        before = checkpoint.state.get("arguments", {}).get("optim", "adamw_torch_fused")
+        if (before == "adafactor") == (trainer.args.optim == "adafactor"):
+            checkpoint.load_optimizer(trainer.optimizer.optimizer, trainer.model)
+        else:
+            logger.warning("optim %s then, %s now: its moments begin anew", before, trainer.args.optim)
         trainer.step, trainer.cursor = checkpoint.step, int(checkpoint.state["cursor"])
         trainer.skipped_steps.total = int(checkpoint.state.get("skipped_steps", 0))
         if checkpoint.path.parent.resolve() == trainer.checkpoints.resolve():
