@@ -1,7 +1,7 @@
 """Snapshots: complete or absent, the newest of the present epoch, exactly the weights that were trained."""
 
-from concurrent.futures import ThreadPoolExecutor
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch

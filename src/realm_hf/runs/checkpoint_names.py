@@ -46,7 +46,11 @@ def names_in_checkpoints(checkpoints: Path, stores: Sequence[Path]) -> set[str]:
 def _names_in(state: Mapping[str, Any]) -> Iterator[str]:
     """The names in one `state.json`: of what is served, and of the index that the best weights searched."""
     best = state.get("best")
-    fields = [state.get("generation"), state.get("snapshot"), best.get("generation") if isinstance(best, dict) else None]
+    fields = [
+        state.get("generation"),
+        state.get("snapshot"),
+        best.get("generation") if isinstance(best, dict) else None,
+    ]
     yield from (name for name in fields if isinstance(name, str))
 
 
