@@ -8,12 +8,12 @@ from typing import Literal
 import numpy as np
 
 from realm_hf.data.passages.build import PassageStore
-from realm_hf.models.places import ANSWERING, MODEL_FOLDER, PRE_TRAINING, architectures_in, what_is
-from realm_hf.storage.files import read_json
+from realm_hf.generations.manifest import EMBEDDINGS_FILE, INDEX_FILE, GenerationInfo, newest_generation
 from realm_hf.generations.store import GenerationStore
 from realm_hf.index.file import open_index
-from realm_hf.generations.manifest import EMBEDDINGS_FILE, INDEX_FILE, GenerationInfo, newest_generation
 from realm_hf.knowledge.files import RetrieverFiles
+from realm_hf.models.places import ANSWERING, MODEL_FOLDER, PRE_TRAINING, architectures_in, what_is
+from realm_hf.storage.files import read_json
 
 __all__ = ["open_run_index"]
 

@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from realm_hf.generations.store import GenerationStore
+from realm_hf.runs.directory import RunDirectory
 from realm_hf.runs.errors import RunDirectoryError
 from realm_hf.runs.heartbeat import read_beat
 from realm_hf.runs.lock import read_holder
-from realm_hf.runs.directory import RunDirectory
 from realm_hf.runs.snapshots import list_snapshots
 
 

@@ -26,8 +26,8 @@ from safetensors.torch import load_file, save
 
 from realm_hf.models.fingerprints import state_fingerprint
 from realm_hf.models.towers import UNREAD, tower_of_weights
-from realm_hf.runs.errors import RunDirectoryError
 from realm_hf.runs.directory import RunDirectory
+from realm_hf.runs.errors import RunDirectoryError
 from realm_hf.storage.directories import FileLock, StagedDirectory, remove_stale_staging, retire_directory
 from realm_hf.storage.errors import explain_os_errors
 from realm_hf.storage.files import file_sha256, read_json
@@ -121,7 +121,10 @@ def write_snapshot(
             f"The embedder's weight {broken[0]} holds NaN or infinity at step {step} ({len(broken)} such weights): "
             "training has diverged. Resume from an earlier checkpoint with a lower learning rate."
         )
-    with explain_os_errors(f"write the snapshot of step {step}", final), StagedDirectory(final, place=run.place) as staged:
+    with (
+        explain_os_errors(f"write the snapshot of step {step}", final),
+        StagedDirectory(final, place=run.place) as staged,
+    ):
         with staged.file(_WEIGHTS) as file:
             file.write(save(weights))
         info = SnapshotInfo(

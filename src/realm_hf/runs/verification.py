@@ -12,11 +12,11 @@ import torch
 
 from realm_hf.data.passages.store import PassageStore
 from realm_hf.generations.embedding import embed_passages
-from realm_hf.index.exact import recall_at_k
 from realm_hf.generations.store import Generation, GenerationError, GenerationInfo, GenerationStore
+from realm_hf.index.exact import recall_at_k
 from realm_hf.models.precision import encoding_in, resolved_encode_dtype
-from realm_hf.runs.errors import RunDirectoryError
 from realm_hf.runs.directory import RunDirectory
+from realm_hf.runs.errors import RunDirectoryError
 from realm_hf.runs.snapshots import list_snapshots, load_snapshot, snapshot_name
 
 _RECALL_DEPTH = 10
