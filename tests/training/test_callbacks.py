@@ -7,9 +7,9 @@ from question_worlds import qa_trainer, questions
 from three_trainers import KINDS, trainer_of
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainerControl, TrainerState
 
+from realm_hf.runs.records import read_log
 from realm_hf.training import RealmCallback
 from realm_hf.training.checkpoints import list_checkpoints
-from realm_hf.training.tracking import read_log
 
 
 class StopAfter(TrainerCallback):

@@ -10,10 +10,10 @@ from tiny_worlds import load_world, tiny_model, tiny_tokenizer
 from transformers import TrainerCallback
 
 from realm_hf.runs.errors import RunDirectoryError
+from realm_hf.runs.records import read_log
 from realm_hf.training.arguments import RealmTrainingArguments
 from realm_hf.training.checkpoints import list_checkpoints
 from realm_hf.training.pretraining import RealmTrainer
-from realm_hf.training.tracking import read_log
 
 
 def pretrainer(world, run, model=None, **overrides):

@@ -11,9 +11,9 @@ from transformers.optimization import Adafactor
 
 from realm_hf.models.precision import native_bfloat16
 from realm_hf.runs.errors import RunDirectoryError
+from realm_hf.runs.records import read_log
 from realm_hf.training.arguments import RealmTrainingArguments, Schedule, parse_arguments
 from realm_hf.training.optimization import learning_rate, make_optimizer
-from realm_hf.training.tracking import read_log
 
 
 def test_rate_rises_to_its_peak_and_falls_to_nothing():

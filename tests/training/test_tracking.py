@@ -7,13 +7,13 @@ from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker
 from three_trainers import trainer_of
 
+from realm_hf.runs.records import read_log
 from realm_hf.training.arguments import RealmTrainingArguments
 from realm_hf.training.optimization import make_accelerator
 from realm_hf.training.tracking import (
     StepLog,
     figures_of,
     finish_trackers,
-    read_log,
     start_trackers,
     summarize,
     track,

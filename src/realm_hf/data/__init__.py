@@ -10,7 +10,6 @@ from realm_hf.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from realm_hf.data.documents import load_documents
-    from realm_hf.data.factbook import FactbookQuestion, factbook_passages, factbook_questions, factbook_statements
     from realm_hf.data.passages.build import build_passages, passages_from_rows
     from realm_hf.data.passages.store import NULL_PASSAGE, PassageStore
     from realm_hf.data.questions.load import OpenQAExample, load_questions
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NULL_PASSAGE",
-    "FactbookQuestion",
     "OpenQAExample",
     "PassageStore",
     "SentenceStore",
@@ -33,9 +31,6 @@ __all__ = [
     "build_sentences",
     "contains_answer",
     "exact_match",
-    "factbook_passages",
-    "factbook_questions",
-    "factbook_statements",
     "load_documents",
     "load_questions",
     "passages_from_rows",
@@ -48,7 +43,6 @@ __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "documents": ["load_documents"],
-        "factbook": ["FactbookQuestion", "factbook_passages", "factbook_questions", "factbook_statements"],
         "passages.build": ["build_passages", "passages_from_rows"],
         "passages.store": ["NULL_PASSAGE", "PassageStore"],
         "questions.load": ["OpenQAExample", "load_questions"],
