@@ -34,8 +34,7 @@ from realm_hf.qa.answerer import QuestionAnswerer
 from realm_hf.qa.evaluation import evaluate_open_qa
 from realm_hf.qa.predictions import write_predictions
 from realm_hf.report.answers import write_answer_report
-from realm_hf.training.arguments import InverseClozeTrainingArguments
-from realm_hf.training.arguments_open_qa import OpenQATrainingArguments
+from realm_hf.training.arguments import InverseClozeTrainingArguments, OpenQATrainingArguments
 from realm_hf.training.evaluation import retrieval_ranks
 from realm_hf.training.inverse_cloze import InverseClozeTrainer
 from realm_hf.training.open_qa import OpenQATrainer

@@ -105,7 +105,7 @@ def test_the_index_counts_too(world):
 
 @pytest.mark.multiprocess
 def test_a_run_says_it_at_its_start(monkeypatch, caplog, world, tmp_path):
-    monkeypatch.setattr("realm_hf.training.served_index.processor_build_seconds", lambda *a, **k: 94 * DAY)
+    monkeypatch.setattr("realm_hf.training.index_service.processor_build_seconds", lambda *a, **k: 94 * DAY)
     passages, sentences = load_world(world)
     args = RealmTrainingArguments(
         output_dir=str(tmp_path),

@@ -11,7 +11,8 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from tiny_worlds import load_world, tiny_model, tiny_tokenizer
 
-from realm_hf.training.arguments import LoopArguments, RealmTrainingArguments
+from realm_hf.training.arguments import RealmTrainingArguments
+from realm_hf.training.loop_arguments import LoopArguments
 from realm_hf.training.optimization import make_accelerator, uses_bfloat16
 from realm_hf.training.pretraining import RealmTrainer
 

@@ -241,7 +241,7 @@ def test_error_of_the_search_is_raised_by_the_step_that_needs_it(world, tmp_path
     def broken(*_, **__):
         raise ArithmeticError("search failed")
 
-    monkeypatch.setattr("realm_hf.training.retrieval_ahead.LiveIndex.retrieve", broken)
+    monkeypatch.setattr("realm_hf.training.prefetch.LiveIndex.retrieve", broken)
     with pytest.raises(ArithmeticError, match="search failed"):
         made.train()
 

@@ -12,7 +12,9 @@ from transformers.optimization import Adafactor
 from realm_hf.models.precision import native_bfloat16
 from realm_hf.runs.errors import RunDirectoryError
 from realm_hf.runs.records import read_log
-from realm_hf.training.arguments import RealmTrainingArguments, Schedule, parse_arguments
+from realm_hf.training.arguments import RealmTrainingArguments
+from realm_hf.training.command_line import parse_arguments
+from realm_hf.training.loop_arguments import Schedule
 from realm_hf.training.optimization import learning_rate, make_optimizer
 
 

@@ -9,10 +9,14 @@ from realm_hf.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from realm_hf.refresh.team import Team
-    from realm_hf.training.arguments import InverseClozeTrainingArguments, RealmTrainingArguments, parse_arguments
-    from realm_hf.training.arguments_open_qa import OpenQATrainingArguments
+    from realm_hf.training.arguments import (
+        InverseClozeTrainingArguments,
+        OpenQATrainingArguments,
+        RealmTrainingArguments,
+    )
     from realm_hf.training.callbacks import RealmCallback
     from realm_hf.training.checkpoints import list_checkpoints
+    from realm_hf.training.command_line import parse_arguments
     from realm_hf.training.data_order import permute
     from realm_hf.training.evaluation import retrieval_ranks
     from realm_hf.training.inverse_cloze import InverseClozeTrainer
@@ -48,8 +52,8 @@ __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         ".refresh.team": ["Team"],
-        "arguments": ["InverseClozeTrainingArguments", "RealmTrainingArguments", "parse_arguments"],
-        "arguments_open_qa": ["OpenQATrainingArguments"],
+        "arguments": ["InverseClozeTrainingArguments", "OpenQATrainingArguments", "RealmTrainingArguments"],
+        "command_line": ["parse_arguments"],
         "callbacks": ["RealmCallback"],
         "checkpoints": ["list_checkpoints"],
         "data_order": ["permute"],

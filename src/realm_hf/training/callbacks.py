@@ -19,8 +19,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 from realm_hf.training.ranks import Ranks
 
 if TYPE_CHECKING:
-    from realm_hf.training.arguments import LoopArguments
     from realm_hf.training.loop import TrainingLoop
+    from realm_hf.training.loop_arguments import LoopArguments
 
 _FLAGS = ("should_training_stop", "should_log", "should_evaluate", "should_save")
 
@@ -79,6 +79,15 @@ class CallbackList:
         """Reset the flags that hold for one step, and call `on_step_begin`."""
         self.control.should_log = self.control.should_evaluate = self.control.should_save = False
         self.call("on_step_begin", trainer)
+
+    def end_step(self, trainer: TrainingLoop, record: dict[str, Any]) -> None:
+        """Set the flags that are due by the arguments, call `on_step_end`, and let the ranks agree on all of them."""
+        step, args, control = trainer.step, trainer.args, self.control
+        control.should_log |= step % args.logging_steps == 0
+        control.should_evaluate |= args.eval_steps > 0 and step % args.eval_steps == 0
+        control.should_save |= args.save_steps > 0 and step % args.save_steps == 0
+        self.call("on_step_end", trainer, record=record)
+        self.agree()
 
     def call(self, event: str, trainer: TrainingLoop, **kwargs: Any) -> None:
         """Call every callback that knows `event`."""

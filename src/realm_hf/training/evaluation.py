@@ -11,7 +11,7 @@ import torch
 from realm_hf.data.passages.store import NULL_PASSAGE
 from realm_hf.models.host_facts import PreTrainingFacts
 from realm_hf.models.transfer import to_device
-from realm_hf.training.retrieval_ahead import encode_queries
+from realm_hf.training.prefetch import encode_queries
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -18,7 +18,7 @@ from accelerate.utils import DistributedType, parse_flag_from_env
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from realm_hf.training.arguments import LoopArguments
+    from realm_hf.training.loop_arguments import LoopArguments
 
 _SHARDING = {
     "ACCELERATE_USE_FSDP": "FSDP",

@@ -25,11 +25,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from realm_hf.models.precision import autocast
 from realm_hf.runs.lock import TrainerLock
 from realm_hf.runs.term import Term
-from realm_hf.training.arguments import LoopArguments
 from realm_hf.training.callbacks import CallbackList
 from realm_hf.training.checkpoints import Checkpoint, micro_batch_seed
 from realm_hf.training.finite import SkippedSteps
 from realm_hf.training.launch_environment import check_accelerator
+from realm_hf.training.loop_arguments import LoopArguments
 from realm_hf.training.optimization import (
     enable_activation_checkpointing,
     learning_rate,
@@ -202,22 +202,17 @@ class TrainingLoop(TrainingTask):
 
     def _end_step(self, record: dict[str, Any]) -> None:
         """Log, evaluate and save, where the arguments or a callback say so."""
-        step, args, control = self.step, self.args, self.control
-        control.should_log |= step % args.logging_steps == 0
-        control.should_evaluate |= self._due(args.eval_steps)
-        control.should_save |= self._due(args.save_steps)
-        self._call("on_step_end", record=record)
-        self._callbacks.agree()
-        control = self.control
+        self._callbacks.end_step(self, record)
+        step, control = self.step, self.control
         self.reporter.write(record, sampled=control.should_log)
         self.reporter.progress.advance(record, self.figures)
         self.skipped_steps.require_progress(step, self._saved.path)
         if control.should_log:
             self._callbacks.log(self, figures_of(record))
         # What ends here is evaluated and saved after the loop, over its last index.
-        if control.should_evaluate and not control.should_training_stop and step < args.max_steps:
+        if control.should_evaluate and not control.should_training_stop and step < self.args.max_steps:
             self._evaluate()
-        if control.should_save and step < args.max_steps:
+        if control.should_save and step < self.args.max_steps:
             self.save()
         if control.should_log or control.should_evaluate or control.should_save:
             self._callbacks.agree()
@@ -297,9 +292,6 @@ class TrainingLoop(TrainingTask):
         self._callbacks.log(self, metrics)
         self._say("  ".join([f"step {self.step}"] + [f"{name} {value:.4g}" for name, value in metrics.items()]))
         self._call("on_evaluate", metrics=metrics)
-
-    def _due(self, every: int) -> bool:
-        return every > 0 and self.step % every == 0 and self.step < self.args.max_steps
 
     def _note(self, record: dict[str, Any]) -> None:
         self.reporter.write({"step": self.step, **record})

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -41,28 +40,25 @@ from realm_hf.qa.answerer import QuestionAnswerer
 from realm_hf.qa.answers import Answer
 from realm_hf.retriever.retriever import RealmRetriever
 from realm_hf.runs.directory import RunDirectory
-from realm_hf.runs.lock import TrainerLock
 from realm_hf.runs.records import read_log
 from realm_hf.storage.files import json_sha256
-from realm_hf.training.adopted_index import adopt_newest_generation
-from realm_hf.training.arguments_open_qa import OpenQATrainingArguments
+from realm_hf.training.arguments import OpenQATrainingArguments
 from realm_hf.training.beams import Beam, BeamSearch
 from realm_hf.training.best_model import BestModel
-from realm_hf.training.checkpoints import Checkpoint, save_model
+from realm_hf.training.checkpoints import Checkpoint
 from realm_hf.training.data_order import DataOrder, step_positions
-from realm_hf.training.loop import TrainingLoop
+from realm_hf.training.index_service import IndexService
+from realm_hf.training.indexed_trainer import IndexedTrainer
 from realm_hf.training.open_qa_step import SUMS, OpenQAStep, means
 from realm_hf.training.optimization import make_accelerator
-from realm_hf.training.retrieval_ahead import LiveIndex
-from realm_hf.training.run_retriever import name_model, save_run_retriever, staged_model
-from realm_hf.training.served_index import IndexService
+from realm_hf.training.prefetch import LiveIndex
 from realm_hf.training.swap_probes import SwapProbes
 from realm_hf.training.task import StepFigures
 
 logger = logging.getLogger(__name__)
 
 
-class OpenQATrainer(TrainingLoop):
+class OpenQATrainer(IndexedTrainer):
     """Trains query tower and reader on questions with their answers.
 
     The weights that answered the development questions best become RUN/model; without such questions, the last ones.
@@ -129,7 +125,7 @@ class OpenQATrainer(TrainingLoop):
         self.model: RealmForOpenQA = model
         self.passages, self.index_from = passages, index_from
         finder = AnswerFinder(passages, processing_class)
-        self.run = run if isinstance(run, RunDirectory) else self._open_run(root)
+        self.run = run if isinstance(run, RunDirectory) else self.open_run(root, passages)
         self.train_dataset = list(train_dataset)
         self.eval_dataset = list(eval_dataset)[: args.max_eval_questions]
         asked = [[example.question, list(example.answers), example.regex] for example in self.train_dataset]
@@ -160,37 +156,20 @@ class OpenQATrainer(TrainingLoop):
 
     # Before the first step
 
-    def acquire_lock(self) -> TrainerLock:
-        """The run's own lock, which begins a new epoch."""
-        return self.run.lock()
-
     def begin(self, checkpoint: Checkpoint | None) -> None:
         """Serve a generation: the checkpoint's, that of `index_from`, or one built now."""
-        self.on_main(lambda: name_model(self.run, self.model, self.place), "name the model")
-        tower = self.passage_embedder if self.args.refresh == "off" else self.model.embedder
-        name = None
+        refreshed = self.args.refresh != "off"
         if checkpoint is not None:
-            ended = self.args.refresh != "off" and self.step >= self.args.max_steps
-            served = checkpoint.state["generation"]
-            name = self.on_main(lambda: self.index.resumed(served, self.step, tower, ended), "look for the index")
             self.best.restore(checkpoint.state["best"])
             self._keep_best_index()
             self.ends_early = self.best.exhausted
-        source = self.index_from
-        if source is not None and name is None and (self.step == 0 or self.args.refresh == "off"):
-            name = self.on_main(lambda: adopt_newest_generation(self.run, source, tower), "take the index over")
-        if name is None:
-            self._say(f"Building the index of {len(self.passages)} passages.")
-        event = self.index.start(self.step, tower, name)
-        if checkpoint is None or name != checkpoint.state["generation"]:
-            self._note({"events": [event]})
-        if checkpoint is not None and checkpoint.state.get("pending_snapshot") is not None:
-            self.index.refresher.submit(self.step, self.model.embedder)
-
-    def _open_run(self, root: Path) -> RunDirectory:
-        create = {"passages": self.passages, "tokenizer": self.processing_class, **self.args.index_settings}
-        self.on_main(lambda: RunDirectory.open_or_create(root, **create).root, "prepare the run directory")
-        return RunDirectory.open(root)
+        self.serve(
+            checkpoint,
+            self.model.embedder if refreshed else self.passage_embedder,
+            ended=refreshed and self.step >= self.args.max_steps,
+            # After the first step a refreshed index is no longer that of the run it came from.
+            adopt_from=self.index_from if self.step == 0 or not refreshed else None,
+        )
 
     def _encode(self, questions: list[str]) -> list[np.ndarray]:
         """`[CLS] question [SEP]` of each, cut to `max_question_length`."""
@@ -269,8 +248,7 @@ class OpenQATrainer(TrainingLoop):
         if self.args.refresh == "off" or step >= self.args.max_steps:
             return {}
         event = self.index.after_step(step, self.model.embedder, self.stop_requested.is_set)
-        building = self.index.refresher.check_health().building
-        return {"building": building, "events": [] if event is None else [event]}
+        return {"building": self.index.is_building, "events": [] if event is None else [event]}
 
     def loop_state(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         """The served generation, a snapshot still to be built, and what was best."""
@@ -313,7 +291,7 @@ class OpenQATrainer(TrainingLoop):
         self._best_index.close()
         if self.accelerator.is_main_process and self.best.generation is not None:
             with suppress(GenerationNotFoundError):  # `finish` says so
-                self._best_index.enter_context(self.index.store.open(self.best.generation))
+                self._best_index.enter_context(self.index.keep(self.best.generation))
 
     def answer(self, retriever: RealmRetriever, questions: list[str]) -> list[Answer]:
         """Answer questions as the model would when it is done; the training mode is restored."""
@@ -333,7 +311,7 @@ class OpenQATrainer(TrainingLoop):
 
     def write_result(self) -> None:
         """RUN/model: the best weights so far and the tokenizer; `finish` adds what they search."""
-        self.on_main(lambda: self._write_model(None), "write the model")
+        self.on_main(lambda: self.write_model(None, self.best.folder), "write the model")
 
     def finish(self) -> dict[str, Any]:
         """Index the final weights if the index is refreshed at all; write RUN/model."""
@@ -342,31 +320,21 @@ class OpenQATrainer(TrainingLoop):
             if event is not None:
                 self._note({"events": [event]})
         self._evaluate()
-        generation = self.index.state()["generation"]
+        generation: str | None = self.index.generation
         if self.best.step is not None and self.best.generation is not None:
             best = str(self.best.generation)
             generation = self.on_main(lambda: self.index.servable(best), "look for the index of the best weights")
         if generation is None:
             logger.warning("The index of the best weights is gone: RUN/model gets the last weights and their index.")
-            generation, self.best.step = self.index.state()["generation"], None
-        self.on_main(lambda: self._write_model(generation), "write the model")
+            generation, self.best.step = self.index.generation, None
+        beside = generation if self.args.save_retriever else None
+        self.on_main(lambda: self.write_model(beside, self.best.folder), "write the model")
         records = [record for record in read_log(self.log_path) if "answerless" in record]
         counted = {
             name: sum(record[name] for record in records) for name in ("questions", "answerless", "reader_answerless")
         }
         chosen = {"step": self.step} if self.best.step is None else {"step": self.best.step, "value": self.best.value}
         return {"final_generation": generation, "model": chosen, "trained_questions": counted}
-
-    def _write_model(self, generation: str | None) -> None:
-        """The best weights, the tokenizer and, with `save_retriever` and a generation, all that they search."""
-        with staged_model(self) as folder:
-            if self.args.save_retriever and generation is not None:
-                save_run_retriever(self.run, generation, folder)
-            if self.best.folder is None:
-                save_model(self.model, folder)
-            else:
-                shutil.copytree(self.best.folder, folder, dirs_exist_ok=True)
-            self.processing_class.save_pretrained(folder)
 
     def close(self) -> None:
         """End the builder and give the generations back."""

@@ -27,25 +27,23 @@ from realm_hf.models.modeling_realm import RealmForPreTraining
 from realm_hf.models.tokenization_realm import RealmTokenizer
 from realm_hf.models.transfer import to_device
 from realm_hf.runs.directory import RunDirectory
-from realm_hf.runs.lock import TrainerLock
 from realm_hf.storage.errors import explain_os_errors
 from realm_hf.storage.files import write_json
 from realm_hf.training.arguments import RealmTrainingArguments
-from realm_hf.training.checkpoints import Checkpoint, save_model
+from realm_hf.training.checkpoints import Checkpoint
 from realm_hf.training.data_order import DataOrder, step_positions
 from realm_hf.training.evaluation import SUMS, batch_sums, explain, means
-from realm_hf.training.loop import TrainingLoop
+from realm_hf.training.index_service import IndexService
+from realm_hf.training.indexed_trainer import IndexedTrainer
 from realm_hf.training.optimization import make_accelerator
-from realm_hf.training.retrieval_ahead import CandidatePrefetcher, MaskedExamples, RetrievedStep, encode_queries
-from realm_hf.training.run_retriever import name_model, save_run_retriever, staged_model
-from realm_hf.training.served_index import IndexService
+from realm_hf.training.prefetch import CandidatePrefetcher, MaskedExamples, RetrievedStep, encode_queries
 from realm_hf.training.swap_probes import SwapProbes
 from realm_hf.training.task import StepFigures
 
 EXAMPLES_SHOWN = 5
 
 
-class RealmTrainer(TrainingLoop):
+class RealmTrainer(IndexedTrainer):
     """Pre-trains retriever and knowledge-augmented encoder together, with an index that is refreshed meanwhile.
 
     Args:
@@ -99,7 +97,7 @@ class RealmTrainer(TrainingLoop):
         root = run.root if isinstance(run, RunDirectory) else Path(run or args.output_dir)
         super().__init__(model, model, args, root, accelerator, processing_class, callbacks)
         self.model: RealmForPreTraining = model
-        self.run = run if isinstance(run, RunDirectory) else self._open_run(root, passages, processing_class)
+        self.run = run if isinstance(run, RunDirectory) else self.open_run(root, passages)
         self.passages = passages
         self.collator = PreTrainingCollator(
             passages, processing_class, args.max_query_length, args.max_candidate_length
@@ -131,37 +129,15 @@ class RealmTrainer(TrainingLoop):
 
     # Before the first step
 
-    def acquire_lock(self) -> TrainerLock:
-        """The run's own lock, which begins a new epoch."""
-        return self.run.lock()
-
     def begin(self, checkpoint: Checkpoint | None) -> None:
         """Serve a generation, the checkpoint's if there is one, and ask for the first candidates."""
-        self.on_main(lambda: name_model(self.run, self.model, self.place), "name the model")
-        name = None
-        if checkpoint is not None:
-            ended = self.step >= self.args.max_steps
-            served, tower = checkpoint.state["generation"], self.model.embedder
-            name = self.on_main(lambda: self.index.resumed(served, self.step, tower, ended), "look for the index")
-        if name is None:
-            self._say(f"Building the first index of {len(self.passages)} passages.")
-        started = time.perf_counter()
-        event = self.index.start(self.step, self.model.embedder, name)
-        if name is None:
-            self._note({"events": [event], "index_seconds": time.perf_counter() - started})
+        self.serve(checkpoint, self.model.embedder, ended=self.step >= self.args.max_steps)
         embed = None if self.args.query_encoder == "snapshot" else self._embed_live
-        self.ahead = CandidatePrefetcher(self.examples, self.index.coordinator, embed)
+        self.ahead = CandidatePrefetcher(self.examples, self.index.reading, embed)
         if checkpoint is not None:
             self._restore_ahead(checkpoint)
-            if checkpoint.state.get("pending_snapshot") is not None:
-                self.index.refresher.submit(self.step, self.model.embedder)
         for step in range(self.step + 1 + len(self.ahead), self.step + 2 + self.args.retrieval_depth):
             self._request(step)
-
-    def _open_run(self, root: Path, passages: PassageStore, tokenizer: RealmTokenizer) -> RunDirectory:
-        create = {"passages": passages, "tokenizer": tokenizer, **self.args.index_settings}
-        self.on_main(lambda: RunDirectory.open_or_create(root, **create).root, "prepare the run directory")
-        return RunDirectory.open(root)
 
     def _embed_live(self, queries: list[MaskedQuery]) -> np.ndarray:
         return encode_queries(self.model.query_embedder, [query.input_ids for query in queries], bf16=self.bf16)
@@ -212,7 +188,7 @@ class RealmTrainer(TrainingLoop):
                 self.accelerator.backward(output.loss * self.world_size)
             figures.append(batch_sums(output, batch["mlm_labels"]))
         if not learns:
-            self._rest_the_towers()
+            self._freeze_towers()
         facts = {
             "masked_tokens": int(tokens),
             "skipped": int(skipped),
@@ -234,7 +210,7 @@ class RealmTrainer(TrainingLoop):
     def _retriever_learns(self, step: int) -> bool:
         return step > self.args.freeze_retriever_steps and not self.args.detach_retrieval
 
-    def _rest_the_towers(self) -> None:
+    def _freeze_towers(self) -> None:
         """Take the towers out of the update: weight decay and old moments would move them even with zero gradients."""
         for tower in (self.model.embedder, self.model.query_embedder):
             for parameter in tower.parameters():
@@ -245,12 +221,12 @@ class RealmTrainer(TrainingLoop):
     def after_step(self, step: int) -> dict[str, Any]:
         """Refresh, swap, and ask for the candidates of the step that is `retrieval_depth` away."""
         events = []
-        # While the towers rest a new index would equal the old one; after the last step `finish` builds the last one.
+        # With frozen towers a new index would equal the old one; after the last step `finish` builds the last one.
         if self._retriever_learns(step) and step < self.args.max_steps:
             event = self.index.after_step(step, self.model.embedder, self.stop_requested.is_set)
             events = [] if event is None else [event]
         self._request(step + 1 + self.args.retrieval_depth)
-        return {"building": self.index.refresher.check_health().building, "events": events}
+        return {"building": self.index.is_building, "events": events}
 
     def _request(self, step: int) -> None:
         """Begin to retrieve for `step`, if there will be one."""
@@ -332,15 +308,7 @@ class RealmTrainer(TrainingLoop):
 
     def write_result(self) -> None:
         """RUN/model: weights and tokenizer; `finish` adds what they search."""
-        self.on_main(lambda: self._write_model(None), "write the model")
-
-    def _write_model(self, generation: str | None) -> None:
-        """Weights, tokenizer and, with a generation, the retriever."""
-        with staged_model(self) as folder:
-            save_model(self.model, folder)
-            self.processing_class.save_pretrained(folder)
-            if generation is not None:
-                save_run_retriever(self.run, generation, folder)
+        self.on_main(lambda: self.write_model(None), "write the model")
 
     def finish(self) -> dict[str, Any]:
         """Index the final weights, write their retriever beside RUN/model, and RUN/examples.json."""
@@ -350,9 +318,9 @@ class RealmTrainer(TrainingLoop):
             self._note({"events": [event]})
         shown = self.eval_queries[:EXAMPLES_SHOWN] or self.examples.first(EXAMPLES_SHOWN)
         rows = self._retrieve(shown)
-        self.on_main(lambda: self._write_model(self.index.state()["generation"]), "write the model")
+        self.on_main(lambda: self.write_model(self.index.generation), "write the model")
         self.on_main(lambda: self._write_examples(shown, rows), "explain the examples")
-        return {"final_generation": self.index.state()["generation"]}
+        return {"final_generation": self.index.generation}
 
     def _write_examples(self, shown: list[MaskedQuery], rows: np.ndarray) -> None:
         with self.autocast():

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from realm_hf.runs.errors import RunDirectoryError
-from realm_hf.training.arguments import LoopArguments
+from realm_hf.training.loop_arguments import LoopArguments
 from realm_hf.training.optimization import learning_rate
 
 logger = logging.getLogger(__name__)
@@ -30,8 +30,9 @@ FREE = frozenset(
         # How the index is renewed
         *("refresh", "refresh_steps", "max_staleness", "on_stale", "builder_threads", "builder_device"),
         *("keep_generations", "probe_queries", "retrieval_depth", "index_threads"),
+        *("builder_nice", "heartbeat_timeout", "max_build_failures"),
         # The run directory itself refuses another one than it was made with
-        "encode_dtype",
+        *("encode_dtype", "embedding_dtype", "index_train_size", "max_tokens_per_batch"),
     }
 )
 UNTOLD = frozenset(

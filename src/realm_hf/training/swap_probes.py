@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from realm_hf.training.retrieval_ahead import LiveIndex, encode_queries
+from realm_hf.training.prefetch import LiveIndex, encode_queries
 
 if TYPE_CHECKING:
     from realm_hf.models.modeling_realm import RealmEmbedder

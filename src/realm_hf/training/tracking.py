@@ -24,7 +24,7 @@ from realm_hf.storage.errors import explain_os_errors
 from realm_hf.storage.files import replacement, write_json
 
 if TYPE_CHECKING:
-    from realm_hf.training.arguments import LoopArguments
+    from realm_hf.training.loop_arguments import LoopArguments
 
 logger = logging.getLogger(__name__)
 

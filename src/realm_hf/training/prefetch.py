@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from realm_hf.data.vocabulary import SpecialTokens
     from realm_hf.generations.store import Generation, GenerationInfo
     from realm_hf.models.modeling_realm import RealmEmbedder
-    from realm_hf.refresh.swap import SwapCoordinator
     from realm_hf.training.arguments import RealmTrainingArguments
 
 
@@ -173,17 +172,17 @@ class CandidatePrefetcher:
 
     Args:
         examples: Draws the examples.
-        coordinator: Serves the generation; a request holds on to the one served when it was made.
+        reading: Opens the generation that is served; a request holds on to the one of the time when it was made.
         embed: Encodes queries by the live tower, on the calling thread; `None` to use the generation's own encoder.
     """
 
     def __init__(
         self,
         examples: MaskedExamples,
-        coordinator: SwapCoordinator,
+        reading: Callable[[], AbstractContextManager[LiveIndex]],
         embed: Callable[[list[MaskedQuery]], np.ndarray] | None,
     ):
-        self._examples, self._coordinator, self._embed = examples, coordinator, embed
+        self._examples, self._reading, self._embed = examples, reading, embed
         # Its encoder leaves `torch.autocast` in every pass; leaving the outermost one empties the cache of bfloat16
         # weights that all threads share, also for the step under way, whose gradients would be summed otherwise, by
         # chance. Inside a level that never ends, no level of this thread is the outermost.
@@ -204,20 +203,16 @@ class CandidatePrefetcher:
             k: Candidates of an example, the null passage counted.
         """
         reading = ExitStack()
-        served: Any = reading.enter_context(self._coordinator.reading())
+        served = reading.enter_context(self._reading())
         started = time.perf_counter()
-        examples = [self._examples(micro) for micro in positions] if self._embed is not None else None
-        embeddings = (
-            self._embed([e for micro in examples for e in micro])
-            if self._embed is not None and examples is not None
-            else None
-        )
+        # The live tower embeds here, between two steps: its weights change while the worker runs.
+        prepared = None if self._embed is None else self._prepare(positions)
         spent = time.perf_counter() - started
 
         def work() -> RetrievedStep:
             with reading:
                 began = time.perf_counter() - spent
-                drawn = examples if examples is not None else [self._examples(micro) for micro in positions]
+                drawn, embeddings = prepared or self._prepare(positions)
                 rows, excluded = served.retrieve([e for micro in drawn for e in micro], k, embeddings)
                 return RetrievedStep(
                     step=step,
@@ -231,6 +226,11 @@ class CandidatePrefetcher:
                 )
 
         self._queue.append((step, self._worker.submit(work)))
+
+    def _prepare(self, positions: np.ndarray) -> tuple[list[list[MaskedQuery]], np.ndarray | None]:
+        """Each micro-batch's examples and, where the live tower encodes queries, their embeddings."""
+        drawn = [self._examples(micro) for micro in positions]
+        return drawn, None if self._embed is None else self._embed([e for micro in drawn for e in micro])
 
     def take(self, step: int) -> RetrievedStep:
         """What was retrieved for `step`, the oldest of the queue; waits for it, and raises what the worker raised."""

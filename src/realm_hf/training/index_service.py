@@ -26,7 +26,7 @@ from realm_hf.training.arguments import QueryEncoder, RefreshArguments
 from realm_hf.training.build_time import BuildForecast, processor_build_seconds
 from realm_hf.training.index_threads import IndexThreads
 from realm_hf.training.optimization import uses_bfloat16
-from realm_hf.training.retrieval_ahead import LiveIndex
+from realm_hf.training.prefetch import LiveIndex
 from realm_hf.training.swap_probes import ProbeReport, SwapProbes
 
 if TYPE_CHECKING:
@@ -90,6 +90,29 @@ class IndexService:
         """Keeps the ranks on one generation."""
         return self.refresh.coordinator
 
+    @property
+    def is_building(self) -> bool:
+        """Whether a generation is being built, as far as this rank sees."""
+        return self.refresher.check_health().building
+
+    @property
+    def generation(self) -> str:
+        """Name of the generation that is served."""
+        with self.reading() as served:
+            return served.name
+
+    def submit(self, step: int, embedder: RealmEmbedder) -> None:
+        """Hand a snapshot over to be built, beside those of `after_step`; on every rank."""
+        self.refresher.submit(step, embedder)
+
+    def keep(self, name: str) -> AbstractContextManager[Generation]:
+        """Hold a generation open: no collection removes it meanwhile.
+
+        Raises:
+            GenerationNotFoundError: It is gone.
+        """
+        return self.store.open(name)
+
     def reading(self) -> AbstractContextManager[LiveIndex]:
         """Hold the served generation open for the time of a search."""
         return cast(AbstractContextManager[LiveIndex], self.coordinator.reading())
@@ -118,6 +141,9 @@ class IndexService:
             build_threads=self.threads.build,
             index_threads=self.threads.builder,
             builder_device=args.builder_device,
+            builder_nice=args.builder_nice,
+            heartbeat_timeout=args.heartbeat_timeout,
+            max_failures=args.max_build_failures,
             keep_generations=args.keep_generations or None,
         )
         # To the coordinator a generation is something with a name, a manifest and close().
