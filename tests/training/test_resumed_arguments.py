@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 from realm_hf.runs.errors import RunDirectoryError
 from realm_hf.storage.sealed_json import SEAL
 from realm_hf.training.arguments import InverseClozeTrainingArguments, OpenQATrainingArguments, RealmTrainingArguments
-from realm_hf.training.resumed_arguments import FREE, UNTOLD
+from realm_hf.training.resumed_arguments import FREE, UNREPORTED
 
 
 def stopped_run(kind, world, run, **overrides):
@@ -135,4 +135,4 @@ def test_checkpoint_of_an_earlier_version_is_resumed_with_a_warning(world, tmp_p
 def test_arguments_that_may_change_are_arguments():
     kinds = (RealmTrainingArguments, OpenQATrainingArguments, InverseClozeTrainingArguments)
     known = {field.name for kind in kinds for field in dataclasses.fields(kind)}
-    assert known >= FREE | UNTOLD
+    assert known >= FREE | UNREPORTED

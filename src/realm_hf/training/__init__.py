@@ -1,4 +1,4 @@
-"""Training: arguments, data order, retrieval ahead, optimization, checkpoints, log, and the three trainers.
+"""Training: arguments, data order, prefetched candidates, optimization, checkpoints, log, and the three trainers.
 
 Names are imported when they are first used: who reads a log or an argument should not pay for the trainers.
 """

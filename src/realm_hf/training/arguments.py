@@ -137,10 +137,10 @@ class RefreshArguments(LoopArguments):
 
     @property
     def index_settings(self) -> dict[str, Any]:
-        """What a run directory is created with, and must have been created with where it is said."""
+        """What a run directory is created with; an existing one must agree, except on what is left at `None` here."""
         optional = ("embedding_dtype", "index_train_size", "max_tokens_per_batch")
-        said = {name: getattr(self, name) for name in optional if getattr(self, name) is not None}
-        return {"index_factory": self.index_factory, "encode_dtype": self.encode_dtype, **said}
+        given = {name: getattr(self, name) for name in optional if getattr(self, name) is not None}
+        return {"index_factory": self.index_factory, "encode_dtype": self.encode_dtype, **given}
 
 
 @dataclass

@@ -18,8 +18,9 @@ def parse_arguments(types: Sequence[Any], argv: Sequence[str] | None = None) -> 
     """Fill dataclasses from the command line; a YAML file given first sets what the command line does not.
 
     Args:
-        types: dataclasses whose field names are distinct.
-        argv: arguments; `sys.argv[1:]` by default. `["run.yaml", "--max_steps", "5"]` reads the file, then overrides.
+        types (`Sequence[Any]`): Dataclasses whose field names are distinct.
+        argv (`Sequence[str]`, *optional*): Arguments; `sys.argv[1:]` by default. `["run.yaml", "--max_steps", "5"]`
+            reads the file, then overrides.
 
     Returns:
         One instance for each type, in order.

@@ -44,13 +44,14 @@ class IndexService:
     """Every rank holds one and makes the same calls at the same steps.
 
     Args:
-        run: The run directory.
-        passages: The corpus.
-        tokenizer: Its tokenizer.
-        args: The refresh's arguments.
-        accelerator: Its process and device.
-        probes: Measures every swap, on the main process.
-        query_encoder: "snapshot" opens a generation together with the weights it was built from.
+        run ([`RunDirectory`]): The run directory.
+        passages ([`PassageStore`]): The corpus.
+        tokenizer ([`RealmTokenizer`]): Its tokenizer.
+        args ([`RefreshArguments`]): The refresh's arguments.
+        accelerator (`accelerate.Accelerator`): Its process and device.
+        probes ([`SwapProbes`]): Measures every swap, on the main process.
+        query_encoder (`str`, *optional*, defaults to `"live"`): "snapshot" opens a generation together with the
+            weights it was built from.
     """
 
     def __init__(
@@ -121,9 +122,9 @@ class IndexService:
         """Serve generation `name`, or one built now; returns the swap as the log has it.
 
         Args:
-            step: Optimizer steps done.
-            embedder: The passage tower as it is now.
-            name: A generation that [`servable`] said yes to, the same on all ranks.
+            step (`int`): Optimizer steps done.
+            embedder ([`RealmEmbedder`]): The passage tower as it is now.
+            name (`str`, *optional*): A generation that [`servable`] returned, the same on all ranks.
 
         Raises:
             ValueError: The builder's device cannot be used, or has too little memory left.
@@ -166,10 +167,10 @@ class IndexService:
         """What a resumed run serves; on the main process.
 
         Args:
-            name: The checkpoint's generation.
-            step: Its step.
-            embedder: The passage tower with its weights.
-            ended: No step is left: then rather the last index, which was built after that checkpoint.
+            name (`str`): The checkpoint's generation.
+            step (`int`): Its step.
+            embedder ([`RealmEmbedder`]): The passage tower with its weights.
+            ended (`bool`): No step is left: then rather the last index, which was built after that checkpoint.
 
         Returns:
             `None` where nothing can be served that fits.

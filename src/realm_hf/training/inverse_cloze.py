@@ -41,8 +41,8 @@ class TwinTowers(nn.Module):
     """Both towers behind one `forward`, as DistributedDataParallel wants them.
 
     Args:
-        query_embedder: Tower of the sentences.
-        embedder: Tower of the passages; may be the same module.
+        query_embedder ([`RealmEmbedder`]): Tower of the sentences.
+        embedder ([`RealmEmbedder`]): Tower of the passages; may be the same module.
     """
 
     def __init__(self, query_embedder: RealmEmbedder, embedder: RealmEmbedder):

@@ -88,7 +88,7 @@ def meet_restarted_ranks(use_cpu: bool) -> None:
     address of a peer that is dead, and end this start as well.
 
     Args:
-        use_cpu: Whether the run trains on the CPU, over gloo.
+        use_cpu (`bool`): Whether the run trains on the CPU, over gloo.
     """
     if (
         not restarted_by_launcher()

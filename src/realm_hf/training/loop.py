@@ -50,16 +50,16 @@ T = TypeVar("T")
 
 
 class TrainingLoop(TrainingTask):
-    """Takes `args.max_steps` optimizer steps on `module`; a subclass says of what.
+    """Takes `args.max_steps` optimizer steps on `module`; a subclass says what a step is.
 
     Args:
-        model: What checkpoints hold.
-        module: What is trained and called in a step: the model, or a part of it under a wrapper.
-        args: The arguments.
-        directory: `checkpoints/`, `log.jsonl` and `summary.json` go here.
-        accelerator: Made by [`make_accelerator`].
-        processing_class: The tokenizer.
-        callbacks: Called in order; see [`RealmCallback`].
+        model ([`~transformers.PreTrainedModel`]): What checkpoints hold.
+        module (`nn.Module`): What is trained and called in a step: the model, or a part of it under a wrapper.
+        args ([`LoopArguments`]): The arguments.
+        directory (`pathlib.Path`): `checkpoints/`, `log.jsonl` and `summary.json` go here.
+        accelerator (`accelerate.Accelerator`): Made by [`make_accelerator`].
+        processing_class ([`~transformers.PreTrainedTokenizerBase`]): The tokenizer.
+        callbacks (`Sequence[TrainerCallback]`, *optional*): Called in order; see [`RealmCallback`].
     """
 
     def __init__(
@@ -105,8 +105,8 @@ class TrainingLoop(TrainingTask):
         """Train up to `args.max_steps`.
 
         Args:
-            resume_from_checkpoint: `True` for the newest complete checkpoint, or the path of one. By default what the
-                arguments say.
+            resume_from_checkpoint (`bool` or `str` or `pathlib.Path`, *optional*): `True` for the newest complete
+                checkpoint, or the path of one. By default what the arguments say.
 
         Raises:
             RunDirectoryError: The directory is in use by another trainer, holds an earlier run that is not resumed,
@@ -149,7 +149,7 @@ class TrainingLoop(TrainingTask):
             extra = self.finish()
             self._evaluate()
         else:
-            self._tell_interrupted(signal.name)
+            self._report_interruption(signal.name)
         self._call("on_train_end")
         if self.accelerator.is_main_process:
             facts = {**extra, "evaluation": self._metrics, "skipped_steps": self.skipped_steps.total}
@@ -159,7 +159,7 @@ class TrainingLoop(TrainingTask):
         self.accelerator.free_memory()
         return TrainingResult(self.step, self.interrupted, self._saved.path, self._metrics, signal)
 
-    def _tell_interrupted(self, signal: str) -> None:
+    def _report_interruption(self, signal: str) -> None:
         left = (
             "" if self.step < self.args.max_steps else " All steps are taken; the last index and evaluation are left."
         )

@@ -91,7 +91,7 @@ class LoopArguments:
         metadata={"help": "Resume although arguments that change objective, data or schedule are not the old ones."},
     )
 
-    # Parameters that control what is told
+    # Parameters that control log and trackers
     logging_steps: int = field(default=10, metadata={"help": "Print and track every so many steps."})
     eval_steps: int = field(default=0, metadata={"help": "Evaluate every so many steps; 0: only at the end."})
     report_to: list[str] = field(

@@ -38,7 +38,7 @@ def make_accelerator(args: LoopArguments) -> Accelerator:
     folders = ProjectConfiguration(project_dir=args.output_dir, logging_dir=f"{args.output_dir}/tracking")
     accelerator = Accelerator(
         cpu=args.use_cpu,
-        # The loop accumulates and casts by itself. Both are said, and the first as a plugin, because only that goes
+        # The loop accumulates and casts by itself. Both are given, and the first as a plugin, because only that goes
         # before the launcher's variable.
         mixed_precision="no",
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
@@ -122,9 +122,9 @@ def make_optimizer(
             `args.learning_rate`: one schedule serves all.
 
     Raises:
-        ValueError: The schedule cannot be made, which is better said before the first index than after it.
+        ValueError: `lr_scheduler_kwargs` do not fit the schedule.
     """
-    schedule(args)
+    schedule(args)  # an error here comes before the first index is built, not after
     scales = {id(p): rate / args.learning_rate for part, rate in (own_rates or {}).items() for p in part.parameters()}
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for parameter in module.parameters():

@@ -40,10 +40,10 @@ class MaskedExamples:
     """Draws the examples: position in the stream -> a sentence with one of its spans masked, or nothing.
 
     Args:
-        sentences: The sentences.
-        order: Their order.
-        args: `masking`, `max_masked_tokens` and `max_query_length` are read.
-        special_tokens: Of the tokenizer.
+        sentences ([`SentenceStore`]): The sentences.
+        order ([`DataOrder`]): Their order.
+        args ([`RealmTrainingArguments`]): `masking`, `max_masked_tokens` and `max_query_length` are read.
+        special_tokens ([`SpecialTokens`]): Of the tokenizer.
     """
 
     def __init__(
@@ -80,9 +80,10 @@ def encode_queries(embedder: RealmEmbedder, queries: Sequence[np.ndarray], *, bf
     """Embed queries for a search: no gradient, no dropout.
 
     Args:
-        embedder: A tower; left in the mode it was in.
-        queries: Token ids of each, special tokens included.
-        bf16: Compute in bfloat16, as the run does; else in the embedder's own numbers, or the caller's autocast.
+        embedder ([`RealmEmbedder`]): A tower; left in the mode it was in.
+        queries (`Sequence[np.ndarray]`): Token ids of each, special tokens included.
+        bf16 (`bool`, *optional*, defaults to `False`): Compute in bfloat16, as the run does; else in the embedder's
+            own numbers, or the caller's autocast.
 
     Returns:
         float32 `[n, D]`.
@@ -104,10 +105,10 @@ class LiveIndex:
     """An opened generation, the retriever over it and, for `query_encoder="snapshot"`, the weights it was built from.
 
     Args:
-        generation: As opened from the store.
-        retriever: Over the same rows.
-        encoder: Frozen; `None` if queries are encoded by the live tower.
-        bf16: Whether the run encodes in bfloat16.
+        generation ([`Generation`]): As opened from the store.
+        retriever ([`RealmRetriever`]): Over the same rows.
+        encoder ([`RealmEmbedder`], *optional*): Frozen; `None` if queries are encoded by the live tower.
+        bf16 (`bool`, *optional*, defaults to `False`): Whether the run encodes in bfloat16.
     """
 
     def __init__(
@@ -147,14 +148,15 @@ class RetrievedStep:
     """Everything a step trains on, as far as it was known before the step.
 
     Args:
-        step: The optimizer step it is for.
-        micro_batches: For each micro-batch its examples and their candidates `[n, K]`.
-        generation: Name of the generation that was searched.
-        snapshot_step: Step of the weights behind it.
-        created: When it was built, Unix time in seconds.
-        excluded: Passages left out because they contain the sentence.
-        skipped: Examples left out because their mask did not fit.
-        search_seconds: Time that encoding and search took.
+        step (`int`): The optimizer step it is for.
+        micro_batches (`list`): For each micro-batch its examples and their
+            candidates `[n, K]`.
+        generation (`str`): Name of the generation that was searched.
+        snapshot_step (`int`): Step of the weights behind it.
+        created (`float`): When it was built, Unix time in seconds.
+        excluded (`int`): Passages left out because they contain the sentence.
+        skipped (`int`): Examples left out because their mask did not fit.
+        search_seconds (`float`): Time that encoding and search took.
     """
 
     step: int
@@ -171,9 +173,11 @@ class CandidatePrefetcher:
     """A queue of retrieved steps with one worker thread behind it.
 
     Args:
-        examples: Draws the examples.
-        reading: Opens the generation that is served; a request holds on to the one of the time when it was made.
-        embed: Encodes queries by the live tower, on the calling thread; `None` to use the generation's own encoder.
+        examples ([`MaskedExamples`]): Draws the examples.
+        reading (`Callable`): Opens the generation that is served; a request holds on to the one of the time when it
+            was made.
+        embed (`Callable`, *optional*): Encodes queries by the live tower, on the calling thread; `None` to use the
+            generation's own encoder.
     """
 
     def __init__(
@@ -198,9 +202,9 @@ class CandidatePrefetcher:
         """Begin to retrieve for `step`. Called between steps only.
 
         Args:
-            step: The optimizer step.
-            positions: int64 `[accumulation, batch]`.
-            k: Candidates of an example, the null passage counted.
+            step (`int`): The optimizer step.
+            positions (`np.ndarray` of shape `[accumulation, batch]`, int64): Positions.
+            k (`int`): Candidates of an example, the null passage counted.
         """
         reading = ExitStack()
         served = reading.enter_context(self._reading())

@@ -202,7 +202,7 @@ class RealmTrainer(IndexedTrainer):
         return StepFigures(torch.stack(figures).sum(0), lambda total: {**means(total), **facts})
 
     def _collate(self, queries: list[MaskedQuery], rows: np.ndarray) -> dict[str, Any]:
-        # A rank or micro-batch without any example still takes part: DDP waits for everybody.
+        # A rank or micro-batch without any example still takes part: DDP waits for all ranks.
         pairs = list(zip(queries, rows, strict=True)) or [(self.placeholder, np.array([NULL_PASSAGE]))]
         batch = self.collator(pairs)
         return {**to_device(batch, self.device), "facts": PreTrainingFacts.of(**batch)}
@@ -235,7 +235,7 @@ class RealmTrainer(IndexedTrainer):
             self.ahead.request(step, self._positions(step), self._candidates(step))
 
     def _candidates(self, step: int) -> int:
-        """K of `step`: while the towers rest the encoder may read fewer."""
+        """K of `step`: while the towers are frozen the encoder may read fewer."""
         args = self.args
         resting = step <= args.freeze_retriever_steps
         return args.reading_candidates if resting and args.reading_candidates else args.num_candidates

@@ -22,9 +22,11 @@ class Ranks:
     """Small sums over the ranks, and work that one of them does for all. Every rank makes the same calls.
 
     Args:
-        accelerator: Its process and their number; constructing this is a collective call where there are several.
-        stop: This rank's wish to stop.
-        timeout: Longest that a rank may come later than another to a sum.
+        accelerator (`accelerate.Accelerator`): Its process and their number; constructing this is a collective call
+            where there are several.
+        stop ([`StopRequest`]): This rank's wish to stop.
+        timeout (`datetime.timedelta`, *optional*, defaults to `STEP_TIMEOUT`): Longest that a rank may come later than
+            another to a sum.
     """
 
     def __init__(self, accelerator: Accelerator, stop: StopRequest, timeout: timedelta = STEP_TIMEOUT):

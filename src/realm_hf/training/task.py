@@ -19,8 +19,9 @@ class StepFigures:
     """What this rank computed in the forward and backward passes of one optimizer step.
 
     Args:
-        sums: `[S]`, on the device, no gradient: read once, and summed over the ranks.
-        record: From the sums over all ranks to what the log gets; its "loss" decides whether there is an update.
+        sums (`torch.Tensor` of shape `[S]`): On the device, no gradient: read once, and summed over the ranks.
+        record (`Callable`): From the sums over all ranks to what the log gets; its "loss" decides whether there is an
+            update.
     """
 
     sums: torch.Tensor

@@ -33,9 +33,11 @@ class StepLog:
     """Appends records to `log.jsonl`; a line is on its way to the disk when `write` returns.
 
     Args:
-        path: The file. It is a new one: a predecessor that was stopped and goes on appends to its own.
-        after_step: Lines of later steps, which will be taken again, are cut off; 0 starts afresh.
-        term: The trainer's term; each line first asks whether it still lasts.
+        path (`pathlib.Path`): The file. It is a new one: a predecessor that was stopped and goes on appends to its
+            own.
+        after_step (`int`, *optional*, defaults to `0`): Lines of later steps, which will be taken again, are cut off;
+            0 starts afresh.
+        term ([`Term`], *optional*): The trainer's term; each line first asks whether it still lasts.
     """
 
     def __init__(self, path: Path, after_step: int = 0, term: Term | None = None):
@@ -74,10 +76,10 @@ def summarize(log: Path, summary: Path, extra: Mapping[str, Any], place: Path | 
     """Write `summary.json` from the log: steps, seconds by phase, the generations that were served.
 
     Args:
-        log: The run's `log.jsonl`.
-        summary: The file to replace; what others put there under further keys is kept.
-        extra: Further entries, e.g. the last evaluation.
-        place: The trainer's own directory; see [`Term`].
+        log (`pathlib.Path`): The run's `log.jsonl`.
+        summary (`pathlib.Path`): The file to replace; what others put there under further keys is kept.
+        extra (`Mapping[str, Any]`): Further entries, e.g. the last evaluation.
+        place (`pathlib.Path`, *optional*): The trainer's own directory; see [`Term`].
     """
     records = read_log(log)
     generations = [
@@ -134,7 +136,7 @@ def figures_of(record: Mapping[str, Any]) -> dict[str, float]:
 
 
 def track(accelerator: Accelerator, record: Mapping[str, Any]) -> None:
-    """Send the figures of one record to the trackers; words and missing figures stay in `log.jsonl`."""
+    """Send the figures of one record to the trackers; texts and missing figures stay in `log.jsonl`."""
     figures = figures_of(record)
     if figures:
         accelerator.log(figures, step=int(record["step"]))
@@ -144,10 +146,10 @@ class Progress:
     """A progress bar on the main process, with rate, time left and the newest figures.
 
     Args:
-        total: Steps of the whole training.
-        done: Steps done before.
-        name: Shown at its left.
-        shown: False on other processes, and where the user wants none.
+        total (`int`): Steps of the whole training.
+        done (`int`): Steps done before.
+        name (`str`): Shown at its left.
+        shown (`bool`): False on other processes, and where the user wants none.
     """
 
     def __init__(self, total: int, done: int, name: str, shown: bool):
