@@ -51,8 +51,8 @@ def test_a_one_sentence_passage_is_used_only_with_its_sentence(passages):
 def test_examples_repeat_by_seed_epoch_and_index(passages):
     def draws(seed, epoch):
         data = InverseClozeDataset(passages, seed=seed)
-        visits = (data.visit(i, epoch) for i in reversed(range(len(data))))
-        return [(e.passage_row, e.kept, e.query_ids.tolist()) for e in visits]
+        examples = (data.visit(i, epoch) for i in reversed(range(len(data))))
+        return [(e.passage_row, e.kept, e.query_ids.tolist()) for e in examples]
 
     assert draws(0, 0) == draws(0, 0)
     assert draws(0, 0) != draws(0, 1)

@@ -43,11 +43,13 @@ class InverseClozeDataset(Dataset[InverseClozeExample]):
     """
     Map-style dataset with one example a passage and visit, the same for the same (seed, epoch, index).
 
+    `dataset[index]` is the visit of the first epoch; [`visit`] gives those of the others.
+
     Args:
         passages (`PassageStore`): The corpus.
         keep_probability (`float`, *optional*, defaults to 0.1): How often the sentence stays in the passage.
         seed (`int`, *optional*, defaults to 0): Seed of the draws.
-        rows (`np.ndarray`, *optional*): Restrict to these passage rows. All by default.
+        rows (`np.ndarray`, *optional*): Restrict to these passage rows; all by default.
         mask_probability (`float`, *optional*, defaults to 0.0): How often a run of 1 to 5 wordpieces of the query is
             masked. Not in the paper, whose towers start from a masked language model.
 
@@ -85,7 +87,7 @@ class InverseClozeDataset(Dataset[InverseClozeExample]):
     def __getitem__(self, index: int) -> InverseClozeExample:
         if not 0 <= index < len(self.rows):
             raise IndexError(f"example {index} is out of range for {len(self.rows)} passages")
-        return self.visit(index, 0)
+        return self.visit(index, epoch=0)
 
     def visit(self, index: int, epoch: int) -> InverseClozeExample:
         """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from realm_hf.models.configuration_realm import MAX_PASSAGE_LENGTH, MAX_QUERY_LENGTH
 from realm_hf.training.loop_arguments import LoopArguments
 
 RefreshMode = Literal["sync", "async", "external", "off"]
@@ -31,7 +32,9 @@ class InverseClozeTrainingArguments(LoopArguments):
     mask_probability: float = field(
         default=0.0, metadata={"help": "How often some wordpieces of the sentence are masked, as in pre-training."}
     )
-    max_query_length: int = field(default=64, metadata={"help": "Wordpieces of a query, special tokens included."})
+    max_query_length: int = field(
+        default=MAX_QUERY_LENGTH, metadata={"help": "Wordpieces of a query, special tokens included."}
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -150,8 +153,12 @@ class RealmTrainingArguments(RefreshArguments):
     # Parameters that control the example
     masking: Masking = field(default="salient", metadata={"help": "salient (section 3.4), span or uniform."})
     max_masked_tokens: int = field(default=10, metadata={"help": "A longer span is skipped, and counted."})
-    max_query_length: int = field(default=64, metadata={"help": "Wordpieces of a query, special tokens included."})
-    max_candidate_length: int = field(default=288, metadata={"help": "Wordpieces of a candidate, specials included."})
+    max_query_length: int = field(
+        default=MAX_QUERY_LENGTH, metadata={"help": "Wordpieces of a query, special tokens included."}
+    )
+    max_candidate_length: int = field(
+        default=MAX_PASSAGE_LENGTH, metadata={"help": "Wordpieces of a candidate, specials included."}
+    )
 
     # Parameters that control the objective
     num_candidates: int = field(default=8, metadata={"help": "K, the null passage counted."})
@@ -210,7 +217,9 @@ class OpenQATrainingArguments(RefreshArguments):
     learning_rate: float = field(default=1e-5, metadata={"help": "Peak learning rate (released: 1e-5)."})
 
     # Parameters that control the question and its beam
-    max_question_length: int = field(default=64, metadata={"help": "Wordpieces of a question, specials included."})
+    max_question_length: int = field(
+        default=MAX_QUERY_LENGTH, metadata={"help": "Wordpieces of a question, specials included."}
+    )
     searcher_beam_size: int | None = field(
         default=None,
         metadata={"help": "Passages in the retriever's loss; default: what the model says (5000), or the corpus."},
@@ -220,7 +229,7 @@ class OpenQATrainingArguments(RefreshArguments):
     )
     reader_seq_len: int | None = field(
         default=None,
-        metadata={"help": "Wordpieces of question and passage together; default: what the model says (320)."},
+        metadata={"help": "Wordpieces of question and passage together; default: the model's `reader_seq_len`."},
     )
 
     # Parameters that control the index. Off by default: the passages' vectors stay as pre-training left them.
