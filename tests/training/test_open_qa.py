@@ -505,7 +505,7 @@ def test_epochs_become_steps_of_the_whole_batch(world, tmp_path):
     args = OpenQATrainingArguments(
         output_dir="x", num_train_epochs=2, per_device_train_batch_size=4, gradient_accumulation_steps=2
     )
-    assert args.resolved(questions=100, processes=3).max_steps == 9
+    assert args.resolved(examples=100, processes=3).max_steps == 9
     assert OpenQATrainingArguments(output_dir="x", max_steps=7).resolved(100, 3).max_steps == 7
     made = qa_trainer(world, tmp_path, examples=questions(world)[:10], num_train_epochs=1)
     assert made.train().step == 3
