@@ -28,7 +28,7 @@ from realm_hf.untrusted.checks import HubArtefactError
 from realm_hf.untrusted.refusing import refusing
 
 if TYPE_CHECKING:
-    import faiss
+    from realm_hf.index.base import SearchIndex
 
 __all__ = ["PublishedRetriever", "check_fingerprint", "load_published", "query_tower_record"]
 
@@ -45,7 +45,7 @@ class PublishedRetriever:
     Args:
         passages ([`PassageStore`] or `Dataset`): N passages.
         embeddings (`np.ndarray` of shape `[N, D]`): Memory-mapped.
-        index (`faiss.Index`, *optional*): Memory-mapped; `None` if none was asked for.
+        index ([`SearchIndex`], *optional*): Memory-mapped; `None` if none was asked for.
         tokenizer (`PreTrainedTokenizerBase`, *optional*): The passages'.
         embedder ([`RealmEmbedder`], *optional*): The passage tower.
         query_embedder ([`TowerSource`], *optional*): The query tower, downloaded and checked when it is first needed.
@@ -55,7 +55,7 @@ class PublishedRetriever:
 
     passages: PassageStore | Dataset
     embeddings: np.ndarray
-    index: faiss.Index | None
+    index: SearchIndex | None
     tokenizer: PreTrainedTokenizerBase | None
     embedder: RealmEmbedder | None
     generation_name: str | None

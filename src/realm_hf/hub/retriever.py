@@ -107,7 +107,7 @@ class HubRetriever:
         Raises:
             ValueError: If they do not belong together.
         """
-        dimension = self._served_index().index.d
+        dimension = self._served_index().index.dimension
         if model.config.retriever_proj_size != dimension:
             raise ValueError(
                 f"The model makes embeddings of {model.config.retriever_proj_size} numbers, the index {dimension}: "

@@ -9,8 +9,8 @@ import torch
 
 from realm_hf.data.passages.build import NULL_PASSAGE
 from realm_hf.data.vocabulary import SpecialTokens
+from realm_hf.index.base import ABSENT
 from realm_hf.index.exact import recall_at_k
-from realm_hf.index.faiss_index import ABSENT
 from realm_hf.models.modeling_embedder import RealmEmbedder
 from realm_hf.retriever.selection import as_queries
 

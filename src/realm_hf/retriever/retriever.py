@@ -19,7 +19,9 @@ from transformers.utils import logging
 
 from realm_hf.data.passages.build import NULL_PASSAGE, PassageStore
 from realm_hf.hub.retriever import HubRetriever
-from realm_hf.index.faiss_index import ABSENT, build_index
+from realm_hf.index.base import ABSENT
+from realm_hf.index.faiss_index import build_index
+from realm_hf.index.faiss_search import as_search_index
 from realm_hf.knowledge.compaction import CompactedFiles
 from realm_hf.knowledge.corpus import Corpus
 from realm_hf.knowledge.edited_corpus import EditedCorpus
@@ -34,9 +36,9 @@ from realm_hf.retriever.sources import find_retriever
 from realm_hf.retriever.text_search import SearchResult, search_texts
 
 if TYPE_CHECKING:
-    import faiss
-
     from realm_hf.generations.store import Generation
+    from realm_hf.index.base import SearchIndex
+    from realm_hf.index.faiss_search import IndexLike
     from realm_hf.models.modeling_embedder import RealmEmbedder
 
 __all__ = ["ABSENT", "NULL_PASSAGE", "RealmRetriever", "RetrievalBatch", "SearchResult", "SearchStats"]
@@ -54,8 +56,8 @@ class RealmRetriever(KnowledgeEdits, ReaderInputs, BeamEmbeddings, HubRetriever)
         passages ([`PassageStore`] or `datasets.Dataset`): N passages. A dataset needs a column `text`; a column
             `embeddings` serves as `embeddings`. They stay as they are when knowledge is edited.
         tokenizer (`PreTrainedTokenizerBase`, *optional*): Needed by `__call__`, and to read a dataset's passages.
-        index (`faiss.Index`, *optional*): Inner product, row `i` is passage `i`. Built ("Flat") if there are
-            embeddings.
+        index (`faiss.Index` or [`SearchIndex`], *optional*): Inner product, row `i` is passage `i`. Built ("Flat") if
+            there are embeddings.
         embeddings (`np.ndarray` of shape `[N, D]`, *optional*): For [`recall_against_exact`] and `save_pretrained`.
         generation_name (`str`, *optional*): Name of the generation, handed on with every batch.
         threads (`int`, *optional*): Threads of a search; FAISS's setting by default. With a builder on the same
@@ -84,7 +86,7 @@ class RealmRetriever(KnowledgeEdits, ReaderInputs, BeamEmbeddings, HubRetriever)
         passages: PassageStore | Dataset,
         tokenizer: PreTrainedTokenizerBase | None = None,
         *,
-        index: faiss.Index | None = None,
+        index: IndexLike | None = None,
         embeddings: np.ndarray | None = None,
         generation_name: str | None = None,
         threads: int | None = None,
@@ -107,7 +109,7 @@ class RealmRetriever(KnowledgeEdits, ReaderInputs, BeamEmbeddings, HubRetriever)
         self._attached = False
         self._served: Knowledge | None = None
         if index is not None:
-            self._serve(Knowledge(self._corpus, index, embeddings, generation_name))
+            self._serve(Knowledge(self._corpus, as_search_index(index), embeddings, generation_name))
 
     @classmethod
     def from_generation(
@@ -140,8 +142,11 @@ class RealmRetriever(KnowledgeEdits, ReaderInputs, BeamEmbeddings, HubRetriever)
         return self._corpus.live_count
 
     @property
-    def index(self) -> faiss.Index:
-        """The index that is searched; after edits an [`EditedIndex`]. A `ValueError` if there is none yet."""
+    def index(self) -> SearchIndex:
+        """
+        The index that is searched: of a `faiss.Index` a [`FaissIndex`], whose `faiss` it is; after edits an
+        [`EditedIndex`]. A `ValueError` if there is none yet.
+        """
         return self._served_index().index
 
     @property
