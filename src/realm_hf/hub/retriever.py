@@ -12,12 +12,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from realm_hf.data.passages.build import PassageStore
 from realm_hf.data.vocabulary import tokenizer_fingerprint
+from realm_hf.hub.belonging import check_fingerprint, query_tower_record
 from realm_hf.hub.commit import HubCommit
 from realm_hf.hub.export import ExportSettings, export_retriever
-from realm_hf.hub.load import check_fingerprint, query_tower_record
 from realm_hf.hub.manifest import HubManifest
 from realm_hf.hub.publishable import Publishable
-from realm_hf.hub.tokenizer import check_tokenizer_files
+from realm_hf.hub.published_tokenizer import check_tokenizer_files
 from realm_hf.knowledge.files import RetrieverFiles
 from realm_hf.models.fingerprints import state_fingerprint
 from realm_hf.models.modeling_embedder import RealmEmbedder
