@@ -110,7 +110,7 @@ def wait_for_build(refresher: AsyncRefresher) -> int:
 def assert_all_are_whole(refresher: AsyncRefresher) -> None:
     for info in refresher.store.list():
         with refresher.store.open(info.name, verify="sha256") as generation:
-            assert generation.index.ntotal == 600
+            assert len(generation.index) == 600
 
 
 def test_a_builder_killed_at_random_moments_comes_back(slow_run, slow_embedder, full):

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from realm_hf.data.collators import check_tokenizer, pad_rows
 from realm_hf.data.passages.build import NULL_PASSAGE, PassageStore
 from realm_hf.data.vocabulary import SpecialTokens, encode_texts, require_fast_tokenizer
-from realm_hf.index.faiss_index import ABSENT
+from realm_hf.index.base import ABSENT
 from realm_hf.models.configuration_realm import MAX_QUERY_LENGTH
 from realm_hf.models.host_facts import RowFacts
 from realm_hf.models.losses import relevance_scores

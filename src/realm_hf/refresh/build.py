@@ -17,7 +17,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import faiss
 import numpy as np
 import torch
 from transformers.utils import logging
@@ -26,8 +25,10 @@ from realm_hf.data.passages.store import PassageStore
 from realm_hf.generations.embedding import embed_passages, shard
 from realm_hf.generations.manifest import newest_generation
 from realm_hf.generations.store import GenerationInfo, GenerationStore
+from realm_hf.index.base import SearchIndex
 from realm_hf.index.exact import recall_at_k
-from realm_hf.index.faiss_index import build_index, search_threads
+from realm_hf.index.faiss_index import build_index
+from realm_hf.index.faiss_search import FaissIndex, faiss_threads, search_threads
 from realm_hf.models.precision import encoding_in, resolved_encode_dtype
 from realm_hf.refresh.rank_group import RankGroup
 from realm_hf.runs.directory import RunDirectory
@@ -124,7 +125,7 @@ def build_generation(
         _join_shards(embeddings, shards, ranks)
         report("indexing", len(passages), len(passages))
         with search_threads(index_threads):
-            logger.info("building index %s on %d threads", run.config.index_factory, faiss.omp_get_max_threads())
+            logger.info("building index %s on %d threads", run.config.index_factory, faiss_threads())
             index = _index(run, snapshot, embeddings, store)
         report("writing", len(passages), len(passages))
         generation = store.write(
@@ -198,7 +199,7 @@ def _join_shards(embeddings: np.ndarray, shards: Path, ranks: RankGroup) -> None
     shutil.rmtree(shards, ignore_errors=True)
 
 
-def _index(run: RunDirectory, snapshot: SnapshotInfo, embeddings: np.ndarray, store: GenerationStore) -> faiss.Index:
+def _index(run: RunDirectory, snapshot: SnapshotInfo, embeddings: np.ndarray, store: GenerationStore) -> SearchIndex:
     config = run.config
     reuse = _earlier_index(run, store)
     log = run.logs / "index-recall.jsonl"
@@ -209,7 +210,7 @@ def _index(run: RunDirectory, snapshot: SnapshotInfo, embeddings: np.ndarray, st
         train_size=config.index_train_size,
         recall=config.index_recall,
     )
-    index = build(reuse=reuse)
+    index = FaissIndex(build(reuse=reuse))
     if config.index_factory == "Flat":
         return index  # exact, nothing trained
     probes = np.random.default_rng(0).choice(len(embeddings), min(_RECALL_PROBES, len(embeddings)), replace=False)
@@ -221,7 +222,7 @@ def _index(run: RunDirectory, snapshot: SnapshotInfo, embeddings: np.ndarray, st
             "recall@%d fell from %.3f to %.3f with reused centroids: training anew", _RECALL_DEPTH, trained, recall
         )
         reuse = None
-        index = build()
+        index = FaissIndex(build())
         recall = recall_at_k(embeddings, index, queries, _RECALL_DEPTH)
     record = RecallRecord(snapshot.step, snapshot.epoch, config.index_factory, reuse is not None, round(recall, 4))
     with log.open("a", encoding="utf-8") as file:

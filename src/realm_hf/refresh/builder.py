@@ -22,11 +22,11 @@ import uuid
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-import faiss
 import torch
 
 from realm_hf.data.passages.store import PassageStore
 from realm_hf.generations.store import GenerationInfo, GenerationStore
+from realm_hf.index.faiss_search import set_faiss_threads
 from realm_hf.index.threads import usable_cores
 from realm_hf.refresh.build import build_generation
 from realm_hf.refresh.builder_device import known_device
@@ -164,7 +164,7 @@ def run(options: BuilderOptions) -> int:
         lower_priority(os.getpid(), options.nice)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-        faiss.omp_set_num_threads(options.threads)
+        set_faiss_threads(options.threads)
     # A launcher leaves each rank one thread, but only the first of them builds the index, and the others wait for it.
     index_threads = options.index_threads or options.threads or usable_cores()
     try:
