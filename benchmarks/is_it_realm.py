@@ -31,6 +31,7 @@ import numpy as np
 from transformers import BertConfig, BertForMaskedLM, set_seed
 
 from realm_hf import RealmForPreTraining, RealmTokenizer
+from realm_hf.runs.records import read_log
 from realm_hf.training.arguments import InverseClozeTrainingArguments, RealmTrainingArguments
 from realm_hf.training.evaluation import retrieval_ranks
 from realm_hf.training.inverse_cloze import InverseClozeTrainer
@@ -129,8 +130,7 @@ class Seed:
             model, self.task.tokenizer, self.task.passages, sentences.train, arguments, heldout=sentences.heldout
         )
         metrics = run.train().exit_if_interrupted().metrics
-        log = (self.work / name / "log.jsonl").read_text(encoding="utf-8").splitlines()
-        seconds = sum(json.loads(line).get("step_seconds", 0.0) for line in log)
+        seconds = sum(record.get("step_seconds", 0.0) for record in read_log(self.work / name / "log.jsonl"))
         shutil.rmtree(self.work / name)
         return seconds, {key.removeprefix("eval_"): value for key, value in metrics.items()}
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from demo_phases import Phases
+from factbook import FactbookQuestion
 from factbook_task import KS, MAX_PASSAGE_LENGTH, MAX_QUERY_LENGTH, FactbookTask
 from realm_hf import Answer, QuestionAnswerer, RealmForOpenQA, RealmForPreTraining, RealmRetriever
-from realm_hf.data import NULL_PASSAGE, FactbookQuestion, OpenQAExample, contains_answer, exact_match
+from realm_hf.data import NULL_PASSAGE, OpenQAExample, contains_answer, exact_match
 from realm_hf.training import OpenQATrainer, OpenQATrainingArguments
 
 # One answer in 25 is longer than the released 10 wordpieces.

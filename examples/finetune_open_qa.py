@@ -29,7 +29,7 @@ from corpora import (
     set_up_logging,
 )
 from realm_hf import QuestionAnswerer, RealmEmbedder, RealmForOpenQA, RealmRetriever, RealmTokenizer
-from realm_hf.data import OpenQAExample, PassageStore, load_questions
+from realm_hf.data import MAX_PASSAGE_LENGTH, OpenQAExample, PassageStore, load_questions
 from realm_hf.training import OpenQATrainer, OpenQATrainingArguments, make_accelerator, parse_arguments, permute
 
 SHOWN = 5
@@ -67,7 +67,7 @@ class PassageArguments(KnowledgeArguments):
     )
     passages: str | None = field(default=None, metadata={"help": "A passage store in place of documents."})
     max_passage_length: int = field(
-        default=288, metadata={"help": "Wordpieces of title and body of a passage that is cut here."}
+        default=MAX_PASSAGE_LENGTH, metadata={"help": "Wordpieces of title and body of a passage that is cut here."}
     )
 
 

@@ -22,6 +22,7 @@ from corpora import (
     prepare_passages,
     set_up_logging,
 )
+from realm_hf.data import MAX_PASSAGE_LENGTH
 from realm_hf.training import (
     InverseClozeTrainer,
     InverseClozeTrainingArguments,
@@ -35,7 +36,9 @@ from realm_hf.training import (
 class PassageArguments:
     """Parameters that control the passages' length."""
 
-    max_candidate_length: int = field(default=288, metadata={"help": "Wordpieces of a passage, specials included."})
+    max_candidate_length: int = field(
+        default=MAX_PASSAGE_LENGTH, metadata={"help": "Wordpieces of a passage, specials included."}
+    )
 
 
 def main() -> int:

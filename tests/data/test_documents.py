@@ -5,7 +5,7 @@ import json
 import pytest
 from datasets import Dataset, DatasetDict
 
-from realm_hf.data import build_passages, load_documents
+from realm_hf.data import build_passages, documents, load_documents
 from realm_hf.data.documents import check_documents
 
 ROWS = [{"title": "a", "text": "One."}, {"title": "b", "text": "Two, and more."}]
@@ -42,6 +42,14 @@ def test_a_changed_text_file_is_read_again(tmp_path):
     assert load_documents(file)[0]["text"] == "before"
     file.write_text("after it")
     assert load_documents(file)[0]["text"] == "after it"
+
+
+def test_the_fingerprint_of_text_files_does_not_depend_on_the_name_of_a_module(tmp_path, monkeypatch):
+    file = tmp_path / "a.txt"
+    file.write_text("text")
+    before = load_documents(file)._fingerprint
+    monkeypatch.setattr(documents._ReadTexts, "__module__", "realm_hf.elsewhere")
+    assert load_documents(file)._fingerprint == before
 
 
 def test_saved_datasets_and_their_splits(tmp_path):

@@ -178,15 +178,26 @@ def test_a_path_below_a_file_is_told_in_words(tmp_path, tiny_passages, tokenizer
         RunDirectory.create(tmp_path / "file" / "run", passages=tiny_passages, tokenizer=tokenizer)
 
 
-def test_names_in_checkpoints_are_found_wherever_they_stand(run):
-    folder = run.checkpoints / "step-3"
-    folder.mkdir()
-    ahead = [{"generation": "step-2-bbbbbbbb", "rows": ["not a name"]}]
-    state = {
+def test_names_in_checkpoints_are_read_from_their_fields_and_from_no_others(run):
+    pretraining = {
         "generation": "step-1-aaaaaaaa",
-        "pending_snapshot": "step-3-e1",
-        "ahead": ahead,
+        "snapshot": "step-1-e1",
+        "pending_snapshot": 3,
+        "ahead": [{"name": "step-2-bbbbbbbb"}],
+    }
+    fine_tuning = {
+        "generation": "step-4-dddddddd",
+        "snapshot": "step-4-e1",
+        "pending_snapshot": None,
+        "best": {"generation": "step-0-eeeeeeee", "folder": "step-2"},
         "model": "step-9-cccccccc",
     }
-    write_json(folder / "state.json", state)
-    assert run.named_by_checkpoints() == {"step-1-aaaaaaaa", "step-2-bbbbbbbb", "step-3-e1"}
+    untrained = {"generation": "step-5-ffffffff", "snapshot": "step-5-e1", "best": {"generation": None}}
+    without_an_index = {"step": 6, "cursor": 24}
+    for step, state in enumerate((pretraining, fine_tuning, untrained, without_an_index)):
+        (run.checkpoints / f"step-{step}").mkdir()
+        write_json(run.checkpoints / f"step-{step}" / "state.json", state)
+    assert run.named_by_checkpoints() == {
+        *("step-1-aaaaaaaa", "step-1-e1", "step-4-dddddddd", "step-4-e1", "step-0-eeeeeeee"),
+        *("step-5-ffffffff", "step-5-e1"),
+    }

@@ -15,10 +15,11 @@ from realm_hf.index.faiss_index import build_index
 from realm_hf.runs.directory import RunDirectory
 from realm_hf.runs.leftovers import remove_leftovers
 from realm_hf.runs.lock import LockHolder, RunLocked
+from realm_hf.runs.records import read_log
 from realm_hf.runs.term import RunTakenOver, Term
 from realm_hf.storage.directories import StagedDirectory, retire_directory
 from realm_hf.storage.files import write_json
-from realm_hf.training.tracking import StepLog, read_log
+from realm_hf.training.tracking import StepLog
 
 
 def claim(root, at_least=0):

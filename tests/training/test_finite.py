@@ -13,12 +13,12 @@ from three_trainers import KINDS, trainer_of
 from tiny_worlds import tiny_tokenizer
 
 from realm_hf.report import write_report
+from realm_hf.runs.records import read_log
 from realm_hf.training.callbacks import LoopCallback
 from realm_hf.training.checkpoints import list_checkpoints
 from realm_hf.training.finite import TrainingDiverged
 from realm_hf.training.run_retriever import save_trained_model
 from realm_hf.training.task import StepFigures
-from realm_hf.training.tracking import read_log
 
 
 def spoil(trainer, steps, how):

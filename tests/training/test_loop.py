@@ -9,11 +9,11 @@ import torch
 from tiny_worlds import load_world, tiny_model, tiny_tokenizer
 
 from realm_hf.runs.errors import RunDirectoryError
+from realm_hf.runs.records import read_log
 from realm_hf.training.arguments import RealmTrainingArguments
 from realm_hf.training.callbacks import LoopCallback
 from realm_hf.training.checkpoints import list_checkpoints
 from realm_hf.training.pretraining import RealmTrainer
-from realm_hf.training.tracking import read_log
 
 
 def pretrainer(world, run, model=None, **overrides):

@@ -15,11 +15,11 @@ from realm_hf.models.modeling_realm_qa import RealmForOpenQA
 from realm_hf.qa.answerer import QuestionAnswerer
 from realm_hf.retriever.retriever import RealmRetriever
 from realm_hf.runs.errors import RunDirectoryError
+from realm_hf.runs.records import read_log
 from realm_hf.training.arguments import RealmTrainingArguments
 from realm_hf.training.arguments_open_qa import OpenQATrainingArguments
 from realm_hf.training.callbacks import LoopCallback
 from realm_hf.training.pretraining import RealmTrainer
-from realm_hf.training.tracking import read_log
 
 
 def steps(run):

@@ -11,11 +11,11 @@ from realm_hf.generations.embedding import embed_passages
 from realm_hf.index.faiss_index import build_index
 from realm_hf.retriever.retriever import RealmRetriever
 from realm_hf.runs.errors import RunDirectoryError
+from realm_hf.runs.records import read_log
 from realm_hf.training.arguments import RealmTrainingArguments
 from realm_hf.training.callbacks import LoopCallback
 from realm_hf.training.evaluation import retrieval_recall
 from realm_hf.training.pretraining import RealmTrainer
-from realm_hf.training.tracking import read_log
 
 
 def pretrainer(world, run, model=None, heldout=True, sentences=None, **overrides):

@@ -5,9 +5,10 @@ import json
 import pytest
 from accelerate import Accelerator
 
+from realm_hf.runs.records import read_log
 from realm_hf.training.arguments import RealmTrainingArguments
 from realm_hf.training.optimization import make_accelerator
-from realm_hf.training.tracking import StepLog, finish_trackers, read_log, start_trackers, summarize, track
+from realm_hf.training.tracking import StepLog, finish_trackers, start_trackers, summarize, track
 
 
 def lines(path):

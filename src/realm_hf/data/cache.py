@@ -1,6 +1,5 @@
 """Intermediate results of `datasets.map`, kept on disk under the fingerprint of what they were made from."""
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,14 +7,6 @@ from typing import Any
 import datasets
 from datasets import Dataset, Features
 from datasets.fingerprint import Hasher
-
-
-def source_fingerprint(*files: str) -> str:
-    """Hash of source files, for rules whose answers depend on their code alone: an edit makes cached answers stale."""
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(Path(file).read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def cached_map(
@@ -35,7 +26,9 @@ def cached_map(
     `dataset.map` in batches, or its result of an earlier run.
 
     `datasets` keeps results of in-memory datasets in memory only, and hashes the function by its pickle, weights and
-    all. Here the file is always written, and looked up by the dataset's fingerprint and `key`.
+    all. Here the file is always written, and looked up by the dataset's fingerprint and `key`. Neither holds the
+    source or the name of a module, so that a cache outlives both: rules bring a version that is raised with their
+    answers.
 
     Args:
         dataset (`Dataset`): Input.

@@ -123,7 +123,7 @@ def _load_files(files: list[Path], suffix: str) -> Dataset:
         # Size and time are part of the arguments, so that `datasets` does not serve a cached copy of a changed file.
         versions = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
         features = Features({"title": Value("large_string"), "text": Value("large_string")})
-        return Dataset.from_generator(_read_texts, features=features, gen_kwargs={"versions": versions})
+        return Dataset.from_generator(_ReadTexts(), features=features, gen_kwargs={"versions": versions})
     if suffix not in _BUILDERS:
         known = ", ".join(sorted({*_BUILDERS, ".txt"}))
         raise ValueError(f"{files[0]} has the unknown ending {suffix!r}: documents are read from {known}")
@@ -143,6 +143,19 @@ def _load_files(files: list[Path], suffix: str) -> Dataset:
         ) from error
 
 
-def _read_texts(versions: list[tuple[str, int, int]]) -> Iterator[dict[str, str]]:
-    for name, _, _ in versions:
-        yield {"title": Path(name).stem.replace("_", " "), "text": Path(name).read_text(encoding="utf-8")}
+class _ReadTexts:
+    """Generator of the documents in text files.
+
+    `datasets` names its copy, and by it all that is made of it, after the pickle of the generator. A function's would
+    hold its module's name, which must be free to change; this one's is a constant.
+    """
+
+    # Raise it with every change after which a file gives another document.
+    VERSION = "realm-hf text files, version 1"
+
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        return str, (self.VERSION,)
+
+    def __call__(self, versions: list[tuple[str, int, int]]) -> Iterator[dict[str, str]]:
+        for name, _, _ in versions:
+            yield {"title": Path(name).stem.replace("_", " "), "text": Path(name).read_text(encoding="utf-8")}

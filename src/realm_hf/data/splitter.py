@@ -14,6 +14,12 @@ from realm_hf.data.common_words import SENTENCE_STARTERS
 Splitter = Callable[[str], list[tuple[int, int]]]
 """Text -> character spans of its sentences, in order, without overlap; what lies between two spans is dropped."""
 
+# Cached sentences are looked up by both. Raise the version ("2", "3", ...) with every change after which some text is
+# split otherwise: of these rules, or of the sentence starters. The values are the hashes of source and module name of
+# the time when those were hashed: what was split then is still found.
+SPLITTER_VERSION = "4257d7dde37d9323"
+SPLITTER_NAME = "6d5f44b48152f3a3"
+
 # A boundary is possible after terminal punctuation with its closing quotes and brackets, and at a blank line.
 _BOUNDARY = re.compile(r"(?P<stop>[.!?\u2026]+)[\"'\u201d\u2019\u00bb)\]]*\s+|\s*\n[^\S\n]*\n\s*")
 _OPENER = "\"'\u201c\u2018\u00ab([\u00bf\u00a1"

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from realm_hf.data.passages.build import PassageStore
 from realm_hf.data.vocabulary import tokenizer_fingerprint
+from realm_hf.generations.tower_check import tower_movements, tower_tolerance
 from realm_hf.hub.load import check_fingerprint
 from realm_hf.models.modeling_embedder import RealmEmbedder
 from realm_hf.models.modeling_realm import RealmForPreTraining
@@ -24,9 +24,6 @@ __all__ = ["check_belonging"]
 logger = logging.get_logger(__name__)
 
 _PROBED_ROWS = 16
-_TOLERANCE = 0.02  # float16 rounds entries between 4 and 8 to multiples of 0.004, and bfloat16 towers wander further
-# Embeddings computed in bfloat16 differ by up to 0.03 in single coordinates, and by 0.004 in the mean.
-_ROUNDED_TOLERANCE, _ROUNDED_MEAN = 0.1, 0.01
 
 
 def check_belonging(model: PreTrainedModel, retriever: Publishable, *, force: bool) -> RealmEmbedder | None:
@@ -74,28 +71,16 @@ def check_belonging(model: PreTrainedModel, retriever: Publishable, *, force: bo
         return None
     if not isinstance(store, PassageStore):
         return tower
-    apart = _differences(tower, store, retriever.embeddings)
-    difference = float(apart.max())
-    if difference <= _TOLERANCE or (difference <= _ROUNDED_TOLERANCE and apart.mean() <= _ROUNDED_MEAN):
+    rows = np.random.default_rng(0).choice(len(store), min(_PROBED_ROWS, len(store)), replace=False)
+    moved = tower_movements(tower, store, retriever.embeddings[rows], rows=rows).max()
+    if moved <= tower_tolerance():
         return tower
     words = (
-        f"The passage tower does not make the stored embeddings: they differ by up to {difference:.3g}. The index was "
-        "built from other weights, or is older than they are."
+        f"The passage tower does not make the stored embeddings: it moves them by up to {moved:.3g} of their length, "
+        f"where rounding explains {tower_tolerance():.2g}. The index was built from other weights, or is older than "
+        "they are."
     )
     if not force:
         raise HubArtefactError(f"{words} Build it from these weights, or pass `force=True` to publish it as it is.")
     logger.warning("%s Published all the same (`force=True`).", words)
     return None
-
-
-def _differences(tower: RealmEmbedder, store: PassageStore, embeddings: np.ndarray) -> np.ndarray:
-    rows = np.random.default_rng(0).choice(len(store), min(_PROBED_ROWS, len(store)), replace=False)
-    batch = {name: torch.as_tensor(array, device=tower.device) for name, array in store.pad_candidates(rows).items()}
-    training = tower.training
-    tower.eval()
-    try:
-        with torch.no_grad():
-            made = tower.encode(batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
-    finally:
-        tower.train(training)
-    return np.abs(made.float().cpu().numpy() - embeddings[rows].astype(np.float32))

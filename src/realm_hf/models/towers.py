@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch.overrides import TorchFunctionMode
 
 from realm_hf.models.configuration_realm import RealmConfig
 from realm_hf.models.modeling_embedder import RealmEmbedder
@@ -39,25 +38,7 @@ TowerSource = RealmEmbedder | Path | Callable[[], RealmEmbedder | None] | None
 
 UNREAD = "cls.predictions."
 """Weights of a tower that begin so are read by nothing: snapshots leave them out."""
-_DRAWING = ("normal_", "uniform_", "trunc_normal_", "kaiming_uniform_")  # of torch.Tensor and of torch.nn.init
 _LOADING = threading.Lock()
-
-
-class _NothingDrawn(TorchFunctionMode):
-    """
-    Modules made inside, by this thread, leave their random weights as the memory was: they are about to be loaded.
-
-    A trainer opens generations in a thread beside its steps. Drawing 30 million numbers there took half a second of a
-    core, and took them from the generator that dropout draws from: masks depended on when an index came.
-    """
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if getattr(func, "__name__", "") in _DRAWING:
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **kwargs)
 
 
 class Tower:
@@ -122,16 +103,37 @@ def tower_of_weights(config: Mapping[str, Any], weights: Mapping[str, torch.Tens
     Raises:
         ValueError: A weight is missing, or is none of the tower's.
     """
-    with _NothingDrawn():
-        tower = RealmEmbedder(RealmConfig.from_dict(dict(config)))
+    tower = _empty_tower(RealmConfig.from_dict(dict(config)))
     missing, unexpected = tower.load_state_dict(dict(weights), strict=False)
     lacking = [name for name in missing if not name.startswith(UNREAD)]
     if lacking or unexpected:
         raise ValueError(f"missing {lacking}, unexpected {unexpected}")
-    tower.eval()
     with torch.no_grad():
         for name in missing:
             tower.get_parameter(name).zero_()
+    tower.tie_weights()
+    return tower.eval()
+
+
+def _empty_tower(config: RealmConfig) -> RealmEmbedder:
+    """
+    A tower whose weights are unwritten memory, to be loaded and then tied.
+
+    A trainer opens generations in a thread beside its steps. Drawing 30 million random weights there took half a
+    second of a core, and took them from the generator that dropout draws from: masks depended on when an index came.
+    On the meta device nothing is drawn. (`from_pretrained` was rejected here: while it runs it changes the default
+    dtype of the whole process, and it draws what the snapshot leaves out.)
+
+    Args:
+        config ([`RealmConfig`]): The tower's.
+    """
+    with torch.device("meta"):
+        tower = RealmEmbedder(config)
+    tower.to_empty(device="cpu")
+    # The buffers that no file holds, as `BertEmbeddings` makes them.
+    embeddings = tower.realm.embeddings
+    embeddings.position_ids.copy_(torch.arange(config.max_position_embeddings))
+    embeddings.token_type_ids.zero_()
     return tower
 
 

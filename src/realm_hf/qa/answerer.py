@@ -16,6 +16,7 @@ from realm_hf.data.collators import check_tokenizer, pad_rows
 from realm_hf.data.passages.build import NULL_PASSAGE, PassageStore
 from realm_hf.data.vocabulary import SpecialTokens, encode_texts, require_fast_tokenizer
 from realm_hf.index.faiss_index import ABSENT
+from realm_hf.models.configuration_realm import MAX_QUERY_LENGTH
 from realm_hf.models.host_facts import RowFacts
 from realm_hf.models.losses import relevance_scores
 from realm_hf.models.precision import in_float64
@@ -61,8 +62,8 @@ class QuestionAnswerer:
             (`embedder`) for [`Answer`]'s null probability.
         tokenizer (`PreTrainedTokenizerBase`, *optional*): `retriever.tokenizer` by default.
         batch_size (`int`, *optional*, defaults to 32): Questions read at once. Memory grows with it, and with `top_k`.
-        max_question_length (`int`, *optional*, defaults to 64): Wordpieces of `[CLS] question [SEP]`; what is longer
-            is cut, the `[SEP]` kept (64 is the release's).
+        max_question_length (`int`, *optional*, defaults to `MAX_QUERY_LENGTH`):
+            Wordpieces of `[CLS] question [SEP]`; what is longer is cut, the `[SEP]` kept.
         device (`str` or `torch.device`, *optional*): Where the model is moved; its own by default.
 
     Raises:
@@ -84,7 +85,7 @@ class QuestionAnswerer:
         tokenizer: PreTrainedTokenizerBase | None = None,
         *,
         batch_size: int = 32,
-        max_question_length: int = 64,
+        max_question_length: int = MAX_QUERY_LENGTH,
         device: str | torch.device | None = None,
     ):
         retriever = cast("RealmRetriever | None", model.retriever) if retriever is None else retriever

@@ -34,7 +34,7 @@ def step_group(timeout: timedelta = STEP_TIMEOUT) -> dist.ProcessGroup:
 
 
 @contextmanager
-def told_in_words(wait: str, timeout: timedelta = STEP_TIMEOUT) -> Iterator[None]:
+def explain_lost_rank(wait: str, timeout: timedelta = STEP_TIMEOUT) -> Iterator[None]:
     """Say of a collective of the block that fails what it waited for, how long, and what to do.
 
     Args:

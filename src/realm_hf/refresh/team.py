@@ -21,7 +21,7 @@ import torch.distributed as dist
 from transformers.utils import logging
 
 from realm_hf.refresh.base import RefreshError
-from realm_hf.refresh.process_groups import STEP_TIMEOUT, LostRank, step_group, told_in_words
+from realm_hf.refresh.process_groups import STEP_TIMEOUT, LostRank, explain_lost_rank, step_group
 
 logger = logging.get_logger(__name__)
 
@@ -96,7 +96,7 @@ class Team:
                 return None, error
 
         outcome = [self.together(what, work)]
-        with told_in_words(f"hear how rank 0 could {what}", self.meeting_timeout):
+        with explain_lost_rank(f"hear how rank 0 could {what}", self.meeting_timeout):
             dist.broadcast_object_list(outcome, src=0, group=self.group)
         result, error = outcome[0]
         if error is not None:
@@ -144,7 +144,7 @@ class Team:
         """Rank 0's word, on all ranks; they come to it within minutes of one another."""
         words = [word]
         if self.group is not None:
-            with told_in_words("hear what rank 0 says", self.meeting_timeout):
+            with explain_lost_rank("hear what rank 0 says", self.meeting_timeout):
                 dist.broadcast_object_list(words, src=0, group=self.group)
         return words[0]
 
@@ -181,7 +181,7 @@ class Meetings:
 
     def _meet_until_all_are_done(self) -> None:
         try:
-            with told_in_words(f"a meeting beside {self.what}", self.team.meeting_timeout):
+            with explain_lost_rank(f"a meeting beside {self.what}", self.team.meeting_timeout):
                 self._meet()
         except LostRank as error:
             self.failure = error

@@ -17,6 +17,7 @@ import numpy as np
 from realm_hf.data.passages.in_memory import PassagesInMemory, pack_passages
 from realm_hf.data.vocabulary import tokenizer_fingerprint
 from realm_hf.generations.embedding import embed_passages
+from realm_hf.generations.tower_check import tower_movements, tower_tolerance
 from realm_hf.knowledge.edited_corpus import EditedCorpus
 from realm_hf.knowledge.files import RetrieverFiles
 from realm_hf.knowledge.knowledge import Knowledge
@@ -35,8 +36,6 @@ __all__ = ["EditCounts", "KnowledgeEdits"]
 # One for all retrievers, held while a few dictionaries are copied: a lock in each would keep them from being pickled.
 _EDITING = threading.Lock()
 _PROBES = 4
-# float16 storage and bfloat16 builds move an embedding by a few hundredths of its length.
-_TOWER_TOLERANCE = 0.1
 
 
 @dataclass(frozen=True)
@@ -287,14 +286,12 @@ def _check_tower(
         return
     rows = np.unique(np.linspace(0, len(served.corpus) - 1, _PROBES).astype(np.int64))
     passages = pack_passages(served.corpus.texts(rows), served.corpus.titles(rows), tokenizer, max_length)
-    stored = np.asarray(served.embeddings[rows], np.float32)
-    apart = np.linalg.norm(embed_passages(embedder, passages) - stored, axis=1) / np.linalg.norm(stored, axis=1).clip(
-        1e-12
-    )
-    if np.median(apart) > _TOWER_TOLERANCE:
+    moved = tower_movements(embedder, passages, served.embeddings[rows])
+    # The median: a title that was cut, or a splitter of the user's own, may give some passages other wordpieces.
+    if np.median(moved) > tower_tolerance():
         raise ValueError(
             f"The passage tower (`retriever.embedder`) is not the one that made the index: it moves the embeddings of "
-            f"rows {rows.tolist()} by {np.round(apart, 2).tolist()} of their length. Give the tower that the index "
+            f"rows {rows.tolist()} by {np.round(moved, 2).tolist()} of their length. Give the tower that the index "
             "was built with; fine-tuning moves the query tower only."
         )
 

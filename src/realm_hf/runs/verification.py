@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from realm_hf.data.passages.store import PassageStore
-from realm_hf.generations.embedding import embed_passages
 from realm_hf.generations.store import Generation, GenerationError, GenerationInfo, GenerationStore
+from realm_hf.generations.tower_check import tower_movements, tower_tolerance
 from realm_hf.index.exact import recall_at_k
 from realm_hf.models.precision import encoding_in, resolved_encode_dtype
 from realm_hf.runs.directory import RunDirectory
@@ -20,11 +20,6 @@ from realm_hf.runs.errors import RunDirectoryError
 from realm_hf.runs.snapshots import list_snapshots, load_snapshot, snapshot_name
 
 _RECALL_DEPTH = 10
-
-TOLERANCES = {"float32": 1e-3, "tf32": 0.02, "bfloat16": 0.1}
-"""Largest difference of a coordinate of one passage, computed twice, by `encode_dtype`: another device or batch rounds
-elsewhere, or has no tf32 at all.
-"""
 
 
 @dataclass(frozen=True)
@@ -54,8 +49,8 @@ def verify_run(
     Args:
         run: The run directory.
         rows: How many random rows of each generation are recomputed; 0 for none.
-        tolerance: Largest difference of a coordinate; by default what embedding in the generation's own `encode_dtype`
-            allows, see [`TOLERANCES`]. Stored float16 may differ by its own rounding on top of that.
+        tolerance: Largest movement of an embedding, as a share of its length; by default what the generation's own
+            `encode_dtype` explains, see [`tower_tolerance`].
         seed: Draws the rows.
         device: Where they are recomputed.
 
@@ -107,8 +102,8 @@ def _check(
     else:
         if snapshots[name] != info.embedder_fingerprint:
             raise ValueError(f"it was built from other weights than {name} holds (fingerprints differ)")
-        difference = _recompute(run, info, generation, passages, sample, name, tolerance, device)
-        told.append(f"{len(sample)} rows recomputed from {name}, largest difference {difference:.1e}")
+        moved = _recompute(run, info, generation, passages, sample, name, tolerance, device)
+        told.append(f"{len(sample)} rows recomputed from {name}, moved by at most {moved:.1e} of their length")
     if len(sample):
         queries = np.asarray(generation.embeddings[sample], np.float32)
         recall = recall_at_k(generation.embeddings, generation.index, queries, _RECALL_DEPTH)
@@ -128,19 +123,15 @@ def _recompute(
     tolerance: float | None,
     device: str,
 ) -> float:
-    tolerance = TOLERANCES[info.encode_dtype] if tolerance is None else tolerance
+    tolerance = tower_tolerance(info.encode_dtype) if tolerance is None else tolerance
     on = torch.device(device)
     with encoding_in(resolved_encode_dtype(info.encode_dtype, on), on):
-        again = embed_passages(load_snapshot(run, snapshot, device), passages, rows=sample)
-    stored = np.asarray(generation.embeddings[sample], np.float32)
-    difference = np.abs(stored - again)
-    # Half a unit in the last place: what rounding to the stored type may cost.
-    rounding = np.abs(again) * float(np.finfo(info.dtype).eps) / 2
-    excess = difference - rounding
-    if excess.max() > tolerance:
-        row, column = np.unravel_index(int(excess.argmax()), excess.shape)
+        tower = load_snapshot(run, snapshot, device)
+        moved = tower_movements(tower, passages, generation.embeddings[sample], rows=sample)
+    worst = int(moved.argmax())
+    if moved[worst] > tolerance:
         raise ValueError(
-            f"row {sample[row]} differs from what {snapshot} gives by {difference[row, column]:.2e} in coordinate "
-            f"{column} (at most {tolerance:.0e} is allowed)"
+            f"row {sample[worst]} differs from what {snapshot} gives by {moved[worst]:.2e} of its length (at most "
+            f"{tolerance:.1g} is allowed)"
         )
-    return float(difference.max())
+    return float(moved[worst])

@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args
 import yaml
 from transformers import HfArgumentParser
 
+from realm_hf.models.configuration_realm import MAX_PASSAGE_LENGTH, MAX_QUERY_LENGTH
 from realm_hf.training.launch_environment import restarted_by_launcher
 
 RefreshMode = Literal["sync", "async", "external", "off"]
@@ -133,7 +134,9 @@ class InverseClozeTrainingArguments(LoopArguments):
     mask_probability: float = field(
         default=0.0, metadata={"help": "How often some wordpieces of the sentence are masked, as in pre-training."}
     )
-    max_query_length: int = field(default=64, metadata={"help": "Wordpieces of a query, special tokens included."})
+    max_query_length: int = field(
+        default=MAX_QUERY_LENGTH, metadata={"help": "Wordpieces of a query, special tokens included."}
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -226,8 +229,12 @@ class RealmTrainingArguments(RefreshArguments):
     # Parameters that control the example
     masking: Masking = field(default="salient", metadata={"help": "salient (section 3.4), span or uniform."})
     max_masked_tokens: int = field(default=10, metadata={"help": "A longer span is skipped, and counted."})
-    max_query_length: int = field(default=64, metadata={"help": "Wordpieces of a query, special tokens included."})
-    max_candidate_length: int = field(default=288, metadata={"help": "Wordpieces of a candidate, specials included."})
+    max_query_length: int = field(
+        default=MAX_QUERY_LENGTH, metadata={"help": "Wordpieces of a query, special tokens included."}
+    )
+    max_candidate_length: int = field(
+        default=MAX_PASSAGE_LENGTH, metadata={"help": "Wordpieces of a candidate, specials included."}
+    )
 
     # Parameters that control the objective
     num_candidates: int = field(default=8, metadata={"help": "K, the null passage counted."})

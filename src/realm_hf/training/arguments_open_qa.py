@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Self
 
+from realm_hf.models.configuration_realm import MAX_QUERY_LENGTH
 from realm_hf.training.arguments import RefreshArguments, RefreshMode
 
 
@@ -24,7 +25,9 @@ class OpenQATrainingArguments(RefreshArguments):
     learning_rate: float = field(default=1e-5, metadata={"help": "Peak learning rate (released: 1e-5)."})
 
     # Parameters that control the question and its beam
-    max_question_length: int = field(default=64, metadata={"help": "Wordpieces of a question, specials included."})
+    max_question_length: int = field(
+        default=MAX_QUERY_LENGTH, metadata={"help": "Wordpieces of a question, specials included."}
+    )
     searcher_beam_size: int | None = field(
         default=None,
         metadata={"help": "Passages in the retriever's loss; default: what the model says (5000), or the corpus."},
@@ -34,7 +37,7 @@ class OpenQATrainingArguments(RefreshArguments):
     )
     reader_seq_len: int | None = field(
         default=None,
-        metadata={"help": "Wordpieces of question and passage together; default: what the model says (320)."},
+        metadata={"help": "Wordpieces of question and passage together; default: the model's `reader_seq_len`."},
     )
 
     # Parameters that control the index. Off by default: the passages' vectors stay as pre-training left them.

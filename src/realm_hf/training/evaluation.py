@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from realm_hf.data.passages.store import NULL_PASSAGE
+from realm_hf.models.configuration_realm import MAX_QUERY_LENGTH
 from realm_hf.models.host_facts import PreTrainingFacts
 from realm_hf.models.transfer import to_device
 from realm_hf.training.retrieval_ahead import encode_queries
@@ -61,7 +62,7 @@ def retrieval_ranks(
     depth: int = 20,
     *,
     batch_size: int = 64,
-    max_length: int = 64,
+    max_length: int = MAX_QUERY_LENGTH,
 ) -> np.ndarray:
     """The rank, from 0, at which each question's passage is retrieved.
 

@@ -41,6 +41,7 @@ from realm_hf.qa.answers import Answer
 from realm_hf.retriever.retriever import RealmRetriever
 from realm_hf.runs.directory import RunDirectory
 from realm_hf.runs.lock import TrainerLock
+from realm_hf.runs.records import read_log
 from realm_hf.storage.files import json_sha256
 from realm_hf.training.adopted_index import adopt_newest_generation
 from realm_hf.training.arguments_open_qa import OpenQATrainingArguments
@@ -56,7 +57,6 @@ from realm_hf.training.run_retriever import name_model, save_run_retriever, stag
 from realm_hf.training.served_index import IndexService
 from realm_hf.training.swap_probes import SwapProbes
 from realm_hf.training.task import StepFigures
-from realm_hf.training.tracking import read_log
 
 logger = logging.getLogger(__name__)
 

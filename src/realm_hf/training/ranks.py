@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 
-from realm_hf.refresh.process_groups import STEP_TIMEOUT, told_in_words
+from realm_hf.refresh.process_groups import STEP_TIMEOUT, explain_lost_rank
 from realm_hf.refresh.team import Team
 from realm_hf.training.signals import StopRequest
 
@@ -42,7 +42,7 @@ class Ranks:
         asked = self._stop.signal
         total = torch.tensor([*values, float(asked == SIGINT), float(asked == SIGTERM)], dtype=torch.float64)
         if self._team.group is not None:
-            with told_in_words("a sum over the ranks", self._timeout):
+            with explain_lost_rank("a sum over the ranks", self._timeout):
                 dist.all_reduce(total, group=self._team.group)
         *sums, interrupts, terminations = total.tolist()
         if self.stopped_by is None and interrupts + terminations > 0:
@@ -62,6 +62,6 @@ class Ranks:
         if self._team.group is None:
             return [value]
         gathered: list[Any] = [None] * self._team.world_size
-        with told_in_words("gather what the ranks keep", self._timeout):
+        with explain_lost_rank("gather what the ranks keep", self._timeout):
             dist.all_gather_object(gathered, value, group=self._team.group)
         return gathered

@@ -17,25 +17,13 @@ from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from tqdm.auto import tqdm
 
+from realm_hf.runs.records import read_log, swaps_in
 from realm_hf.runs.term import Term
 from realm_hf.storage.errors import explain_os_errors
 from realm_hf.storage.files import replacement, write_json
 
 if TYPE_CHECKING:
     from realm_hf.training.arguments import LoopArguments
-
-
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """All complete lines of a `log.jsonl`; the torn last line of a killed run is left out."""
-    if not path.exists():
-        return []
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return records
 
 
 class StepLog:
@@ -89,10 +77,9 @@ def summarize(log: Path, summary: Path, extra: Mapping[str, Any], place: Path | 
         place: The trainer's own directory; see [`Term`].
     """
     records = read_log(log)
-    swaps = [event for record in records for event in record.get("events", []) if event["event"] == "swap"]
     generations = [
         {key: swap.get(key) for key in ("name", "snapshot_step", "builder_pid", "swapped_at_step", "staleness_steps")}
-        for swap in swaps
+        for swap in swaps_in(records)
     ]
     phases = ("step_seconds", "search_wait_seconds", "eval_seconds", "save_seconds")
     seconds = {phase.removesuffix("_seconds"): sum(r.get(phase) or 0.0 for r in records) for phase in phases}

@@ -89,6 +89,14 @@ def test_tags_are_computed_once_for_one_tagger_and_corpus(build):
     assert changed.asked == 7
 
 
+def test_tags_are_found_again_when_the_splitter_has_moved_to_another_module(build, tmp_path, monkeypatch):
+    build("a")
+    cached = sorted((tmp_path / "cache").iterdir())
+    monkeypatch.setattr(split_sentences, "__module__", "realm_hf.elsewhere")
+    build("b")
+    assert sorted((tmp_path / "cache").iterdir()) == cached
+
+
 def test_a_text_list_and_a_dataset_with_another_column_are_the_same(build):
     dataset = Dataset.from_dict({"id": list(range(4)), "body": TEXTS})
     assert build("a").fingerprint == build("b", documents=dataset, text_column="body").fingerprint

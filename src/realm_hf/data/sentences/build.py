@@ -23,14 +23,13 @@ from datasets.fingerprint import Hasher
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from realm_hf.data import common_words
-from realm_hf.data import splitter as sentence_splitter
-from realm_hf.data.cache import cached_map, source_fingerprint
+from realm_hf.data.cache import cached_map
 from realm_hf.data.documents import check_documents
 from realm_hf.data.sentences.store import FORMAT_VERSION, Sentence, SentenceStore
-from realm_hf.data.splitter import Splitter, split_sentences
+from realm_hf.data.splitter import SPLITTER_NAME, SPLITTER_VERSION, Splitter, split_sentences
 from realm_hf.data.taggers.spans import Span, Tagger, spans_to_wordpieces
 from realm_hf.data.vocabulary import encode_texts, require_fast_tokenizer, token_dtype, tokenizer_fingerprint
+from realm_hf.models.configuration_realm import MAX_QUERY_LENGTH
 from realm_hf.storage.directories import StagedDirectory
 from realm_hf.storage.errors import explain_os_errors
 from realm_hf.storage.files import describe_files, json_sha256, write_json
@@ -52,7 +51,7 @@ def build_sentences(
     tagger: Tagger,
     output_dir: str | Path,
     *,
-    max_query_length: int = 64,
+    max_query_length: int = MAX_QUERY_LENGTH,
     heldout_fraction: float = 0.01,
     text_column: str = "text",
     num_proc: int = 1,
@@ -72,7 +71,7 @@ def build_sentences(
         tokenizer (`PreTrainedTokenizerBase`): A fast BERT-like tokenizer.
         tagger (`Tagger`): See [`~realm_hf.data.tagger_from_name`].
         output_dir (`str` or `Path`): Where the store shall appear, in one rename. Must be absent or empty.
-        max_query_length (`int`, *optional*, defaults to 64): Lq, special tokens included.
+        max_query_length (`int`, *optional*, defaults to `MAX_QUERY_LENGTH`): Lq, special tokens included.
         heldout_fraction (`float`, *optional*, defaults to 0.01): Share of the documents to hold out, in [0, 1). Chosen
             by the hash of a document's text: the same in every run, and equal documents share a side.
         text_column (`str`, *optional*, defaults to `"text"`): Column of the text.
@@ -98,7 +97,6 @@ def build_sentences(
         raise ValueError(f"heldout_fraction is {heldout_fraction}: it must lie in [0, 1)")
     if max_query_length < 3:
         raise ValueError(f"max_query_length is {max_query_length}: `[CLS] x [SEP]` needs at least 3 wordpieces")
-    rules = source_fingerprint(str(sentence_splitter.__file__), str(common_words.__file__))
     output_dir = Path(output_dir)
     with explain_os_errors("write the sentences into", output_dir), StagedDirectory(output_dir) as staged:
         work = staged.path
@@ -106,7 +104,7 @@ def build_sentences(
             documents,
             _Split(text_column, splitter, heldout_fraction),
             name="sentences",
-            key=(text_column, Hasher.hash(splitter), rules, heldout_fraction),
+            key=(text_column, *_splitter_key(splitter), heldout_fraction),
             features=_SPLIT_FEATURES,
             cache_dir=cache_dir,
             num_proc=num_proc,
@@ -155,6 +153,13 @@ def build_sentences(
     if heldout_fraction and not len(store.heldout):
         logger.warning("no document was held out (heldout_fraction=%s of %d)", heldout_fraction, len(documents))
     return store
+
+
+def _splitter_key(splitter: Splitter) -> tuple[str, str]:
+    """Which splitter it is, and the version of the rules here, which one of somebody else's may call."""
+    # `datasets` hashes a function by its module's name, which must be free to change.
+    name = SPLITTER_NAME if splitter is split_sentences else Hasher.hash(splitter)
+    return name, SPLITTER_VERSION
 
 
 def _encoded_features(dtype: np.dtype) -> Features:

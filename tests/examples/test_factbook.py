@@ -1,8 +1,13 @@
 """The demo's corpus: whole facts, gold passages that hold their answers, and no held-out country in the statements."""
 
-import pytest
+import sys
 
-from realm_hf.data.factbook import factbook_passages, factbook_questions, factbook_statements, is_seen, load_facts
+import pytest
+from example_programs import EXAMPLES
+
+sys.path.insert(0, str(EXAMPLES))
+
+from factbook import factbook_passages, factbook_questions, factbook_statements, is_seen, load_facts
 
 
 @pytest.fixture(scope="module")

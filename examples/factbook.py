@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from realm_hf.data.factbook_fields import CORPUS_FIELDS, HELDOUT_FIELDS, SECTION_ORDER, TRAINED_FIELDS, Field
+from factbook_fields import CORPUS_FIELDS, HELDOUT_FIELDS, SECTION_ORDER, TRAINED_FIELDS, Field
 
 _TAG = re.compile(r"<[^>]+>")
 _BREAK = re.compile(r"<br\s*/?>|</p>", re.IGNORECASE)
