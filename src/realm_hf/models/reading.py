@@ -1,4 +1,4 @@
-"""Retrieve, score, read: what the model's forward, a training step and an answerer have in common (ORQA, section 4).
+"""Retrieve, score, read: what the model's forward, a training step and an answerer have in common (ORQA, section 3).
 
     Beam.retrieve     embeddings of B questions -> S passages for each, and their stored embeddings; on the host
     beam_relevance    f(x, z) of each passage; minus infinity where there is none
