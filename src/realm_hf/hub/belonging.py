@@ -1,4 +1,7 @@
-"""Do model, tokenizer, passages and index belong together? Asked before anything is published."""
+"""Do model, tokenizer, passages and index belong together?
+
+Publishing compares the parts themselves; what was published carries their fingerprints, which loading compares.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from transformers.utils import logging
 from realm_hf.data.passages.build import PassageStore
 from realm_hf.data.vocabulary import tokenizer_fingerprint
 from realm_hf.generations.tower_check import tower_movements, tower_tolerance
-from realm_hf.hub.load import check_fingerprint
+from realm_hf.models.fingerprints import state_fingerprint
 from realm_hf.models.modeling_embedder import RealmEmbedder
 from realm_hf.models.modeling_realm import RealmForPreTraining
 from realm_hf.untrusted.checks import HubArtefactError
@@ -19,7 +22,7 @@ from realm_hf.untrusted.checks import HubArtefactError
 if TYPE_CHECKING:
     from realm_hf.hub.publishable import Publishable
 
-__all__ = ["check_belonging"]
+__all__ = ["check_belonging", "check_fingerprint", "query_tower_record"]
 
 logger = logging.get_logger(__name__)
 
@@ -75,12 +78,45 @@ def check_belonging(model: PreTrainedModel, retriever: Publishable, *, force: bo
     moved = tower_movements(tower, store, retriever.embeddings[rows], rows=rows).max()
     if moved <= tower_tolerance():
         return tower
-    words = (
+    message = (
         f"The passage tower does not make the stored embeddings: it moves them by up to {moved:.3g} of their length, "
         f"where rounding explains {tower_tolerance():.2g}. The index was built from other weights, or is older than "
         "they are."
     )
-    if not force:
-        raise HubArtefactError(f"{words} Build it from these weights, or pass `force=True` to publish it as it is.")
-    logger.warning("%s Published all the same (`force=True`).", words)
+    _refuse(message, "Build it from these weights, or pass `force=True` to publish it as it is.", "Published", force)
     return None
+
+
+def check_fingerprint(what: str, expected: str | None, found: str | None, *, force: bool) -> None:
+    """
+    Compare two fingerprints; where one is not known there is nothing to compare.
+
+    Args:
+        what (`str`): The part that `found` is of, for the message.
+        expected (`str`, *optional*): The fingerprint that was published.
+        found (`str`, *optional*): The fingerprint of what is there.
+        force (`bool`): Warn instead of refusing.
+
+    Raises:
+        HubArtefactError: They differ and `force` is `False`.
+    """
+    if expected is None or found is None or expected == found:
+        return
+    message = (
+        f"{what} has fingerprint {found[:16]}, but the index was published with {expected[:16]}: its answers would be "
+        "wrong without a word."
+    )
+    _refuse(message, "Load the revision that belongs to it, publish again, or pass `force=True`.", "Loaded", force)
+
+
+def query_tower_record(embedder: RealmEmbedder) -> dict[str, str]:
+    """The fingerprint of a query tower, and the type of its weights, as a publication names them."""
+    dtype = str(embedder.dtype).removeprefix("torch.")
+    return {"query_tower": state_fingerprint(embedder.state_dict()), "query_tower_dtype": dtype}
+
+
+def _refuse(message: str, remedy: str, done: str, force: bool) -> None:
+    """Raise a `HubArtefactError`, or with `force` warn that it was `done` all the same."""
+    if not force:
+        raise HubArtefactError(f"{message} {remedy}")
+    logger.warning("%s %s all the same (`force=True`).", message, done)

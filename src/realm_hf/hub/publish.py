@@ -19,11 +19,10 @@ from huggingface_hub import ModelCard
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from realm_hf.hub.belonging import check_belonging
+from realm_hf.hub.belonging import check_belonging, query_tower_record
 from realm_hf.hub.cards import CardFacts, dataset_card, model_card
 from realm_hf.hub.commit import HubCommit
 from realm_hf.hub.export import ExportSettings
-from realm_hf.hub.load import query_tower_record
 from realm_hf.hub.manifest import HubManifest
 from realm_hf.hub.retriever import add_retriever, owned_by_retriever, parse_size
 from realm_hf.models.places import PUBLICATION

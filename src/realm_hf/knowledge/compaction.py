@@ -10,7 +10,7 @@ import faiss
 import numpy as np
 from datasets import Dataset, concatenate_datasets
 
-from realm_hf.data.passages.edited import write_edited_passages
+from realm_hf.data.passages.in_memory import write_edited_passages
 from realm_hf.data.passages.store import PassageStore
 from realm_hf.knowledge.edited_corpus import EditedCorpus
 from realm_hf.knowledge.knowledge import Knowledge

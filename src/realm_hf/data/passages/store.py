@@ -16,10 +16,9 @@ from datasets import Dataset, load_from_disk
 
 from realm_hf.data.flat_arrays import RaggedArray
 from realm_hf.data.passages.tokens import PassageTokens
-from realm_hf.data.store_description import read_description
 from realm_hf.data.vocabulary import SpecialTokens
 from realm_hf.models.host_facts import NULL_PASSAGE
-from realm_hf.storage.files import check_files
+from realm_hf.storage.files import check_files, read_description
 
 __all__ = ["FORMAT_VERSION", "NULL_PASSAGE", "PassageStore"]
 

@@ -12,12 +12,12 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from realm_hf.data.passages.build import PassageStore
 from realm_hf.generations.manifest import MANIFEST_FILE
-from realm_hf.hub.whose_files import is_own_retriever, is_own_run
+from realm_hf.hub.ownership import is_own_retriever, is_own_run
 from realm_hf.knowledge.files import RetrieverFiles, load_retriever_files
 from realm_hf.legacy.retriever import load_published_or_old
 from realm_hf.models.places import MODEL_FOLDER, TOKENIZER_FOLDER
 from realm_hf.models.towers import TowerSource
-from realm_hf.runs.index import open_run_index
+from realm_hf.runs.retriever_files import open_run_index
 
 if TYPE_CHECKING:
     import faiss

@@ -5,8 +5,7 @@ import pytest
 from datasets import Dataset
 
 from realm_hf.data.passages.build import PassageStore, passages_from_rows
-from realm_hf.data.passages.edited import write_edited_passages
-from realm_hf.data.passages.in_memory import pack_passages
+from realm_hf.data.passages.in_memory import pack_passages, write_edited_passages
 
 TOKENS = [f"{name}_tokens{end}.bin" for name in ("title", "body") for end in ("", "_offsets")]
 

@@ -25,7 +25,7 @@ from transformers.utils import logging
 
 from realm_hf.untrusted.checks import HubArtefactError, check_name, check_room, human_bytes
 
-__all__ = ["HubFiles", "RepoType", "open_source"]
+__all__ = ["HubFiles", "RepoType", "find_hub_files"]
 
 logger = logging.get_logger(__name__)
 
@@ -62,7 +62,7 @@ class HubFiles:
     folder: str = ""
 
     @property
-    def words(self) -> str:
+    def label(self) -> str:
         """The place, for messages."""
         return str(self.root) if self.repo_id is None else f"{self.repo_id} ({self.repo_type}, {self.revision})"
 
@@ -77,15 +77,15 @@ class HubFiles:
         size = path.stat().st_size
         if size > _LARGEST_DESCRIPTION:
             raise HubArtefactError(
-                f"{name} of {self.words} has {human_bytes(size)}; a description has at most "
+                f"{name} of {self.label} has {human_bytes(size)}; a description has at most "
                 f"{human_bytes(_LARGEST_DESCRIPTION)}: it is refused."
             )
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:
-            raise HubArtefactError(f"{name} of {self.words} is not valid JSON ({error}).") from error
+            raise HubArtefactError(f"{name} of {self.label} is not valid JSON ({error}).") from error
         if not isinstance(content, dict):
-            raise HubArtefactError(f"{name} of {self.words} holds a {type(content).__name__}, not a JSON object.")
+            raise HubArtefactError(f"{name} of {self.label} holds a {type(content).__name__}, not a JSON object.")
         return content
 
     def fetch(self, names: Sequence[str], sizes: Mapping[str, int] | None = None) -> dict[str, Path]:
@@ -120,7 +120,7 @@ class HubFiles:
     def _checked(self, name: str, size: int | None) -> Path:
         path = self._path(name)
         if not path.is_file():
-            raise HubArtefactError(f"{self.words} has no file {name}, which its description names: it is incomplete.")
+            raise HubArtefactError(f"{self.label} has no file {name}, which its description names: it is incomplete.")
         if not path.resolve().is_relative_to(self.inside):
             raise HubArtefactError(f"{path} is a link out of {self.inside}, which is refused: copy the file there.")
         found = path.stat().st_size
@@ -141,7 +141,7 @@ class HubFiles:
             return
         if self.local_files_only:
             raise LocalEntryNotFoundError(
-                f"{missing} of {self.words} is not in the cache, and `local_files_only` (or offline mode) forbids to "
+                f"{missing} of {self.label} is not in the cache, and `local_files_only` (or offline mode) forbids to "
                 "download it: load it once with the network."
             )
         prefix = f"{self.folder}/" if self.folder else ""
@@ -152,17 +152,17 @@ class HubFiles:
             most = limits.get(file.filename.removeprefix(prefix), 0)
             if file.file_size > most:
                 raise HubArtefactError(
-                    f"{file.filename} of {self.words} has {file.file_size} bytes on the Hub, at most {most} were "
+                    f"{file.filename} of {self.label} has {file.file_size} bytes on the Hub, at most {most} were "
                     "expected: it is not downloaded."
                 )
         wanted = sum(file.file_size for file in planned if file.will_download)
         if sizes is not None and wanted:
-            logger.info("Downloading %s from %s.", human_bytes(wanted), self.words)
+            logger.info("Downloading %s from %s.", human_bytes(wanted), self.label)
             check_room(self.inside, wanted, "the download")
         snapshot_download(self.repo_id, **arguments)
 
 
-def open_source(
+def find_hub_files(
     name_or_path: str | Path,
     descriptions: Sequence[str],
     *,

@@ -1,4 +1,4 @@
-"""A published tower: safetensors only, and only if the weights are those that its configuration asks for.
+"""The towers of a publication: safetensors only, and only if the weights are those that the configuration asks for.
 
 A configuration that claims a vocabulary of a billion words would be allocated before anybody sees that the file has no
 such weights; so shapes are compared first, on a device without memory. And of its entries only those are read that
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,18 @@ import torch
 from safetensors import safe_open
 from transformers import PreTrainedConfig
 
-from realm_hf.hub.copies import own_copy
+from realm_hf.hub.belonging import check_fingerprint
+from realm_hf.hub.hub_files import HubFiles
 from realm_hf.hub.manifest import HubManifest
-from realm_hf.hub.reading import HubFiles
+from realm_hf.hub.own_copies import own_copy
 from realm_hf.models.configuration_realm import RealmConfig
+from realm_hf.models.fingerprints import state_fingerprint
 from realm_hf.models.modeling_embedder import RealmEmbedder
+from realm_hf.models.towers import TowerSource, load_model_tower
 from realm_hf.untrusted.checks import HubArtefactError, human_bytes
 from realm_hf.untrusted.refusing import refusing
 
-__all__ = ["load_tower", "read_tower_configuration"]
+__all__ = ["load_published_tower", "query_tower_source", "read_tower_configuration"]
 
 _LARGEST_NUMBER = 1 << 31
 _MOST_LAYERS = 256
@@ -35,31 +39,75 @@ _ENTRIES = {field.name for field in fields(RealmConfig)} - {field.name for field
 _TYPES = ("float16", "bfloat16", "float32", "float64")
 
 
-def load_tower(source: HubFiles, manifest: HubManifest, part: str = "embedder") -> RealmEmbedder | None:
+def load_published_tower(
+    source: HubFiles, manifest: HubManifest, part: str, *, force: bool = False
+) -> RealmEmbedder | None:
     """
     Load a tower of a publication in evaluation mode, from a copy in the cache; `None` if it has none.
 
     Args:
         source ([`HubFiles`]): Where it is.
         manifest ([`HubManifest`]): Its description.
-        part (`str`, *optional*, defaults to `"embedder"`): The folder: the passage tower's, or `"query_embedder"`.
+        part (`str`): The folder: `"embedder"` for the passage tower, `"query_embedder"` for the query tower.
+        force (`bool`, *optional*, defaults to `False`): Warn of other weights than the published ones.
 
     Raises:
-        HubArtefactError: If there are other files than configuration and safetensors, if they do not fit together, or
-            if they are damaged.
+        HubArtefactError: There are other files than configuration and safetensors, they are damaged or do not fit
+            together, or it is not the tower that belongs to the index.
     """
-    names = manifest.below(part)
-    if not names:
+    if not manifest.below(part):
         return None
     which = "query" if part == "query_embedder" else "passage"
+    tower = _read_tower(source, manifest, part, which)
+    if tower.config.retriever_proj_size != manifest.dimension:
+        raise HubArtefactError(
+            f"The {which} tower of {source.label} makes embeddings of {tower.config.retriever_proj_size} numbers, the "
+            f"published ones have {manifest.dimension}."
+        )
+    found = state_fingerprint(tower.state_dict())
+    expected = manifest.fingerprints.get(f"{which}_tower")
+    check_fingerprint(f"The {which} tower of {source.label}", expected, found, force=force)
+    return tower
+
+
+def query_tower_source(
+    source: HubFiles, manifest: HubManifest, model: HubFiles | None, expected: str | None, *, force: bool
+) -> TowerSource:
+    """
+    What loads the query tower when it is first needed: from its own files, as the passage tower, or out of the model.
+
+    Args:
+        source ([`HubFiles`]): Where the retriever is.
+        manifest ([`HubManifest`]): Its description.
+        model ([`HubFiles`], *optional*): The model's repository, if the retriever was found by way of it.
+        expected (`str`, *optional*): The fingerprint that the model's query tower was published with.
+        force (`bool`): Warn of other weights than the published ones.
+    """
+    for folder in ("query_embedder", "embedder"):
+        if "query_tower" in manifest.fingerprints and manifest.below(folder):
+            return partial(load_published_tower, source, manifest, folder, force=force)
+    return None if model is None else partial(_load_query_tower_of, model, expected, force)
+
+
+def _load_query_tower_of(model: HubFiles, expected: str | None, force: bool) -> RealmEmbedder:
+    name = str(model.root) if model.repo_id is None else model.repo_id
+    hub = {"token": model.token, "cache_dir": model.cache_dir, "local_files_only": model.local_files_only}
+    tower = load_model_tower(name, **({} if model.repo_id is None else {"revision": model.revision, **hub}))
+    found = state_fingerprint(tower.state_dict())
+    check_fingerprint(f"The query tower of {model.label}", expected, found, force=force)
+    return tower
+
+
+def _read_tower(source: HubFiles, manifest: HubManifest, part: str, which: str) -> RealmEmbedder:
+    names = manifest.below(part)
     described, weights = f"{part}/config.json", f"{part}/model.safetensors"
     if set(names) != {described, weights}:
         raise HubArtefactError(
-            f"The {which} tower of {source.words} must be config.json and model.safetensors, but it is "
+            f"The {which} tower of {source.label} must be config.json and model.safetensors, but it is "
             f"{sorted(names)}: pickled weights are not loaded."
         )
     folder = own_copy(source, manifest, part, lambda _: None)
-    with refusing(f"The {which} tower of {source.words}"):
+    with refusing(f"The {which} tower of {source.label}"):
         config = read_tower_configuration(folder / Path(described).name)
         _check_weights(folder / Path(weights).name, config)
         return RealmEmbedder.from_pretrained(folder, config=config, use_safetensors=True).eval()

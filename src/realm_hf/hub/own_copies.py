@@ -15,8 +15,8 @@ from pathlib import Path
 
 from huggingface_hub import cached_assets_path
 
+from realm_hf.hub.hub_files import HubFiles
 from realm_hf.hub.manifest import HubManifest
-from realm_hf.hub.reading import HubFiles
 from realm_hf.storage.directories import StagedDirectory
 from realm_hf.storage.errors import explain_os_errors
 from realm_hf.storage.files import file_sha256, json_sha256, link_or_copy, write_json

@@ -20,10 +20,10 @@ from transformers.utils import logging
 
 from realm_hf.data.passages.build import PassageStore
 from realm_hf.generations.manifest import EMBEDDINGS_FILE
-from realm_hf.hub.copies import COMPLETE, check_hash, place_of, take, write_once
+from realm_hf.hub.hub_files import HubFiles
 from realm_hf.hub.manifest import ARRAYS, COLUMNS, HubManifest, IndexRecord
-from realm_hf.hub.reading import HubFiles
-from realm_hf.hub.rows import published_rows
+from realm_hf.hub.own_copies import COMPLETE, check_hash, place_of, take, write_once
+from realm_hf.hub.parquet_rows import published_rows
 from realm_hf.index.faiss_index import build_index
 from realm_hf.index.file import IndexFileError, open_index
 from realm_hf.index.probe import probe_index
@@ -102,7 +102,7 @@ def open_published_index(
     name = manifest.default_index if choice is True else choice
     if name not in manifest.indexes:
         raise ValueError(
-            f"{source.words} has no index {name!r}: choose among {sorted(manifest.indexes)}, 'exact' (built here), or "
+            f"{source.label} has no index {name!r}: choose among {sorted(manifest.indexes)}, 'exact' (built here), or "
             "False (none)."
         )
     record = manifest.indexes[name]
@@ -120,7 +120,7 @@ def open_published_index(
     try:
         return open_index(path, mmap=mmap, rows=manifest.rows, dimension=manifest.dimension)
     except IndexFileError as error:
-        raise HubArtefactError(f"The index of {source.words} is refused: {error}") from error
+        raise HubArtefactError(f"The index of {source.label} is refused: {error}") from error
 
 
 def _say_what_it_takes(source: HubFiles, manifest: HubManifest, names: list[str], folder: Path) -> None:
@@ -129,7 +129,7 @@ def _say_what_it_takes(source: HubFiles, manifest: HubManifest, names: list[str]
     texts = 4 * sum(manifest.files[shard.file].bytes for shard in manifest.shards)  # zstd halves text or thirds it
     logger.warning(
         "%s: %s passages. Downloading takes up to %s; a memory-mapped copy about %s more, made once, in %s.",
-        source.words,
+        source.label,
         f"{manifest.rows:,}",
         human_bytes(download),
         human_bytes(vectors + texts),

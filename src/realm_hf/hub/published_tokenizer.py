@@ -8,9 +8,11 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from realm_hf.hub.copies import own_copy
+from realm_hf.data.vocabulary import tokenizer_fingerprint
+from realm_hf.hub.belonging import check_fingerprint
+from realm_hf.hub.hub_files import HubFiles
 from realm_hf.hub.manifest import HubManifest
-from realm_hf.hub.reading import HubFiles
+from realm_hf.hub.own_copies import own_copy
 from realm_hf.hub.tokenizer_bounds import LARGEST_TOKENIZER, check_tokenizer, kept_configuration
 from realm_hf.storage.files import write_json
 from realm_hf.untrusted.checks import HubArtefactError, human_bytes
@@ -28,19 +30,29 @@ _MEMORY_FOR_EACH_BYTE = 32
 """Beside that, for each byte of the tokenizer's file: a vocabulary takes some ten times its text."""
 
 
-def load_published_tokenizer(source: HubFiles, manifest: HubManifest) -> PreTrainedTokenizerBase | None:
+def load_published_tokenizer(
+    source: HubFiles, manifest: HubManifest, *, force: bool
+) -> PreTrainedTokenizerBase | None:
     """
     The tokenizer of a publication, from a copy in the cache; `None` if it has none. No code of it is run.
 
+    Args:
+        source ([`HubFiles`]): Where it is.
+        manifest ([`HubManifest`]): Its description.
+        force (`bool`): Warn of another tokenizer than the published one instead of refusing it.
+
     Raises:
-        HubArtefactError: If it is damaged, of a kind that is not read, or takes too much time or memory.
+        HubArtefactError: It is damaged, of a kind that is not read, takes too much time or memory, or is another one.
     """
     if not manifest.below("tokenizer"):
         return None
-    what = f"The tokenizer of {source.words}"
+    what = f"The tokenizer of {source.label}"
     folder = own_copy(source, manifest, "tokenizer", lambda folder: _prepare(folder, what))
     with refusing(what):
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        found = tokenizer_fingerprint(tokenizer)
+    check_fingerprint(what, manifest.fingerprints.get("tokenizer"), found, force=force)
+    return tokenizer
 
 
 def check_tokenizer_files(folder: Path) -> dict[str, Any]:

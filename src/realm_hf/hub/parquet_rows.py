@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from realm_hf.hub.export import hub_features
 from realm_hf.hub.manifest import ShardRecord
-from realm_hf.hub.parquet_bounds import LARGEST_GROUP, read_pages, refuse_explosion
+from realm_hf.hub.parquet_pages import LARGEST_GROUP, read_pages, refuse_explosion
 from realm_hf.untrusted.checks import HubArtefactError, human_bytes
 
 __all__ = ["LONGEST_TEXT", "published_rows"]
