@@ -21,11 +21,11 @@ def test_arguments_of_the_builder_reach_it(world, tmp_path, monkeypatch):
         raise Asked
 
     monkeypatch.setattr(index_service, "make_refresher", refresher)
-    given = {"builder_threads": 2, "builder_nice": 7, "heartbeat_timeout": 33.0, "keep_generations": 5}
-    made = trainer_of("pre-training", world, tmp_path, refresh="external", max_build_failures=4, **given)
+    given = {"builder_threads": 2, "keep_generations": 5}
+    made = trainer_of("pre-training", world, tmp_path, refresh="external", **given)
     with pytest.raises(Asked):
         made.train()
-    assert {**given, "max_failures": 4, "mode": "external"}.items() <= asked.items()
+    assert {**given, "mode": "external"}.items() <= asked.items()
 
 
 def test_arguments_of_the_stored_vectors_are_those_of_the_run_and_hold_for_it(world, tmp_path):
@@ -47,9 +47,6 @@ def generation_of_step_1(run):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"builder_nice": 20}, "builder_nice is 20"),
-        ({"heartbeat_timeout": 0.0}, "heartbeat_timeout is 0.0"),
-        ({"max_build_failures": -1}, "max_build_failures is -1"),
         ({"embedding_dtype": "int8"}, "embedding_dtype is 'int8'"),
         ({"max_tokens_per_batch": 0}, "max_tokens_per_batch is 0"),
         ({"index_train_size": 0}, "index_train_size is 0"),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from realm_hf.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
-    from realm_hf.refresh.team import Team
+    from realm_hf.refresh.rank_group import RankGroup
     from realm_hf.training.arguments import (
         InverseClozeTrainingArguments,
         OpenQATrainingArguments,
@@ -33,10 +33,10 @@ __all__ = [
     "InverseClozeTrainingArguments",
     "OpenQATrainer",
     "OpenQATrainingArguments",
+    "RankGroup",
     "RealmCallback",
     "RealmTrainer",
     "RealmTrainingArguments",
-    "Team",
     "TrainingLoop",
     "TrainingResult",
     "list_checkpoints",
@@ -51,7 +51,7 @@ __all__ = [
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
-        ".refresh.team": ["Team"],
+        ".refresh.rank_group": ["RankGroup"],
         "arguments": ["InverseClozeTrainingArguments", "OpenQATrainingArguments", "RealmTrainingArguments"],
         "command_line": ["parse_arguments"],
         "callbacks": ["RealmCallback"],

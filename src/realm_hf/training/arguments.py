@@ -81,18 +81,10 @@ class RefreshArguments(LoopArguments):
         metadata={"help": "CPU threads of the index; default: all cores where training does not need them."},
     )
     builder_threads: int = field(default=1, metadata={"help": "CPU threads of the builder process."})
-    builder_nice: int = field(
-        default=0,
-        metadata={"help": "Added to the niceness of the builder process, 0 to 19."},
-    )
     builder_device: str = field(default="cpu", metadata={"help": "Device of the builder process, e.g. cuda:1."})
     keep_generations: int = field(
         default=2, metadata={"help": "Newest generations left on disk, with their snapshots; 0: all."}
     )
-    heartbeat_timeout: float = field(
-        default=120.0, metadata={"help": "Seconds without progress after which a builder is replaced, or missed."}
-    )
-    max_build_failures: int = field(default=10, metadata={"help": "Failed builds in a row after which training ends."})
     embedding_dtype: EmbeddingDtype | None = field(
         default=None, metadata={"help": "Passages' vectors are stored in float32 (default) or float16: half the disk."}
     )
@@ -112,16 +104,12 @@ class RefreshArguments(LoopArguments):
         self._one_of("on_stale", get_args(OnStale))
         self._one_of("encode_dtype", get_args(EncodeDtype))
         self._at_least(1, "refresh_steps", "builder_threads")
-        self._at_least(0, "probe_queries", "keep_generations", "builder_nice", "max_build_failures")
+        self._at_least(0, "probe_queries", "keep_generations")
         for name in ("index_threads", "index_train_size", "max_tokens_per_batch"):
             if getattr(self, name) is not None:
                 self._at_least(1, name)
         if self.embedding_dtype is not None:
             self._one_of("embedding_dtype", get_args(EmbeddingDtype))
-        if self.builder_nice > 19:
-            raise ValueError(f"builder_nice is {self.builder_nice}, but niceness is added: choose one from 0 to 19.")
-        if not self.heartbeat_timeout > 0:
-            raise ValueError(f"heartbeat_timeout is {self.heartbeat_timeout}. Give seconds, e.g. 120.")
         if self.max_staleness is None:
             if self.on_stale != "continue":
                 raise ValueError(f"on_stale is {self.on_stale!r}, but max_staleness is not set. Give it in steps.")

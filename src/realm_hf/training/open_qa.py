@@ -43,13 +43,12 @@ from realm_hf.runs.directory import RunDirectory
 from realm_hf.runs.records import read_log
 from realm_hf.storage.files import json_sha256
 from realm_hf.training.arguments import OpenQATrainingArguments
-from realm_hf.training.beams import Beam, BeamSearch
 from realm_hf.training.best_model import BestModel
 from realm_hf.training.checkpoints import Checkpoint
 from realm_hf.training.data_order import DataOrder, step_positions
 from realm_hf.training.index_service import IndexService
 from realm_hf.training.indexed_trainer import IndexedTrainer
-from realm_hf.training.open_qa_step import SUMS, OpenQAStep, means
+from realm_hf.training.open_qa_step import SUMS, AnsweredBeam, BeamSearch, OpenQAStep, means
 from realm_hf.training.optimization import make_accelerator
 from realm_hf.training.prefetch import LiveIndex
 from realm_hf.training.swap_probes import SwapProbes
@@ -138,7 +137,7 @@ class OpenQATrainer(IndexedTrainer):
             finder,
             config.searcher_beam_size,
             config.reader_beam_size,
-            min(config.reader_seq_len, config.max_position_embeddings),
+            model.reader_length,
         )
         probes = self._encode([example.question for example in self.eval_dataset[: args.probe_queries]])
         self.index = IndexService(
@@ -147,7 +146,7 @@ class OpenQATrainer(IndexedTrainer):
         self.best = BestModel(root, args.early_stopping_patience)
         self._best_index = ExitStack()
         #: What this rank searched last; for callbacks.
-        self.beam: Beam | None = None
+        self.beam: AnsweredBeam | None = None
 
     def own_rates(self) -> dict[nn.Module, float]:
         """The query tower's, if it has one."""
@@ -235,7 +234,7 @@ class OpenQATrainer(IndexedTrainer):
         ids = [self.question_ids[row] for row in rows]
         examples = [self.train_dataset[row] for row in rows]
 
-        def search(queries: torch.Tensor) -> Beam:
+        def search(queries: torch.Tensor) -> AnsweredBeam:
             self.beam = self.search(served.retriever, queries, ids, examples)
             return self.beam
 

@@ -31,7 +31,6 @@ FREE = frozenset(
         # How the index is renewed
         *("refresh", "refresh_steps", "max_staleness", "on_stale", "builder_threads", "builder_device"),
         *("keep_generations", "probe_queries", "retrieval_depth", "index_threads"),
-        *("builder_nice", "heartbeat_timeout", "max_build_failures"),
         # The run directory itself refuses another one than it was made with
         *("encode_dtype", "embedding_dtype", "index_train_size", "max_tokens_per_batch"),
     }
