@@ -1,11 +1,10 @@
-"""The ranks that do something together, or wait for one of them to do it: none waits for another without knowing that
-it works.
+"""The ranks that do something together, or wait for one that does it; each knows that those it waits for are at work.
 
 Work that takes hours on one rank (training an index, writing it) is never waited for inside a collective: beside it a
 thread of every rank meets the others ten times a second in a tiny all-reduce that says who is done, who failed and who
-has made no progress. So a rank that dies, fails or hangs ends the work on all ranks, in words. A timeout of days was
-rejected: a stopped rank held the job for as long. The meetings go over gloo on CPU tensors: they neither wait for a
-GPU's queue nor disturb it, and NCCL, which gives up after ten minutes, has no part in them.
+has made no progress. So a rank that dies, fails or hangs ends the work on all ranks, with an error that says which. A
+timeout of days was rejected: a stopped rank held the job for as long. The meetings go over gloo on CPU tensors: they
+neither wait for a GPU's queue nor disturb it, and NCCL, which gives up after ten minutes, has no part in them.
 """
 
 from __future__ import annotations
@@ -36,14 +35,18 @@ _NOTE_SECONDS = 60.0
 _WORK_CPU_SECONDS = 0.01
 
 
-class Team:
-    """The ranks of a job.
+class RankGroup:
+    """
+    The ranks of a job.
 
     Args:
-        rank: This process's rank.
-        world_size: Number of ranks; with more than one, constructing a team is a collective call.
-        stall_seconds: Seconds without progress after which a rank that is not done counts as hanging.
-        meeting_timeout: Longest that a rank's process may give no answer at all.
+        rank (`int`, *optional*, defaults to 0): This process's rank.
+        world_size (`int`, *optional*, defaults to 1): Number of ranks; with more than one, constructing it is a
+            collective call.
+        stall_seconds (`float`, *optional*, defaults to 1800.0): Seconds without progress after which a rank that is
+            not done counts as hanging.
+        meeting_timeout (`timedelta`, *optional*, defaults to 10 minutes): Longest that a rank's process
+            may give no answer at all.
     """
 
     def __init__(
@@ -62,24 +65,26 @@ class Team:
         self._meetings: Meetings | None = None
 
     @classmethod
-    def of_all_ranks(cls, stall_seconds: float = STALL_SECONDS) -> Team:
-        """All ranks of this job, or this process alone; every rank calls it at the same point.
+    def of_all_ranks(cls, stall_seconds: float = STALL_SECONDS) -> RankGroup:
+        """
+        All ranks of this job, or this process alone; every rank calls it at the same point.
 
         Args:
-            stall_seconds: As above.
+            stall_seconds (`float`, *optional*, defaults to 1800.0): As above.
         """
         if not dist.is_initialized():
             return cls()
         return cls(dist.get_rank(), dist.get_world_size(), stall_seconds=stall_seconds)
 
     def on_main(self, function: Callable[[], Result], what: str) -> Result:
-        """Let rank 0 do something while the others wait; its result, or its error, is everybody's.
+        """
+        Let rank 0 do something while the others wait; its result, or its error, is everybody's.
 
         Without this an error on rank 0 would leave the others in a collective until it times out.
 
         Args:
-            function: Its result is pickled to the other ranks.
-            what: What it does, for messages: "write the checkpoint".
+            function (`Callable[[], Result]`): Its result is pickled to the other ranks.
+            what (`str`): What it does, for messages: "write the checkpoint".
 
         Raises:
             RefreshError: Rank 0 hangs, or was lost.
@@ -104,12 +109,13 @@ class Team:
         return result  # type: ignore[return-value]
 
     def together(self, what: str, work: Callable[[], Result]) -> Result:
-        """Do this rank's part of something; every rank calls it, and all return when all are done.
+        """
+        Do this rank's part of something; every rank calls it, and all return when all are done.
 
         Args:
-            what: What is done, for messages: "embedding".
-            work: This rank's part; no collective call of this team. It may take hours as long as it uses the processor
-                or calls [`mark`].
+            what (`str`): What is done, for messages: "embedding".
+            work (`Callable[[], Result]`): This rank's part; no collective call of this group. It may take hours as
+                long as it uses the processor or calls [`mark`].
 
         Raises:
             RefreshError: Another rank failed, or a rank hangs; its reason is in the message.
@@ -131,7 +137,8 @@ class Team:
             self._meetings = None
 
     def mark(self) -> None:
-        """Say that work was done, from inside `work`; cheap enough for every batch.
+        """
+        Record that work was done, from inside `work`; cheap enough for every batch.
 
         Raises:
             RefreshError: Another rank has failed meanwhile: there is no use in going on.
@@ -140,25 +147,26 @@ class Team:
             self._meetings.marks += 1
             self._meetings.require_all_well()
 
-    def share(self, word: str) -> str:
-        """Rank 0's word, on all ranks; they come to it within minutes of one another."""
-        words = [word]
+    def broadcast(self, text: str) -> str:
+        """Rank 0's text, on all ranks; they come to it within minutes of one another."""
+        texts = [text]
         if self.group is not None:
-            with explain_lost_rank("hear what rank 0 says", self.meeting_timeout):
-                dist.broadcast_object_list(words, src=0, group=self.group)
-        return words[0]
+            with explain_lost_rank("the broadcast of rank 0", self.meeting_timeout):
+                dist.broadcast_object_list(texts, src=0, group=self.group)
+        return texts[0]
 
 
 class Meetings:
-    """The meetings of the ranks beside one piece of work, in a thread of this rank.
+    """
+    The meetings of the ranks beside one piece of work, in a thread of this rank.
 
     Args:
-        team: The ranks.
-        what: What is done, for messages.
+        ranks ([`RankGroup`]): The ranks.
+        what (`str`): What is done, for messages.
     """
 
-    def __init__(self, team: Team, what: str):
-        self.team = team
+    def __init__(self, ranks: RankGroup, what: str):
+        self.ranks = ranks
         self.what = what
         self.marks = 0
         self.failure: RefreshError | None = None
@@ -181,14 +189,14 @@ class Meetings:
 
     def _meet_until_all_are_done(self) -> None:
         try:
-            with explain_lost_rank(f"a meeting beside {self.what}", self.team.meeting_timeout):
+            with explain_lost_rank(f"a meeting beside {self.what}", self.ranks.meeting_timeout):
                 self._meet()
         except LostRank as error:
             self.failure = error
 
     def _meet(self) -> None:
         marks, work, moved_at = -1, 0.0, time.monotonic()
-        told = started = time.monotonic()
+        warned_at = started = time.monotonic()
         while True:
             now, used = time.monotonic(), self._processor_seconds()
             if marks != self.marks or used - work > _WORK_CPU_SECONDS:
@@ -199,15 +207,15 @@ class Meetings:
                 return
             if all(done):
                 return
-            if max(silent) > self.team.stall_seconds:
+            if max(silent) > self.ranks.stall_seconds:
                 rank = silent.index(max(silent))
                 self.failure = RefreshError(
                     f"Rank {rank} has made no progress with {self.what} for {silent[rank]:.0f} s, so it is given up: "
                     f"does the file system answer? End the job, and resume from the newest checkpoint."
                 )
                 return
-            if now - told > _NOTE_SECONDS:
-                told = now
+            if now - warned_at > _NOTE_SECONDS:
+                warned_at = now
                 missing = ", ".join(str(rank) for rank, ready in enumerate(done) if not ready)
                 logger.warning("%s: %.0f s so far, ranks at work: %s", self.what, now - started, missing)
             self._done.wait(_MEETING_SECONDS)
@@ -216,18 +224,18 @@ class Meetings:
 
     def _exchange(self, silent: float) -> tuple[list[bool], list[bool], list[float]]:
         """For each rank whether it is done, whether it failed, and its seconds without progress."""
-        word = torch.zeros(3, self.team.world_size, dtype=torch.float64)
+        state = torch.zeros(3, self.ranks.world_size, dtype=torch.float64)
         is_done = self._done.is_set()
-        word[:, self.team.rank] = torch.tensor([float(is_done), float(is_done and self._reason is not None), silent])
-        dist.all_reduce(word, group=self.team.group)
-        done, failed, silences = word.tolist()
+        state[:, self.ranks.rank] = torch.tensor([float(is_done), float(is_done and self._reason is not None), silent])
+        dist.all_reduce(state, group=self.ranks.group)
+        done, failed, silences = state.tolist()
         return [value > 0 for value in done], [value > 0 for value in failed], silences
 
     def _hear_reasons(self) -> RefreshError:
-        reasons: list[str | None] = [None] * self.team.world_size
-        dist.all_gather_object(reasons, self._reason if self._done.is_set() else None, group=self.team.group)
-        told = "; ".join(f"rank {rank}: {reason}" for rank, reason in enumerate(reasons) if reason is not None)
-        return RefreshError(f"The ranks could not go on together, {self.what} failed ({told}).")
+        reasons: list[str | None] = [None] * self.ranks.world_size
+        dist.all_gather_object(reasons, self._reason if self._done.is_set() else None, group=self.ranks.group)
+        by_rank = "; ".join(f"rank {rank}: {reason}" for rank, reason in enumerate(reasons) if reason is not None)
+        return RefreshError(f"The ranks could not go on together, {self.what} failed ({by_rank}).")
 
 
 def _clock_of_this_thread() -> Callable[[], float]:
