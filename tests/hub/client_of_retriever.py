@@ -83,7 +83,7 @@ def original(folder: str, out: str, queries: str) -> None:
 def load(name: str, **arguments) -> dict:
     """Load, and say which files of the repository are in the cache then."""
     retriever = RealmRetriever.from_pretrained(name, **arguments)
-    return {"rows": len(retriever), "has index": retriever._served is not None}
+    return {"rows": len(retriever), "has index": retriever._knowledge is not None}
 
 
 def rows_of_dataset(name: str, **arguments) -> dict:

@@ -29,8 +29,12 @@ class Publishable(Protocol):
     def embedder(self) -> RealmEmbedder | None:
         """The passage tower."""
 
+    @property
+    def query_embedder(self) -> RealmEmbedder | None:
+        """The query tower."""
+
     def files(self) -> RetrieverFiles:
         """What is published of it; a `ValueError` without an index, or with edits."""
 
-    def recall_against_exact(self, query_embeddings: np.ndarray, k: int) -> float:
+    def recall_against_exact(self, queries: np.ndarray, k: int) -> float:
         """The share of the exact `k` best that the index finds."""
