@@ -49,8 +49,8 @@ def verify_run(
     Args:
         run ([`RunDirectory`]): The run directory.
         rows (`int`, *optional*, defaults to 100): How many random rows of each generation are recomputed; 0 for none.
-        tolerance (`float`, *optional*): Largest movement of an embedding, as a share of its length; by default what the
-            generation's own `encode_dtype` explains, see [`tower_tolerance`].
+        tolerance (`float`, *optional*): Largest movement of an embedding, as a share of its length; by default what
+            the generation's own `encode_dtype` explains, see [`tower_tolerance`].
         seed (`int`, *optional*, defaults to 0): Draws the rows.
         device (`str`, *optional*, defaults to `"cpu"`): Where they are recomputed.
 
