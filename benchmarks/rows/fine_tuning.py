@@ -20,8 +20,7 @@ from realm_hf.data.collators import pad_rows
 from realm_hf.data.questions.answer_finder import AnswerFinder
 from realm_hf.data.questions.load import OpenQAExample
 from realm_hf.data.vocabulary import SpecialTokens, encode_texts
-from realm_hf.training.beams import BeamSearch
-from realm_hf.training.open_qa_step import OpenQAStep, StepOutput
+from realm_hf.training.open_qa_step import BeamSearch, OpenQAStep, StepOutput
 from rows.open_qa import PORT, World, make_world, write_world
 
 

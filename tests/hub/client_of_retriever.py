@@ -56,7 +56,7 @@ def load_and_search(name: str, out: str, queries: str, **arguments) -> dict:
         "texts": store.rows["text"][:3],
         "titles": store.rows["title"][:3],
         "generation": retriever.generation_name,
-        "index": type(retriever.index).__name__,
+        "index": retriever.index.kind,
         "mapped": isinstance(retriever.embeddings, np.memmap),
         "tokens": retriever.tokenizer("the river")["input_ids"],
         "fingerprints": sorted(retriever.fingerprints),

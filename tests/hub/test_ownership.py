@@ -32,7 +32,7 @@ def test_what_was_loaded_does_not_change_with_the_publishers_files(folder, load,
     for one in (retriever, again):
         np.testing.assert_array_equal(one.passages.body_tokens.values, tiny_passages.body_tokens.values)
         np.testing.assert_array_equal(one.embeddings, vectors)
-        _, found = one.index.search(vectors, 1)
+        found = one.index.search(vectors, 1).rows
         np.testing.assert_array_equal(found[:, 0], np.arange(ROWS))
         assert one.passages.text(3) == tiny_passages.text(3)
     weights, expected = again.embedder.state_dict(), retriever.embedder.state_dict()
@@ -74,7 +74,7 @@ def test_a_manifest_in_a_publication_opens_nothing(folder, load, saved, vectors)
 def test_a_manifest_beside_a_whole_publication_changes_nothing(folder, load, saved, vectors):
     shutil.copy(saved / MANIFEST, folder / MANIFEST)
     np.testing.assert_array_equal(load().embeddings, vectors)
-    assert load().index.d == DIMENSION
+    assert load().index.dimension == DIMENSION
 
 
 @pytest.mark.parametrize("place", ["snapshot", "link to a snapshot", "local_dir", "local_dir above"])

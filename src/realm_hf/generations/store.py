@@ -38,15 +38,18 @@ from realm_hf.generations.manifest import (
     GenerationInfo,
     GenerationNotFoundError,
 )
-from realm_hf.index.file import index_file_bytes, write_index
+from realm_hf.index.base import saveable
+from realm_hf.index.faiss_search import IndexLike, as_search_index
+from realm_hf.index.file import index_file_bytes
 from realm_hf.storage.directories import FileLock, StagedDirectory, move_into, remove_stale_staging, retire_directory
 from realm_hf.storage.errors import explain_os_errors
 from realm_hf.storage.files import file_sha256, fsync_path, read_json, write_json
 from realm_hf.storage.leases import take_lease
 
 if TYPE_CHECKING:
-    import faiss
     import numpy as np
+
+    from realm_hf.index.base import SearchIndex
 
 __all__ = [
     "CorruptGenerationError",
@@ -69,11 +72,11 @@ class Generation:
         info (`GenerationInfo`): Its record.
         path (`Path`): Its directory.
         embeddings (`np.ndarray` of shape `[N, D]`): Read-only map.
-        index (`faiss.Index`): Read-only map; changing it aborts the process.
+        index ([`SearchIndex`]): FAISS's, a read-only map; changing it aborts the process.
     """
 
     def __init__(
-        self, info: GenerationInfo, path: Path, embeddings: np.ndarray, index: faiss.Index, lease: FileLock | None
+        self, info: GenerationInfo, path: Path, embeddings: np.ndarray, index: SearchIndex, lease: FileLock | None
     ):
         self.info = info
         self.path = path
@@ -112,7 +115,7 @@ class GenerationStore:
     def write(
         self,
         embeddings: np.ndarray,
-        index: faiss.Index,
+        index: IndexLike,
         *,
         snapshot_step: int,
         passages_fingerprint: str,
@@ -129,7 +132,7 @@ class GenerationStore:
 
         Args:
             embeddings (`np.ndarray` of shape `[N, D]`, float32 or float16): Stored as they are; may be memory-mapped.
-            index (`faiss.Index`): Built from them.
+            index ([`SearchIndex`] or `faiss.Index`): Built from them.
             snapshot_step (`int`): Optimizer step of the embedder's weights.
             passages_fingerprint (`str`): Of the passages whose rows the ids are.
             tokenizer_fingerprint (`str`): Of the tokenizer.
@@ -144,12 +147,14 @@ class GenerationStore:
             [`Generation`]: The committed generation, open.
 
         Raises:
-            ValueError: If embeddings and index do not fit each other, or an embedding holds NaN.
+            ValueError: If embeddings and index do not fit each other, the index cannot be saved, or an embedding
+                holds NaN.
             OSError: If the disk is full or read-only. What was written of it is removed, all else is untouched.
         """
-        check_pair(embeddings, index)
+        stored = saveable(as_search_index(index))
+        check_pair(embeddings, stored)
         name = f"step-{snapshot_step}-{uuid.uuid4().hex[:8]}"
-        self.require_space(embeddings.nbytes + index_file_bytes(index))
+        self.require_space(embeddings.nbytes + index_file_bytes(stored))
         with (
             explain_os_errors(f"write generation {name}", self.root),
             StagedDirectory(self.root / name, place=place) as staged,
@@ -157,7 +162,7 @@ class GenerationStore:
             with staged.file(EMBEDDINGS_FILE) as embeddings_file:
                 write_array(embeddings, embeddings_file.write)
             with staged.file(INDEX_FILE) as index_file:
-                write_index(index, index_file.write)
+                stored.write(index_file.write)
             info = GenerationInfo(
                 name=name,
                 protocol=PROTOCOL,

@@ -24,7 +24,7 @@ from realm_hf.models.towers import TowerSource
 from realm_hf.untrusted.checks import HubArtefactError
 
 if TYPE_CHECKING:
-    import faiss
+    from realm_hf.index.base import SearchIndex
 
 __all__ = ["PublishedRetriever", "load_published"]
 
@@ -39,7 +39,7 @@ class PublishedRetriever:
     Args:
         passages ([`PassageStore`] or `Dataset`): N passages.
         embeddings (`np.ndarray` of shape `[N, D]`): Memory-mapped.
-        index (`faiss.Index`, *optional*): Memory-mapped; `None` if none was asked for.
+        index ([`SearchIndex`], *optional*): Memory-mapped; `None` if none was asked for.
         tokenizer (`PreTrainedTokenizerBase`, *optional*): The passages'.
         embedder ([`RealmEmbedder`], *optional*): The passage tower.
         query_embedder ([`TowerSource`], *optional*): The query tower, downloaded and checked when it is first needed.
@@ -49,7 +49,7 @@ class PublishedRetriever:
 
     passages: PassageStore | Dataset
     embeddings: np.ndarray
-    index: faiss.Index | None
+    index: SearchIndex | None
     tokenizer: PreTrainedTokenizerBase | None
     embedder: RealmEmbedder | None
     generation_name: str | None

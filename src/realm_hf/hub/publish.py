@@ -30,9 +30,8 @@ from realm_hf.models.towers import query_tower_of
 from realm_hf.runs.records import RunRecord, read_run
 
 if TYPE_CHECKING:
-    import faiss
-
     from realm_hf.hub.publishable import Publishable
+    from realm_hf.index.faiss_search import IndexLike
 
 __all__ = ["Publication", "publish"]
 
@@ -76,7 +75,7 @@ def publish(
     dataset_repo_id: str | None = None,
     run: str | Path | RunRecord | None = None,
     facts: CardFacts | None = None,
-    indexes: Mapping[str, faiss.Index] | None = None,
+    indexes: Mapping[str, IndexLike] | None = None,
     private: bool | None = None,
     revision: str | None = None,
     tag: str | None = None,

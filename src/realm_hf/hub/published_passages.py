@@ -24,15 +24,17 @@ from realm_hf.hub.hub_files import HubFiles
 from realm_hf.hub.manifest import ARRAYS, COLUMNS, HubManifest, IndexRecord
 from realm_hf.hub.own_copies import COMPLETE, check_hash, place_of, take, write_once
 from realm_hf.hub.parquet_rows import published_rows
+from realm_hf.index.base import IndexFileError
 from realm_hf.index.faiss_index import build_index
-from realm_hf.index.file import IndexFileError, open_index
+from realm_hf.index.faiss_search import FaissIndex
+from realm_hf.index.file import open_index
 from realm_hf.index.probe import probe_index
 from realm_hf.storage.files import HashingFile, describe_files, write_json
 from realm_hf.untrusted.checks import HubArtefactError, check_room, human_bytes
 from realm_hf.untrusted.refusing import refusing
 
 if TYPE_CHECKING:
-    import faiss
+    from realm_hf.index.base import SearchIndex
 
 __all__ = ["open_published_index", "open_published_passages"]
 
@@ -79,7 +81,7 @@ def open_published_passages(source: HubFiles, manifest: HubManifest) -> tuple[Pa
 
 def open_published_index(
     source: HubFiles, manifest: HubManifest, choice: bool | str, embeddings: np.ndarray, mmap: bool = True
-) -> faiss.Index | None:
+) -> SearchIndex | None:
     """
     The index of a publication.
 
@@ -98,7 +100,7 @@ def open_published_index(
     if choice is False:
         return None
     if choice == "exact":
-        return build_index(embeddings)
+        return FaissIndex(build_index(embeddings))
     name = manifest.default_index if choice is True else choice
     if name not in manifest.indexes:
         raise ValueError(
@@ -118,7 +120,7 @@ def open_published_index(
 
         write_once(place, "write the index into", write)
     try:
-        return open_index(path, mmap=mmap, rows=manifest.rows, dimension=manifest.dimension)
+        return FaissIndex(open_index(path, mmap=mmap, rows=manifest.rows, dimension=manifest.dimension))
     except IndexFileError as error:
         raise HubArtefactError(f"The index of {source.label} is refused: {error}") from error
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import faiss
 import numpy as np
 
+from realm_hf.index.base import ABSENT
 from realm_hf.index.default_index import plan_index, reach_recall
-from realm_hf.index.faiss_search import ABSENT, BLAS_THRESHOLD, search, search_threads
+from realm_hf.index.faiss_search import BLAS_THRESHOLD, search, search_threads
 from realm_hf.index.file import check_family, faiss_reason, open_index, save_index
 
 __all__ = [

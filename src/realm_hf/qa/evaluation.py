@@ -24,7 +24,7 @@ from realm_hf.data.questions.matching import (
     regex_match,
     token_f1,
 )
-from realm_hf.qa.scores import OpenQAResult, QuestionRecord
+from realm_hf.qa.results import OpenQAResult, QuestionRecord
 
 if TYPE_CHECKING:
     from realm_hf.data.questions.load import OpenQAExample

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from realm_hf.data.questions.matching import answer_places
-from realm_hf.qa.scores import QuestionRecord
+from realm_hf.qa.results import QuestionRecord
 from realm_hf.storage.files import replacement
 
 __all__ = ["read_predictions", "write_predictions"]

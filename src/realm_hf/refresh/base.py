@@ -98,8 +98,5 @@ class Refresher(Protocol):
     def check_health(self) -> RefreshHealth:
         """How the refresh is doing."""
 
-    def wait(self, timeout: float) -> GenerationInfo | None:
-        """Poll for up to `timeout` seconds; on other ranks than 0 it returns at once."""
-
     def stop(self) -> None:
         """End the builder, if this process started one, and every thread."""

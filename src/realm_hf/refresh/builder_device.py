@@ -15,12 +15,12 @@ import torch
 
 from realm_hf.models.ragged_encoding import CHUNK_TOKENS
 from realm_hf.refresh.builder_process import builder_environment
-from realm_hf.refresh.team import Team
+from realm_hf.refresh.rank_group import RankGroup
 
 if TYPE_CHECKING:
     from realm_hf.models.modeling_realm import RealmEmbedder
 
-# Prints the free bytes of the device that is given, or -1 where it does not tell; fails where nothing can be computed.
+# Prints the free bytes of the given device, or -1 where that is not known; fails where nothing can be computed.
 _TRIAL = """
 import sys, torch
 device = torch.device(sys.argv[1])
@@ -59,10 +59,10 @@ def check_builder_device(device: str, needed_bytes: int = 0) -> None:
             f"{_named(device)}, but it did not add up 64 x 64 numbers in {_TRIAL_SECONDS:.0f} s. {_REMEDY}"
         ) from error
     if trial.returncode:
-        told = trial.stderr.strip().splitlines()
+        lines = trial.stderr.strip().splitlines()
         raise ValueError(
             f"{_named(device)}, but nothing can be computed there: "
-            f"{told[-1] if told else f'exit code {trial.returncode}'}. {_REMEDY}"
+            f"{lines[-1] if lines else f'exit code {trial.returncode}'}. {_REMEDY}"
         )
     check_room(device, int(trial.stdout), needed_bytes)
 
@@ -87,7 +87,7 @@ def known_device(device: str) -> torch.device:
 def check_on_all_ranks(device: str, needed_bytes: int = 0) -> None:
     """[`check_builder_device`] on the main process, beside which the builder runs; its error is every rank's."""
     if device != "cpu":
-        Team.of_all_ranks().on_main(
+        RankGroup.of_all_ranks().on_main(
             lambda: check_builder_device(device, needed_bytes), "try the device of the index builder"
         )
 

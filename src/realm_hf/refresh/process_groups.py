@@ -1,8 +1,8 @@
-"""Process groups whose waits have an end, and words for a rank that did not come.
+"""Process groups whose waits have an end, and the error that explains which wait failed.
 
 A rank that dies breaks its connections, which gloo notices at once. One that is stopped, hangs on a dead file system
 or sits on a machine that is gone is noticed only by a timeout. Nothing here waits inside a collective for work that
-may take hours: such work is done beside small meetings of the ranks, see [`Team`].
+may take hours: such work is done beside small meetings of the ranks, see [`RankGroup`].
 """
 
 from __future__ import annotations

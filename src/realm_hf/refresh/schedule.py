@@ -10,7 +10,7 @@ step.
 Staleness is counted in optimizer steps: the current step minus that of the snapshot behind the served generation. It
 is the same number on all ranks, so that all take the same decision without asking each other. Waiting is polling:
 every rank goes round the same little loop, the ranks meet in the swap's tiny all-reduce and never inside a build. A
-wait goes on as long as somebody works on a newer index, and ends in words when nobody has for an hour.
+wait goes on as long as somebody works on a newer index, and ends with an error when nobody has for an hour.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Literal
 
 from transformers.utils import logging
 
-from realm_hf.refresh.modes import Refresher, RefreshError
+from realm_hf.refresh.base import Refresher, RefreshError
 from realm_hf.refresh.swap import Swap, SwapCoordinator
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ class RefreshScheduler:
 
 
 class _Wait:
-    """One wait for a newer index: whether anybody still works on one, told every half minute.
+    """One wait for a newer index: whether anybody still works on one, logged every half minute.
 
     Args:
         refresh: What waits.
@@ -213,7 +213,7 @@ class _Wait:
         self.refresh = refresh
         self.step = step
         self.started = time.monotonic()
-        self._told_at = self._looked_at = self._seen_at = self.started
+        self._warned_at = self._looked_at = self._seen_at = self.started
         self._failures_before = len(refresh.coordinator.failures)
         self._steps_before = (-1, -1)
         self._reason: str | None = None
@@ -235,8 +235,8 @@ class _Wait:
         elif dropped >= _MAX_SWAP_FAILURES:
             last = coordinator.failures[-1]
             self._reason = f"{dropped} newer ones could not be opened, the last because of {last.reasons}"
-        if now - self._told_at > _WAIT_NOTE_SECONDS:
-            self._told_at = now
+        if now - self._warned_at > _WAIT_NOTE_SECONDS:
+            self._warned_at = now
             logger.warning("still waiting for a newer index (%.0f s so far): %s", now - self.started, health)
         return self._reason is not None
 

@@ -7,7 +7,7 @@ import torch
 
 from realm_hf.data.passages.build import NULL_PASSAGE
 from realm_hf.data.vocabulary import SpecialTokens
-from realm_hf.index.faiss_index import ABSENT
+from realm_hf.index.base import ABSENT
 from realm_hf.models.modeling_embedder import RealmEmbedder
 
 __all__ = ["NullEmbedding", "gather_embeddings"]

@@ -23,7 +23,6 @@ from realm_hf.knowledge.knowledge import Knowledge
 from realm_hf.knowledge.overlay import EditedEmbeddings, EditedIndex, Overlay
 
 if TYPE_CHECKING:
-    import faiss
     from transformers import PreTrainedTokenizerBase
 
     from realm_hf.knowledge.corpus import Corpus
@@ -222,7 +221,7 @@ def _overlaid(knowledge: Knowledge, overlay: Overlay) -> Knowledge:
     embeddings = original.embeddings
     return Knowledge(
         EditedCorpus(original, overlay),
-        cast("faiss.Index", EditedIndex(original.index, overlay)),
+        EditedIndex(original.index, overlay),
         None if embeddings is None else cast("np.ndarray", EditedEmbeddings(embeddings, overlay)),
         None if original.name is None else f"{original.name}+{overlay.edits}",
     )
@@ -233,8 +232,8 @@ def _check_tower(
 ) -> None:
     """Refuse a tower whose embeddings are not comparable with the index's: a fine-tuned query tower, a later step."""
     dimension = embedder.config.retriever_proj_size
-    if dimension != served.index.d:
-        raise ValueError(f"The passage tower gives {dimension} dimensions, the index has {served.index.d}.")
+    if dimension != served.index.dimension:
+        raise ValueError(f"The passage tower gives {dimension} dimensions, the index has {served.index.dimension}.")
     if served.embeddings is None:
         return
     rows = np.unique(np.linspace(0, len(served.corpus) - 1, _PROBES).astype(np.int64))

@@ -20,7 +20,7 @@ from realm_hf.models.towers import TowerSource
 from realm_hf.runs.retriever_files import open_run_index
 
 if TYPE_CHECKING:
-    import faiss
+    from realm_hf.index.base import SearchIndex
 
 __all__ = ["RetrieverParts", "find_retriever"]
 
@@ -33,7 +33,7 @@ class RetrieverParts:
     Args:
         passages ([`PassageStore`] or `Dataset`): N passages.
         tokenizer (`PreTrainedTokenizerBase`, *optional*): Theirs.
-        index (`faiss.Index`, *optional*): Over their embeddings.
+        index ([`SearchIndex`], *optional*): Over their embeddings.
         embeddings (`np.ndarray` of shape `[N, D]`, *optional*): What the index was built from.
         generation_name (`str`, *optional*): The generation it was.
         embedder ([`TowerSource`], *optional*): The passage tower.
@@ -43,7 +43,7 @@ class RetrieverParts:
 
     passages: PassageStore | Dataset
     tokenizer: PreTrainedTokenizerBase | None
-    index: faiss.Index | None
+    index: SearchIndex | None
     embeddings: np.ndarray | None
     generation_name: str | None
     embedder: TowerSource

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from realm_hf.data.passages.build import NULL_PASSAGE
 from realm_hf.hub.commit import HubCommit
 from realm_hf.hub.retriever import check_model, push_retriever
-from realm_hf.index.faiss_index import ABSENT
+from realm_hf.index.base import ABSENT
 from realm_hf.knowledge.compaction import CompactedFiles
 from realm_hf.knowledge.edited_corpus import EditedCorpus
 from realm_hf.knowledge.files import RetrieverFiles, save_retriever_files
@@ -47,8 +47,8 @@ class RealmRetriever(PassageSearcher):
         passages ([`PassageStore`] or `datasets.Dataset`): N passages. A dataset needs a column `text`; a column
             `embeddings` serves as `embeddings`. They stay as they are when knowledge is edited.
         tokenizer (`PreTrainedTokenizerBase`, *optional*): Needed by `__call__`, and to read a dataset's passages.
-        index (`faiss.Index`, *optional*): Inner product, row `i` is passage `i`. Built ("Flat") if there are
-            embeddings.
+        index (`faiss.Index` or [`SearchIndex`], *optional*): Inner product, row `i` is passage `i`. Built ("Flat") if
+            there are embeddings.
         embeddings (`np.ndarray` of shape `[N, D]`, *optional*): For [`recall_against_exact`] and `save_pretrained`.
         generation_name (`str`, *optional*): Name of the generation, handed on with every batch.
         threads (`int`, *optional*): Threads of a search; FAISS's setting by default. With a builder on the same
@@ -297,7 +297,7 @@ class RealmRetriever(PassageSearcher):
         Raises:
             ValueError: If they do not belong together.
         """
-        check_model(model, dimension=self.index.d, fingerprints=self.fingerprints, force=force)
+        check_model(model, dimension=self.index.dimension, fingerprints=self.fingerprints, force=force)
 
 
 def _strings(values: str | Sequence[str]) -> Sequence[str]:

@@ -20,6 +20,7 @@ from transformers.utils import logging
 from realm_hf.data.passages.build import NULL_PASSAGE, PassageStore
 from realm_hf.index.exact import recall_at_k
 from realm_hf.index.faiss_index import build_index
+from realm_hf.index.faiss_search import IndexLike, as_search_index
 from realm_hf.knowledge.edited_corpus import EditedCorpus
 from realm_hf.knowledge.knowledge import Knowledge
 from realm_hf.models.modeling_embedder import RealmEmbedder
@@ -31,9 +32,8 @@ from realm_hf.retriever.selection import RetrievalBatch, SearchStats, as_queries
 from realm_hf.retriever.text_search import SearchResult, search_texts
 
 if TYPE_CHECKING:
-    import faiss
-
     from realm_hf.generations.store import Generation
+    from realm_hf.index.base import SearchIndex
 
 __all__ = ["PassageSearcher"]
 
@@ -53,7 +53,7 @@ class PassageSearcher(PassageReader):
         passages: PassageStore | Dataset,
         tokenizer: PreTrainedTokenizerBase | None = None,
         *,
-        index: faiss.Index | None = None,
+        index: IndexLike | None = None,
         embeddings: np.ndarray | None = None,
         generation_name: str | None = None,
         threads: int | None = None,
@@ -73,7 +73,7 @@ class PassageSearcher(PassageReader):
         self._attached = False
         self._knowledge: Knowledge | None = None
         if index is not None:
-            self._serve(Knowledge(self._corpus, index, embeddings, generation_name))
+            self._serve(Knowledge(self._corpus, as_search_index(index), embeddings, generation_name))
 
     @classmethod
     def from_generation(
@@ -104,8 +104,11 @@ class PassageSearcher(PassageReader):
     # What is searched
 
     @property
-    def index(self) -> faiss.Index:
-        """The index that is searched; after edits an [`EditedIndex`]. A `ValueError` if there is none yet."""
+    def index(self) -> SearchIndex:
+        """
+        The index that is searched: of a `faiss.Index` a [`FaissIndex`], whose `faiss` it is; after edits an
+        [`EditedIndex`]. A `ValueError` if there is none yet.
+        """
         return self._searched().index
 
     @property

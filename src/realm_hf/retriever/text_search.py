@@ -100,7 +100,7 @@ def search_texts(
     Raises:
         ValueError: There is no query tower or no tokenizer, or the tower is not of the index's dimension.
     """
-    tower, tokenizer, dimension = retriever.query_embedder, retriever.tokenizer, retriever.index.d
+    tower, tokenizer, dimension = retriever.query_embedder, retriever.tokenizer, retriever.index.dimension
     if tower is None:
         raise ValueError(
             "Texts must be embedded by the query tower, and this retriever was made or saved without one: set "

@@ -251,7 +251,7 @@ class RunDirectory:
         to an earlier step, and must not be served what its predecessor built at a later one.
 
         Raises:
-            RunLocked: A trainer already runs here, or nobody can tell.
+            RunLocked: A trainer already runs here, or it cannot be known whether one does.
             OSError: The directory cannot be written to; the message says why.
         """
         lock = TrainerLock.acquire(self.lock_path, self.read_epoch())

@@ -23,7 +23,7 @@ logger = logging.get_logger(__name__)
 
 # Processor seconds between two beats that count as work; the beating thread's own are not among them.
 _WORK_CPU_SECONDS = 0.01
-# Of a process that is watched from outside: more than one uses that only waits for a word.
+# Of a process that is watched from outside: more than one uses that only waits for a request.
 _WATCHED_CPU_SECONDS = 0.1
 # A file system that has gone away does not keep a builder from ending.
 _LAST_BEAT_SECONDS = 5.0
@@ -64,7 +64,7 @@ class Beat:
 class Heartbeat:
     """Writes a heartbeat file from a background thread until `stop()`; the file goes with it.
 
-    A beat that finds no room on the disk is told once and tried again: the heart stops with the builder only.
+    A beat that finds no room on the disk is logged once and tried again: the thread ends with the builder only.
 
     Args:
         path: The file; its directory exists.
@@ -81,12 +81,12 @@ class Heartbeat:
         self._thread.start()
 
     def mark(self, phase: str, snapshot: str = "", done: int = 0, total: int = 0) -> None:
-        """Say that work was done; cheap enough for every batch."""
+        """Record that work was done; cheap enough for every batch."""
         self._beat = replace(self._beat, phase=phase, snapshot=snapshot, done=done, total=total)
         self._marks += 1
 
-    def tell_failure(self, failures: int, error: str = "") -> None:
-        """Say how many builds failed in a row, and why the last one did, to whoever waits for one."""
+    def report_failure(self, failures: int, error: str = "") -> None:
+        """Record how many builds failed in a row and why the last one did, for whoever waits for one."""
         self._beat = replace(self._beat, failures=failures, error=error)
         self._marks += 1
 
@@ -98,23 +98,23 @@ class Heartbeat:
 
     def _run(self) -> None:
         counter, marks, work = 0, -1, 0.0
-        is_heard = True
+        is_written = True
         while not self._ended.is_set():
             now, marked = time.process_time() - time.thread_time(), self._marks
             if marks != marked or now - work > _WORK_CPU_SECONDS:
                 try:
                     write_json(self.path, asdict(self._beat) | {"counter": counter + 1}, durable=False)
                 except OSError as error:
-                    if is_heard:
+                    if is_written:
                         logger.warning(
                             "no heartbeat can be written, tried again every %.1f s: %s", self.interval, error
                         )
-                    is_heard = False
+                    is_written = False
                 else:
                     counter, marks, work = counter + 1, marked, now
-                    if not is_heard:
+                    if not is_written:
                         logger.warning("the heartbeat is written again")
-                    is_heard = True
+                    is_written = True
             self._ended.wait(self.interval)
 
 
@@ -164,7 +164,7 @@ class ProcessorMonitor:
         self._moved_at = time.monotonic()
 
     def silent_seconds(self) -> float:
-        """Seconds since it was last seen to have used a tenth of a second; since the construction where none tells."""
+        """Seconds since it was last seen to have used a tenth of a second, or since the construction."""
         used = self._now()
         if used - self._used >= _WATCHED_CPU_SECONDS:
             self._used, self._moved_at = used, time.monotonic()

@@ -85,7 +85,7 @@ class LockHolder:
     Args:
         host: Host name.
         pid: Process id on that host.
-        process_start: Its start time in the kernel's ticks: a recycled process id is told from the holder.
+        process_start: Its start time in the kernel's ticks: so that a recycled process id is not taken for the holder.
         boot_id: Boot of the host.
         pid_namespace: Process id namespace (containers).
         epoch: The run's epoch that the holder trains under.
@@ -147,7 +147,7 @@ class TrainerLock:
             epoch: The newest epoch known from elsewhere; the lock's is greater than this and than a dead holder's.
 
         Raises:
-            RunLocked: Somebody else holds it, or nobody can tell.
+            RunLocked: Somebody else holds it, or it cannot be known whether the holder still runs.
             OSError: The directory cannot be written to; the message says why.
         """
         with explain_os_errors("lock", path):

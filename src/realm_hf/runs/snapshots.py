@@ -223,8 +223,8 @@ def collect_snapshots(run: RunDirectory, keep: Iterable[str] = ()) -> list[str]:
     kept = set(keep) | run.named_by_checkpoints()
     if names:
         kept.add(max(names, key=lambda name: tuple(reversed(_parse(name)))))
-    doomed = [name for name in names if name not in kept]
-    removed = [name for name in doomed if _retire_unless_leased(run.snapshots / name, run.place)]
+    unused = [name for name in names if name not in kept]
+    removed = [name for name in unused if _retire_unless_leased(run.snapshots / name, run.place)]
     remove_stale_staging(run.snapshots)
     return removed
 

@@ -133,7 +133,7 @@ class Term:
 
     @contextmanager
     def enforced(self) -> Iterator[None]:
-        """Whatever fails in the block because the run was taken over ends in these words."""
+        """Turn whatever fails in the block because the run was taken over into [`RunTakenOver`]."""
         try:
             yield
         except RunTakenOver:

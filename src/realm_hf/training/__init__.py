@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from realm_hf.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
-    from realm_hf.refresh.team import Team
+    from realm_hf.refresh.rank_group import RankGroup
     from realm_hf.training.arguments import InverseClozeTrainingArguments, RealmTrainingArguments, parse_arguments
     from realm_hf.training.arguments_open_qa import OpenQATrainingArguments
     from realm_hf.training.callbacks import LoopCallback, TrainingResult
@@ -29,9 +29,9 @@ __all__ = [
     "LoopCallback",
     "OpenQATrainer",
     "OpenQATrainingArguments",
+    "RankGroup",
     "RealmTrainer",
     "RealmTrainingArguments",
-    "Team",
     "TrainingLoop",
     "TrainingResult",
     "list_checkpoints",
@@ -46,7 +46,7 @@ __all__ = [
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
-        ".refresh.team": ["Team"],
+        ".refresh.rank_group": ["RankGroup"],
         "arguments": ["InverseClozeTrainingArguments", "RealmTrainingArguments", "parse_arguments"],
         "arguments_open_qa": ["OpenQATrainingArguments"],
         "callbacks": ["LoopCallback", "TrainingResult"],

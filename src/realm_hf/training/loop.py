@@ -246,7 +246,7 @@ class TrainingLoop(TrainingTask):
         return self._ranks.together(what, work)
 
     def on_main(self, function: Callable[[], T], what: str) -> T:
-        """Run `function` on the main process; its result, or its error, is everybody's. See [`Team.on_main`]."""
+        """Run `function` on the main process; its result, or its error, is everybody's. See [`RankGroup.on_main`]."""
         return self._ranks.on_main(function, what)
 
     @property

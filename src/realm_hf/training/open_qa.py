@@ -45,13 +45,12 @@ from realm_hf.runs.records import read_log
 from realm_hf.storage.files import json_sha256
 from realm_hf.training.adopted_index import adopt_newest_generation
 from realm_hf.training.arguments_open_qa import OpenQATrainingArguments
-from realm_hf.training.beams import Beam, BeamSearch
 from realm_hf.training.best_model import BestModel
 from realm_hf.training.callbacks import LoopCallback
 from realm_hf.training.checkpoints import Checkpoint, save_model
 from realm_hf.training.data_order import DataOrder, step_positions
 from realm_hf.training.loop import TrainingLoop
-from realm_hf.training.open_qa_step import SUMS, OpenQAStep, means
+from realm_hf.training.open_qa_step import SUMS, AnsweredBeam, BeamSearch, OpenQAStep, means
 from realm_hf.training.optimization import make_accelerator
 from realm_hf.training.retrieval_ahead import LiveIndex
 from realm_hf.training.run_retriever import name_model, save_run_retriever, staged_model
@@ -136,7 +135,7 @@ class OpenQATrainer(TrainingLoop):
             finder,
             config.searcher_beam_size,
             config.reader_beam_size,
-            min(config.reader_seq_len, config.max_position_embeddings),
+            model.reader_length,
         )
         probes = self._encode([example.question for example in self.dev[: args.probe_queries]])
         self.index = IndexService(
@@ -145,7 +144,7 @@ class OpenQATrainer(TrainingLoop):
         self.best = BestModel(root, args.early_stopping_patience)
         self._best_index = ExitStack()
         #: What this rank searched last; for callbacks.
-        self.beam: Beam | None = None
+        self.beam: AnsweredBeam | None = None
 
     def own_rates(self) -> dict[nn.Module, float]:
         """The query tower's, if it has one."""
@@ -245,7 +244,7 @@ class OpenQATrainer(TrainingLoop):
         ids = [self.question_ids[row] for row in rows]
         examples = [self.examples[row] for row in rows]
 
-        def search(queries: torch.Tensor) -> Beam:
+        def search(queries: torch.Tensor) -> AnsweredBeam:
             self.beam = self.search(served.retriever, queries, ids, examples)
             return self.beam
 

@@ -14,8 +14,9 @@ import torch
 
 from realm_hf.generations.store import GenerationError, GenerationStore
 from realm_hf.models.fingerprints import state_fingerprint
+from realm_hf.refresh.base import Refresher
 from realm_hf.refresh.builder_device import build_bytes, check_on_all_ranks
-from realm_hf.refresh.modes import Refresher, make_refresher
+from realm_hf.refresh.modes import make_refresher
 from realm_hf.refresh.schedule import RefreshScheduler
 from realm_hf.refresh.swap import Swap, SwapCoordinator
 from realm_hf.retriever.retriever import RealmRetriever

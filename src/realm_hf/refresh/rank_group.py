@@ -3,9 +3,9 @@ it works.
 
 Work that takes hours on one rank (training an index, writing it) is never waited for inside a collective: beside it a
 thread of every rank meets the others ten times a second in a tiny all-reduce that says who is done, who failed and who
-has made no progress. So a rank that dies, fails or hangs ends the work on all ranks, in words. A timeout of days was
-rejected: a stopped rank held the job for as long. The meetings go over gloo on CPU tensors: they neither wait for a
-GPU's queue nor disturb it, and NCCL, which gives up after ten minutes, has no part in them.
+has made no progress. So a rank that dies, fails or hangs ends the work on all ranks, with an error that says which. A
+timeout of days was rejected: a stopped rank held the job for as long. The meetings go over gloo on CPU tensors: they
+neither wait for a GPU's queue nor disturb it, and NCCL, which gives up after ten minutes, has no part in them.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ _NOTE_SECONDS = 60.0
 _WORK_CPU_SECONDS = 0.01
 
 
-class Team:
+class RankGroup:
     """The ranks of a job.
 
     Args:
         rank: This process's rank.
-        world_size: Number of ranks; with more than one, constructing a team is a collective call.
+        world_size: Number of ranks; with more than one, constructing it is a collective call.
         stall_seconds: Seconds without progress after which a rank that is not done counts as hanging.
         meeting_timeout: Longest that a rank's process may give no answer at all.
     """
@@ -62,7 +62,7 @@ class Team:
         self._meetings: Meetings | None = None
 
     @classmethod
-    def of_all_ranks(cls, stall_seconds: float = STALL_SECONDS) -> Team:
+    def of_all_ranks(cls, stall_seconds: float = STALL_SECONDS) -> RankGroup:
         """All ranks of this job, or this process alone; every rank calls it at the same point.
 
         Args:
@@ -108,8 +108,8 @@ class Team:
 
         Args:
             what: What is done, for messages: "embedding".
-            work: This rank's part; no collective call of this team. It may take hours as long as it uses the processor
-                or calls [`mark`].
+            work: This rank's part; no collective call of this group. It may take hours as long as it uses the
+                processor or calls [`mark`].
 
         Raises:
             RefreshError: Another rank failed, or a rank hangs; its reason is in the message.
@@ -140,25 +140,25 @@ class Team:
             self._meetings.marks += 1
             self._meetings.require_all_well()
 
-    def share(self, word: str) -> str:
-        """Rank 0's word, on all ranks; they come to it within minutes of one another."""
-        words = [word]
+    def broadcast(self, text: str) -> str:
+        """Rank 0's text, on all ranks; they come to it within minutes of one another."""
+        texts = [text]
         if self.group is not None:
             with explain_lost_rank("hear what rank 0 says", self.meeting_timeout):
-                dist.broadcast_object_list(words, src=0, group=self.group)
-        return words[0]
+                dist.broadcast_object_list(texts, src=0, group=self.group)
+        return texts[0]
 
 
 class Meetings:
     """The meetings of the ranks beside one piece of work, in a thread of this rank.
 
     Args:
-        team: The ranks.
+        ranks: The ranks.
         what: What is done, for messages.
     """
 
-    def __init__(self, team: Team, what: str):
-        self.team = team
+    def __init__(self, ranks: RankGroup, what: str):
+        self.ranks = ranks
         self.what = what
         self.marks = 0
         self.failure: RefreshError | None = None
@@ -181,14 +181,14 @@ class Meetings:
 
     def _meet_until_all_are_done(self) -> None:
         try:
-            with explain_lost_rank(f"a meeting beside {self.what}", self.team.meeting_timeout):
+            with explain_lost_rank(f"a meeting beside {self.what}", self.ranks.meeting_timeout):
                 self._meet()
         except LostRank as error:
             self.failure = error
 
     def _meet(self) -> None:
         marks, work, moved_at = -1, 0.0, time.monotonic()
-        told = started = time.monotonic()
+        warned_at = started = time.monotonic()
         while True:
             now, used = time.monotonic(), self._processor_seconds()
             if marks != self.marks or used - work > _WORK_CPU_SECONDS:
@@ -199,15 +199,15 @@ class Meetings:
                 return
             if all(done):
                 return
-            if max(silent) > self.team.stall_seconds:
+            if max(silent) > self.ranks.stall_seconds:
                 rank = silent.index(max(silent))
                 self.failure = RefreshError(
                     f"Rank {rank} has made no progress with {self.what} for {silent[rank]:.0f} s, so it is given up: "
                     f"does the file system answer? End the job, and resume from the newest checkpoint."
                 )
                 return
-            if now - told > _NOTE_SECONDS:
-                told = now
+            if now - warned_at > _NOTE_SECONDS:
+                warned_at = now
                 missing = ", ".join(str(rank) for rank, ready in enumerate(done) if not ready)
                 logger.warning("%s: %.0f s so far, ranks at work: %s", self.what, now - started, missing)
             self._done.wait(_MEETING_SECONDS)
@@ -216,18 +216,18 @@ class Meetings:
 
     def _exchange(self, silent: float) -> tuple[list[bool], list[bool], list[float]]:
         """For each rank whether it is done, whether it failed, and its seconds without progress."""
-        word = torch.zeros(3, self.team.world_size, dtype=torch.float64)
+        state = torch.zeros(3, self.ranks.world_size, dtype=torch.float64)
         is_done = self._done.is_set()
-        word[:, self.team.rank] = torch.tensor([float(is_done), float(is_done and self._reason is not None), silent])
-        dist.all_reduce(word, group=self.team.group)
-        done, failed, silences = word.tolist()
+        state[:, self.ranks.rank] = torch.tensor([float(is_done), float(is_done and self._reason is not None), silent])
+        dist.all_reduce(state, group=self.ranks.group)
+        done, failed, silences = state.tolist()
         return [value > 0 for value in done], [value > 0 for value in failed], silences
 
     def _hear_reasons(self) -> RefreshError:
-        reasons: list[str | None] = [None] * self.team.world_size
-        dist.all_gather_object(reasons, self._reason if self._done.is_set() else None, group=self.team.group)
-        told = "; ".join(f"rank {rank}: {reason}" for rank, reason in enumerate(reasons) if reason is not None)
-        return RefreshError(f"The ranks could not go on together, {self.what} failed ({told}).")
+        reasons: list[str | None] = [None] * self.ranks.world_size
+        dist.all_gather_object(reasons, self._reason if self._done.is_set() else None, group=self.ranks.group)
+        by_rank = "; ".join(f"rank {rank}: {reason}" for rank, reason in enumerate(reasons) if reason is not None)
+        return RefreshError(f"The ranks could not go on together, {self.what} failed ({by_rank}).")
 
 
 def _clock_of_this_thread() -> Callable[[], float]:
