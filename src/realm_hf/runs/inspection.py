@@ -15,12 +15,13 @@ from realm_hf.runs.snapshots import list_snapshots
 
 
 def describe_run(run: RunDirectory) -> dict[str, Any]:
-    """All that can be read from a run directory, ready for JSON.
+    """
+    All that can be read from a run directory, ready for JSON.
 
     Returns:
-        `run` (its configuration), `trainer` (the lock's holder, with `is_alive` true, false, or `None` if that cannot
-        be known from here), `snapshots`, `generations`, `quarantined` (name -> reason), `builders` (heartbeats),
-        `checkpoints` (names).
+        `dict[str, Any]`: `run` (its configuration), `trainer` (the lock's holder, with `is_alive` true, false, or
+        `None` if that cannot be known from here), `snapshots`, `generations`, `quarantined` (name -> reason),
+        `builders` (heartbeats), `checkpoints` (names).
     """
     store = GenerationStore(run.index)
     beats = [read_beat(path) for path in sorted(run.heartbeats.glob("*.json"))]

@@ -57,7 +57,8 @@ def pid_namespace() -> str:
 
 
 def process_start(pid: int) -> str | None:
-    """When a process started, in the kernel's ticks since boot, or `None` if there is no such process.
+    """
+    When a process started, in the kernel's ticks since boot, or `None` if there is no such process.
 
     Where /proc does not exist the answer for a living process is `""`: a recycled process id then counts as alive.
     """
@@ -80,16 +81,18 @@ def process_start(pid: int) -> str | None:
 
 @dataclass(frozen=True)
 class LockHolder:
-    """Who holds the run.
+    """
+    Who holds the run.
 
     Args:
-        host: Host name.
-        pid: Process id on that host.
-        process_start: Its start time in the kernel's ticks: so that a recycled process id is not taken for the holder.
-        boot_id: Boot of the host.
-        pid_namespace: Process id namespace (containers).
-        epoch: The run's epoch that the holder trains under.
-        since: Time of acquisition, ISO 8601, UTC.
+        host (`str`): Host name.
+        pid (`int`): Process id on that host.
+        process_start (`str`): Its start time in the kernel's ticks: so that a recycled process id is not taken for the
+            holder.
+        boot_id (`str`): Boot of the host.
+        pid_namespace (`str`): Process id namespace (containers).
+        epoch (`int`): The run's epoch that the holder trains under.
+        since (`str`): Time of acquisition, ISO 8601, UTC.
     """
 
     host: str
@@ -123,7 +126,8 @@ class LockHolder:
 
 
 class TrainerLock:
-    """The held lock of a run directory; released by `release()` or as a context manager.
+    """
+    The held lock of a run directory; released by `release()` or as a context manager.
 
     Acquire it through [`RunDirectory.lock`].
     """
@@ -140,11 +144,13 @@ class TrainerLock:
 
     @classmethod
     def acquire(cls, path: Path, epoch: int) -> TrainerLock:
-        """Take the lock, also from a holder that is known to be dead, and fence off all earlier trainers.
+        """
+        Take the lock, also from a holder that is known to be dead, and fence off all earlier trainers.
 
         Args:
-            path: The lock file.
-            epoch: The newest epoch known from elsewhere; the lock's is greater than this and than a dead holder's.
+            path (`Path`): The lock file.
+            epoch (`int`): The newest epoch known from elsewhere; the lock's is greater than this and than a dead
+                holder's.
 
         Raises:
             RunLocked: Somebody else holds it, or it cannot be known whether the holder still runs.

@@ -43,11 +43,12 @@ class RunTakenOver(RunDirectoryError):  # noqa: N818 - it is the state that is n
 
 
 class Term:
-    """One trainer's term. Get one by [`claim`].
+    """
+    One trainer's term. Get one by [`claim`].
 
     Args:
-        root: The run directory.
-        number: Counts the terms of the run from 1.
+        root (`Path`): The run directory.
+        number (`int`): Counts the terms of the run from 1.
     """
 
     def __init__(self, root: Path, number: int):
@@ -55,12 +56,13 @@ class Term:
 
     @classmethod
     def claim(cls, root: Path, at_least: int, sign: Callable[[int], Mapping[str, Any]]) -> Term:
-        """Take the next number; whoever takes one later has a greater one.
+        """
+        Take the next number; whoever takes one later has a greater one.
 
         Args:
-            root: The run directory.
-            at_least: The greatest number known from elsewhere.
-            sign: Gives the content of `holder.json` for a number.
+            root (`Path`): The run directory.
+            at_least (`int`): The greatest number known from elsewhere.
+            sign (`Callable[[int], Mapping[str, Any]]`): Gives the content of `holder.json` for a number.
         """
         terms = root / "terms"
         terms.mkdir(exist_ok=True)
@@ -96,7 +98,8 @@ class Term:
             shutil.rmtree(home / str(self.number), ignore_errors=True)
 
     def retire_earlier(self) -> None:
-        """Take all earlier trainers' places away. When it returns none of them can change the run any more.
+        """
+        Take all earlier trainers' places away. When it returns none of them can change the run any more.
 
         The rename cuts the path off at once. The directory itself is removed too, and that is waited for: another host
         of a network file system may still know it by its handle.
@@ -123,7 +126,8 @@ class Term:
         return not self.place.is_dir()
 
     def require(self) -> None:
-        """Go on only if the run is still this trainer's.
+        """
+        Go on only if the run is still this trainer's.
 
         Raises:
             RunTakenOver: It is not.
