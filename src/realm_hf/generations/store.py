@@ -5,8 +5,7 @@
     root/.tmp-*               being written; a collector removes those whose writer is gone
 
 Readers hold a lease (a shared lock on `generation.json`) and map the files; [`GenerationStore.collect`] leaves leased
-generations alone. A truncated file under a map kills the process, so sizes are checked before anything is mapped, and
-[`GenerationStore.mirror`] copies a generation from a shared file system to a node's own disk, hashed on the way.
+generations alone. A truncated file under a map kills the process, so sizes are checked before anything is mapped.
 """
 
 from __future__ import annotations
@@ -325,37 +324,6 @@ class GenerationStore:
         """Name -> reason of the generations that were quarantined."""
         notes = map(read_json, (self.root / _QUARANTINE).glob("step-*.json"))
         return {note["name"]: note["why"] for note in notes}
-
-    def mirror(self, source: GenerationStore, name: str) -> Generation:
-        """
-        Copy a generation of another store into this one, hashed on the way, and open the copy (or the earlier one): a
-        node's own disk in front of a shared file system, once a node, before its ranks open it.
-
-        Args:
-            source ([`GenerationStore`]): The shared store; leased while copying.
-            name (`str`): The generation.
-
-        Returns:
-            [`Generation`]: The copy.
-
-        Raises:
-            CorruptGenerationError: If the bytes that were read are not those that were written.
-        """
-        if not self._path(name).exists():
-            self.require_space(source._read_info(name).total_bytes)
-            with (
-                source.open(name) as original,
-                explain_os_errors(f"copy generation {name}", self.root),
-                StagedDirectory(self.root / name) as staged,
-            ):
-                for file, record in original.info.files.items():
-                    with staged.file(file) as copy, (original.path / file).open("rb") as content:
-                        while piece := content.read(4 << 20):
-                            copy.write(piece)
-                    check_hash(original.path / file, copy.sha256, record)
-                with staged.file(MANIFEST_FILE) as manifest:
-                    manifest.write((original.path / MANIFEST_FILE).read_bytes())
-        return self.open(name)
 
     def _path(self, name: str) -> Path:
         if not NAME_PATTERN.fullmatch(name):

@@ -51,6 +51,8 @@ class RealmPreTrainedModel(FromBertModel):
 
     config: RealmConfig
     base_model_prefix = "realm"
+    tower_class: type[RealmBertModel] = RealmBertModel
+    """The encoder inside this model. Another has the same `forward`, `output_rows` and `pooler_output` included."""
 
     @classmethod
     def from_pretrained(
@@ -123,7 +125,7 @@ class RealmEmbedder(TextEncoder, RealmPreTrainedModel):
 
     def __init__(self, config: RealmConfig) -> None:
         super().__init__(config)
-        self.realm = RealmBertModel(config)
+        self.realm = self.tower_class(config)
         self.cls = RealmScorerProjection(config)
         self.post_init()
 

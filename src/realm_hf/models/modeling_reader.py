@@ -18,7 +18,7 @@ from realm_hf.models.bert_initialization import BertStart
 from realm_hf.models.configuration_realm import RealmConfig
 from realm_hf.models.host_facts import ReaderFacts, on_host
 from realm_hf.models.losses import full_precision
-from realm_hf.models.modeling_bert_tower import RealmBertModel, UnreadPredictionHead, distinct_words, padding_mask
+from realm_hf.models.modeling_bert_tower import UnreadPredictionHead, distinct_words, padding_mask
 from realm_hf.models.modeling_embedder import RealmPreTrainedModel, flatten_candidates, refuse_head_mask
 from realm_hf.models.modeling_outputs import RealmReaderOutput, SpanScores
 from realm_hf.models.ragged_encoding import ragged_tokens
@@ -110,7 +110,7 @@ class RealmReader(RealmPreTrainedModel):
     def __init__(self, config: RealmConfig) -> None:
         super().__init__(config)
         self.num_labels = config.num_labels
-        self.realm = RealmBertModel(config, pooler_is_read=False)
+        self.realm = self.tower_class(config, pooler_is_read=False)
         self.cls = UnreadPredictionHead(config)
         self.qa_outputs = RealmReaderProjection(config)
         self.post_init()

@@ -50,14 +50,15 @@ _RECALL_TOLERANCE = 0.05
 
 @dataclass(frozen=True)
 class RecallRecord:
-    """A line of RUN/logs/index-recall.jsonl: how exact an approximate index is, so that its drift can be seen.
+    """
+    A line of RUN/logs/index-recall.jsonl: how exact an approximate index is, so that its drift can be seen.
 
     Args:
-        snapshot_step: Step of the snapshot.
-        epoch: Its epoch.
-        factory: FAISS factory string.
-        reused: Whether centroids and codebooks were taken from an earlier generation.
-        recall: Share of the exact best 10 passages found, for 64 passages taken as queries.
+        snapshot_step (`int`): Step of the snapshot.
+        epoch (`int`): Its epoch.
+        factory (`str`): FAISS factory string.
+        reused (`bool`): Whether centroids and codebooks were taken from an earlier generation.
+        recall (`float`): Share of the exact best 10 passages found, for 64 passages taken as queries.
     """
 
     snapshot_step: int
@@ -79,19 +80,21 @@ def build_generation(
     progress: Progress | None = None,
     index_threads: int | None = None,
 ) -> GenerationInfo | None:
-    """Build and commit the generation of a snapshot. All ranks of the group call it; rank 0 gets the result.
+    """
+    Build and commit the generation of a snapshot. All ranks of the group call it; rank 0 gets the result.
 
     Args:
-        run: The run directory.
-        snapshot: What the generation is recorded to be built from.
-        embedder: The passage tower with that snapshot's weights.
-        passages: RUN/passages.
-        store: RUN/index.
-        device: Where the passages are embedded.
-        ranks: The ranks that embed a shard each; this process alone by default.
-        progress: Told of every batch and phase.
-        index_threads: Of training and filling the index; FAISS's own by default. Embedding is not concerned: each rank
-            has its threads for that, and where torch and FAISS share an OpenMP library one count would be both's.
+        run ([`RunDirectory`]): The run directory.
+        snapshot ([`SnapshotInfo`]): What the generation is recorded to be built from.
+        embedder ([`RealmEmbedder`]): The passage tower with that snapshot's weights.
+        passages ([`PassageStore`]): RUN/passages.
+        store ([`GenerationStore`]): RUN/index.
+        device (`str` or `torch.device`, *optional*, defaults to `"cpu"`): Where the passages are embedded.
+        ranks ([`RankGroup`], *optional*): The ranks that embed a shard each; this process alone by default.
+        progress (`Progress`, *optional*): Called at every batch and phase.
+        index_threads (`int`, *optional*): Of training and filling the index; FAISS's own by default. Embedding is not
+            concerned: each rank has its threads for that, and where torch and FAISS share an OpenMP library one count
+            would be both's.
 
     Raises:
         RunDirectoryError: The passages are not those of the run.
@@ -166,8 +169,9 @@ def _embed(
     shards: Path,
     report: Progress,
 ) -> np.ndarray | None:
-    """On rank 0 an array for all embeddings `[N, D]`, with its own filled in, else `None`. Ranks hand their rows over
-    as files: the run directory is shared by them all, and a gather would need the whole array in a GPU's memory.
+    """
+    On rank 0 an array for all embeddings `[N, D]`, with its own filled in, else `None`. Ranks hand their rows over as
+    files: the run directory is shared by them all, and a gather would need the whole array in a GPU's memory.
     """
     total, dtype = len(passages), np.dtype(run.config.embedding_dtype)
     embeddings = np.empty((total, embedder.config.retriever_proj_size), dtype) if ranks.rank == 0 else None

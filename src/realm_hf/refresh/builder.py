@@ -50,14 +50,15 @@ _LOOKS = 5
 
 
 class Builder:
-    """Builds generations of one run.
+    """
+    Builds generations of one run.
 
     Args:
-        run: The run directory.
-        name: Names its heartbeat file; unique among the run's builders.
-        device: Where passages are embedded.
-        ranks: The ranks that build together; this process alone by default.
-        index_threads: See [`build_generation`].
+        run ([`RunDirectory`]): The run directory.
+        name (`str`, *optional*): Names its heartbeat file; unique among the run's builders.
+        device (`str`, *optional*, defaults to `"cpu"`): Where passages are embedded.
+        ranks ([`RankGroup`], *optional*): The ranks that build together; this process alone by default.
+        index_threads (`int`, *optional*): See [`build_generation`].
     """
 
     def __init__(

@@ -33,11 +33,12 @@ _REMEDY = "Give a free one instead, such as cuda:1, or cpu."
 
 
 def check_builder_device(device: str, needed_bytes: int = 0) -> None:
-    """Refuse a builder's device on which a build would fail.
+    """
+    Refuse a builder's device on which a build would fail.
 
     Args:
-        device: As `builder_device`.
-        needed_bytes: Memory that a build takes there, see [`build_bytes`].
+        device (`str`): As `builder_device`.
+        needed_bytes (`int`, *optional*, defaults to 0): Memory that a build takes there, see [`build_bytes`].
 
     Raises:
         ValueError: Torch does not know it, this machine does not have it, nothing can be computed there, or too little
@@ -68,7 +69,8 @@ def check_builder_device(device: str, needed_bytes: int = 0) -> None:
 
 
 def known_device(device: str) -> torch.device:
-    """The device of a name.
+    """
+    The device of a name.
 
     Raises:
         ValueError: Torch does not know the name, or sees no such CUDA device here.
@@ -93,7 +95,8 @@ def check_on_all_ranks(device: str, needed_bytes: int = 0) -> None:
 
 
 def check_room(device: str, free_bytes: int, needed_bytes: int) -> None:
-    """Refuse a device with too little free memory; a negative number of free bytes says that it is not known.
+    """
+    Refuse a device with too little free memory; a negative number of free bytes says that it is not known.
 
     Raises:
         ValueError: It has less than is needed.
@@ -106,11 +109,12 @@ def check_room(device: str, free_bytes: int, needed_bytes: int) -> None:
 
 
 def build_bytes(embedder: RealmEmbedder, max_tokens_per_batch: int | None) -> int:
-    """Memory that embedding passages takes on an accelerator: the weights, and the widest layer of one batch.
+    """
+    Memory that embedding passages takes on an accelerator: the weights, and the widest layer of one batch.
 
     Args:
-        embedder: The passage tower.
-        max_tokens_per_batch: As in `run.json`; `None` for the default of such a device.
+        embedder ([`RealmEmbedder`]): The passage tower.
+        max_tokens_per_batch (`int`, *optional*): As in `run.json`; `None` for the default of such a device.
     """
     config = embedder.config
     tokens = max_tokens_per_batch or CHUNK_TOKENS["cuda"][1]

@@ -44,11 +44,12 @@ _KILL_SECONDS = 10.0
 
 
 def builder_environment(threads: int, environment: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment of a builder: the trainer's without its launcher's variables, with thread settings of its own.
+    """
+    The environment of a builder: the trainer's without its launcher's variables, with thread settings of its own.
 
     Args:
-        threads: Processor threads that each library may use.
-        environment: Instead of this process's own.
+        threads (`int`): Processor threads that each library may use.
+        environment (`Mapping[str, str]`, *optional*): Instead of this process's own.
     """
     inherited = os.environ if environment is None else environment
     cleaned = {
@@ -75,10 +76,11 @@ def builder_environment(threads: int, environment: Mapping[str, str] | None = No
 
 
 class Build:
-    """One build that was asked for.
+    """
+    One build that was asked for.
 
     Args:
-        run: The run directory.
+        run ([`RunDirectory`]): The run directory.
     """
 
     def __init__(self, run: RunDirectory):
@@ -96,13 +98,14 @@ class Build:
 
 
 class BuilderProcess:
-    """The [`BuilderServer`] of one trainer.
+    """
+    The [`BuilderServer`] of one trainer.
 
     Args:
-        run: The run directory.
-        threads: Processor threads of a build.
-        device: Where builds embed, such as "cpu" or "cuda:1".
-        index_threads: Those of its index; `threads` by default.
+        run ([`RunDirectory`]): The run directory.
+        threads (`int`, *optional*, defaults to 1): Processor threads of a build.
+        device (`str`, *optional*, defaults to `"cpu"`): Where builds embed, such as "cpu" or "cuda:1".
+        index_threads (`int`, *optional*): Those of its index; `threads` by default.
     """
 
     def __init__(
@@ -209,10 +212,8 @@ class BuilderProcess:
             self.build.monitor.path.unlink(missing_ok=True)
 
     def stop(self, grace_seconds: float = 2.0) -> None:
-        """Tell the server to kill its build and end. One that is still loading its libraries is killed: it holds
-        nothing.
-        """
-        # Said, not only hinted at by closing the pipe: a forked data loader worker may hold a copy of our end of it.
+        """End the server, which kills its build. One that is still loading libraries is killed: it holds nothing."""
+        # Written, not only implied by closing the pipe: a forked data loader worker may hold a copy of our end of it.
         with contextlib.suppress(BrokenPipeError):
             self._stdin.write(b"stop\n")
             self._stdin.flush()
@@ -239,11 +240,12 @@ def mark_failed(log: Path) -> Path:
 
 
 def prune_logs(logs: Path, living: Path | None = None) -> None:
-    """Remove all but the newest logs.
+    """
+    Remove all but the newest logs.
 
     Args:
-        logs: RUN/logs.
-        living: The log of a server that runs, however old it is.
+        logs (`Path`): RUN/logs.
+        living (`Path`, *optional*): The log of a server that runs, however old it is.
     """
     for pattern, kept in (("builder-*.log", KEPT_LOGS), (f"{_FAILED}builder-*.log", KEPT_FAILED_LOGS)):
         with contextlib.suppress(OSError):  # another disk error will say so; old logs are no reason to stop

@@ -109,7 +109,8 @@ def _answer(line: str) -> None:
 
 
 def _build_and_exit(options: BuilderOptions, server: int) -> NoReturn:
-    """What the forked child does.
+    """
+    What the forked child does.
 
     Args:
         options ([`BuilderOptions`]): Of this build.

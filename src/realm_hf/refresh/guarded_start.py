@@ -22,10 +22,11 @@ _LOOK_SECONDS = 0.2
 
 
 class ParentGuard:
-    """Ends this process when its parent is dead, until it is stopped.
+    """
+    Ends this process when its parent is dead, until it is stopped.
 
     Args:
-        parent: Process id of the parent, as the parent itself said.
+        parent (`int`): Process id of the parent, as the parent itself said.
     """
 
     def __init__(self, parent: int):

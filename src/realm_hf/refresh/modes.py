@@ -47,16 +47,17 @@ class SyncRefresher(StoreRefresher):
 
 
 class ExternalRefresher(SnapshotRefresher):
-    """Refresh "external": builders that were started elsewhere watch the run directory; here one only looks.
+    """
+    Refresh "external": builders that were started elsewhere watch the run directory; here one only looks.
 
     Args:
-        run: See [`StoreRefresher`].
-        accelerator: See [`StoreRefresher`].
-        retry_seconds: See [`SnapshotRefresher`].
-        max_failures: See [`SnapshotRefresher`]; here it is the snapshots' writes that count. A builder that failed
-            more often in a row is not taken to be building any more.
-        keep_generations: See [`StoreRefresher`].
-        build_threads: See [`StoreRefresher`].
+        run ([`RunDirectory`]): See [`StoreRefresher`].
+        accelerator (`Accelerator`): See [`StoreRefresher`].
+        retry_seconds (`float`, *optional*, defaults to 1.0): See [`SnapshotRefresher`].
+        max_failures (`int`, *optional*, defaults to 10): See [`SnapshotRefresher`]; here it is the snapshots' writes
+            that count. A builder that failed more often in a row is not taken to be building any more.
+        keep_generations (`int`, *optional*, defaults to 2): See [`StoreRefresher`].
+        build_threads (`int`, *optional*): See [`StoreRefresher`].
     """
 
     mode: RefreshMode = "external"
@@ -85,7 +86,8 @@ class ExternalRefresher(SnapshotRefresher):
         self._warned_at = 0.0
 
     def poll(self) -> GenerationInfo | None:
-        """On rank 0 the newest generation of this epoch that is newer than the served one.
+        """
+        On rank 0 the newest generation of this epoch that is newer than the served one.
 
         Raises:
             RefreshError: More than `max_failures` snapshots in a row could not be written, another trainer has taken
@@ -200,7 +202,8 @@ class AsyncRefresher(SnapshotRefresher):
             self._builder = self._spawn()
 
     def poll(self) -> GenerationInfo | None:
-        """Supervise the builder; on rank 0 the newest generation of this epoch that is newer than the served one.
+        """
+        Supervise the builder; on rank 0 the newest generation of this epoch that is newer than the served one.
 
         Raises:
             RefreshError: More than `max_failures` builds failed in a row, another trainer has taken the run over, or
@@ -307,18 +310,20 @@ def make_refresher(
     builder_device: str = "cpu",
     keep_generations: int | None = 2,
 ) -> Refresher:
-    """Choose a refresh mode. Every rank calls it at the same point.
+    """
+    Choose a refresh mode. Every rank calls it at the same point.
 
     Args:
-        mode: "sync", "async", "external" or "off".
-        run: The run directory; on rank 0 the very object whose lock is held.
-        accelerator: Tells rank, number of ranks and device.
-        builder_threads: Processor threads of the builder ("async").
-        build_threads: Threads of the index where this process builds it, and training stands still; FAISS's own by
-            default.
-        index_threads: Threads of the index in the builder ("async"); `builder_threads` by default.
-        builder_device: The builder's device ("async").
-        keep_generations: How many of the newest generations stay on disk; `None` keeps all.
+        mode (`RefreshMode`): "sync", "async", "external" or "off".
+        run ([`RunDirectory`]): The run directory; on rank 0 the object whose lock is held.
+        accelerator (`Accelerator`): Its rank, number of ranks and device count.
+        builder_threads (`int`, *optional*, defaults to 1): Processor threads of the builder ("async").
+        build_threads (`int`, *optional*): Threads of the index where this process builds it, and training stands
+            still; FAISS's own by default.
+        index_threads (`int`, *optional*): Threads of the index in the builder ("async"); `builder_threads` by default.
+        builder_device (`str`, *optional*, defaults to `"cpu"`): The builder's device ("async").
+        keep_generations (`int`, *optional*, defaults to 2): How many of the newest generations stay on disk; `None`
+            keeps all.
 
     Raises:
         ValueError: There is no such mode, or a value is out of range.

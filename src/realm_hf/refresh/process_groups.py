@@ -25,21 +25,24 @@ class LostRank(RefreshError):  # noqa: N818 - it is the event that is named
 
 
 def step_group(timeout: timedelta = STEP_TIMEOUT) -> dist.ProcessGroup:
-    """A gloo group of all ranks for their small meetings; every rank makes it at the same point.
+    """
+    A gloo group of all ranks for their small meetings; every rank makes it at the same point.
 
     Args:
-        timeout: Longest that the ranks wait for one another in one meeting.
+        timeout (`timedelta`, *optional*, defaults to 10 minutes): Longest that the ranks wait for one
+            another in one meeting.
     """
     return dist.new_group(backend="gloo", timeout=timeout)
 
 
 @contextmanager
 def explain_lost_rank(wait: str, timeout: timedelta = STEP_TIMEOUT) -> Iterator[None]:
-    """Say of a collective of the block that fails what it waited for, how long, and what to do.
+    """
+    Explain a collective of the block that fails: what it waited for, how long, and what to do.
 
     Args:
-        wait: What the ranks meet for, such as "the swap at step 12".
-        timeout: That of the group.
+        wait (`str`): What the ranks meet for, such as "the swap at step 12".
+        timeout (`timedelta`, *optional*, defaults to 10 minutes): That of the group.
 
     Raises:
         LostRank: The collective failed.

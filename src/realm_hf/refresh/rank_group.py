@@ -1,5 +1,4 @@
-"""The ranks that do something together, or wait for one of them to do it: none waits for another without knowing that
-it works.
+"""The ranks that do something together, or wait for one that does it; each knows that those it waits for are at work.
 
 Work that takes hours on one rank (training an index, writing it) is never waited for inside a collective: beside it a
 thread of every rank meets the others ten times a second in a tiny all-reduce that says who is done, who failed and who
@@ -37,13 +36,17 @@ _WORK_CPU_SECONDS = 0.01
 
 
 class RankGroup:
-    """The ranks of a job.
+    """
+    The ranks of a job.
 
     Args:
-        rank: This process's rank.
-        world_size: Number of ranks; with more than one, constructing it is a collective call.
-        stall_seconds: Seconds without progress after which a rank that is not done counts as hanging.
-        meeting_timeout: Longest that a rank's process may give no answer at all.
+        rank (`int`, *optional*, defaults to 0): This process's rank.
+        world_size (`int`, *optional*, defaults to 1): Number of ranks; with more than one, constructing it is a
+            collective call.
+        stall_seconds (`float`, *optional*, defaults to 1800.0): Seconds without progress after which a rank that is
+            not done counts as hanging.
+        meeting_timeout (`timedelta`, *optional*, defaults to 10 minutes): Longest that a rank's process
+            may give no answer at all.
     """
 
     def __init__(
@@ -63,23 +66,25 @@ class RankGroup:
 
     @classmethod
     def of_all_ranks(cls, stall_seconds: float = STALL_SECONDS) -> RankGroup:
-        """All ranks of this job, or this process alone; every rank calls it at the same point.
+        """
+        All ranks of this job, or this process alone; every rank calls it at the same point.
 
         Args:
-            stall_seconds: As above.
+            stall_seconds (`float`, *optional*, defaults to 1800.0): As above.
         """
         if not dist.is_initialized():
             return cls()
         return cls(dist.get_rank(), dist.get_world_size(), stall_seconds=stall_seconds)
 
     def on_main(self, function: Callable[[], Result], what: str) -> Result:
-        """Let rank 0 do something while the others wait; its result, or its error, is everybody's.
+        """
+        Let rank 0 do something while the others wait; its result, or its error, is everybody's.
 
         Without this an error on rank 0 would leave the others in a collective until it times out.
 
         Args:
-            function: Its result is pickled to the other ranks.
-            what: What it does, for messages: "write the checkpoint".
+            function (`Callable[[], Result]`): Its result is pickled to the other ranks.
+            what (`str`): What it does, for messages: "write the checkpoint".
 
         Raises:
             RefreshError: Rank 0 hangs, or was lost.
@@ -104,12 +109,13 @@ class RankGroup:
         return result  # type: ignore[return-value]
 
     def together(self, what: str, work: Callable[[], Result]) -> Result:
-        """Do this rank's part of something; every rank calls it, and all return when all are done.
+        """
+        Do this rank's part of something; every rank calls it, and all return when all are done.
 
         Args:
-            what: What is done, for messages: "embedding".
-            work: This rank's part; no collective call of this group. It may take hours as long as it uses the
-                processor or calls [`mark`].
+            what (`str`): What is done, for messages: "embedding".
+            work (`Callable[[], Result]`): This rank's part; no collective call of this group. It may take hours as
+                long as it uses the processor or calls [`mark`].
 
         Raises:
             RefreshError: Another rank failed, or a rank hangs; its reason is in the message.
@@ -131,7 +137,8 @@ class RankGroup:
             self._meetings = None
 
     def mark(self) -> None:
-        """Say that work was done, from inside `work`; cheap enough for every batch.
+        """
+        Record that work was done, from inside `work`; cheap enough for every batch.
 
         Raises:
             RefreshError: Another rank has failed meanwhile: there is no use in going on.
@@ -144,17 +151,18 @@ class RankGroup:
         """Rank 0's text, on all ranks; they come to it within minutes of one another."""
         texts = [text]
         if self.group is not None:
-            with explain_lost_rank("hear what rank 0 says", self.meeting_timeout):
+            with explain_lost_rank("the broadcast of rank 0", self.meeting_timeout):
                 dist.broadcast_object_list(texts, src=0, group=self.group)
         return texts[0]
 
 
 class Meetings:
-    """The meetings of the ranks beside one piece of work, in a thread of this rank.
+    """
+    The meetings of the ranks beside one piece of work, in a thread of this rank.
 
     Args:
-        ranks: The ranks.
-        what: What is done, for messages.
+        ranks ([`RankGroup`]): The ranks.
+        what (`str`): What is done, for messages.
     """
 
     def __init__(self, ranks: RankGroup, what: str):

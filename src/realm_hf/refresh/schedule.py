@@ -42,17 +42,20 @@ builder again. A build at work may take longer."""
 
 
 class RefreshScheduler:
-    """Drives a refresher and a swap coordinator from the training loop. Every rank makes the same calls.
+    """
+    Drives a refresher and a swap coordinator from the training loop. Every rank makes the same calls.
 
     Args:
-        refresher: The refresh mode.
-        coordinator: Keeps the ranks on one generation.
-        refresh_steps: A snapshot is submitted every so many optimizer steps.
-        max_staleness: Steps that the served generation may be behind, or `None` for no limit.
-        on_stale: What to do beyond `max_staleness`: "continue" (warn once a generation), "wait" (stop training until a
-            newer generation is served) or "sync" (all ranks build one now).
-        poll_seconds: Pause between two looks while waiting.
-        wait_timeout: Seconds that "wait" waits while nobody is seen to work on a newer index.
+        refresher ([`Refresher`]): The refresh mode.
+        coordinator ([`SwapCoordinator`]): Keeps the ranks on one generation.
+        refresh_steps (`int`): A snapshot is submitted every so many optimizer steps.
+        max_staleness (`int`, *optional*): Steps that the served generation may be behind, or `None` for no limit.
+        on_stale (`OnStale`, *optional*, defaults to `"continue"`): What to do beyond `max_staleness`: "continue" (warn
+            once a generation), "wait" (stop training until a newer generation is served) or "sync" (all ranks build
+            one now).
+        poll_seconds (`float`, *optional*, defaults to 0.02): Pause between two looks while waiting.
+        wait_timeout (`float`, *optional*, defaults to 3600.0): Seconds that "wait" waits while nobody is seen to
+            work on a newer index.
 
     Raises:
         ValueError: `max_staleness` is smaller than `refresh_steps`, which no refresh could ever keep.
@@ -92,12 +95,13 @@ class RefreshScheduler:
         self._warned_of: str | None = None
 
     def start(self, step: int, embedder: RealmEmbedder, generation: str | None = None) -> Swap:
-        """Serve the first generation: the named one (resuming), or one built now from `embedder` by all ranks.
+        """
+        Serve the first generation: the named one (resuming), or one built now from `embedder` by all ranks.
 
         Args:
-            step: The optimizer step at which training begins or goes on.
-            embedder: The weights to build from if `generation` is `None`.
-            generation: The name of a complete generation to serve, the same on all ranks.
+            step (`int`): The optimizer step at which training begins or goes on.
+            embedder ([`RealmEmbedder`]): The weights to build from if `generation` is `None`.
+            generation (`str`, *optional*): The name of a complete generation to serve, the same on all ranks.
 
         Raises:
             SwapFailed: Some rank could not open it.
@@ -118,15 +122,18 @@ class RefreshScheduler:
     def after_step(
         self, step: int, embedder: RealmEmbedder, *, interrupted: Callable[[], bool] = lambda: False
     ) -> Swap | None:
-        """Submit a snapshot if one is due, swap if all ranks are ready, and keep the staleness budget.
+        """
+        Submit a snapshot if one is due, swap if all ranks are ready, and keep the staleness budget.
 
         Args:
-            step: The optimizer step just made, counted from 1.
-            embedder: The embedder as it is now.
-            interrupted: Ends a wait early when it is true on any rank: a caught SIGTERM.
+            step (`int`): The optimizer step just made, counted from 1.
+            embedder ([`RealmEmbedder`]): The embedder as it is now.
+            interrupted (`Callable[[], bool]`, *optional*, defaults to `lambda: False`): Ends a wait early when it is
+                true on any rank: a caught SIGTERM.
 
         Returns:
-            The swap, if the served generation changed at this step; its step is the same on all ranks.
+            `Swap`, *optional*: The swap, if the served generation changed at this step; its step is the same on all
+            ranks.
 
         Raises:
             RefreshError: The index cannot be refreshed, or a wait for a newer one was in vain; every rank raises it.
@@ -202,11 +209,12 @@ class RefreshScheduler:
 
 
 class _Wait:
-    """One wait for a newer index: whether anybody still works on one, logged every half minute.
+    """
+    One wait for a newer index: whether anybody still works on one, logged every half minute.
 
     Args:
-        refresh: What waits.
-        step: The optimizer step at which it waits.
+        refresh ([`RefreshScheduler`]): What waits.
+        step (`int`): The optimizer step at which it waits.
     """
 
     def __init__(self, refresh: RefreshScheduler, step: int):

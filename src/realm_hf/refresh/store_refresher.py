@@ -47,15 +47,17 @@ _STOP_NOTE_SECONDS = 10.0
 
 
 class StoreRefresher:
-    """Base of all modes. Every rank constructs one at the same point; only rank 0 writes and looks.
+    """
+    Base of all modes. Every rank constructs one at the same point; only rank 0 writes and looks.
 
     Args:
-        run: The run directory; on rank 0 the very object whose lock is held, so that its epoch is this trainer's.
-        accelerator: Tells rank, number of ranks and device.
-        keep_generations: How many of the newest generations stay on disk, with the snapshots behind them, beside those
-            that are served, leased or named by a checkpoint; `None` keeps all.
-        build_threads: Threads of the index where this process builds it, while training stands still; FAISS's own by
-            default.
+        run ([`RunDirectory`]): The run directory; on rank 0 the object whose lock is held, so that its epoch is
+            this trainer's.
+        accelerator (`Accelerator`): Its rank, number of ranks and device count.
+        keep_generations (`int`, *optional*, defaults to 2): How many of the newest generations stay on disk, with
+            the snapshots behind them, beside those that are served, leased or named by a checkpoint; `None` keeps all.
+        build_threads (`int`, *optional*): Threads of the index where this process builds it, while training stands
+            still; FAISS's own by default.
     """
 
     mode: RefreshMode
@@ -91,7 +93,8 @@ class StoreRefresher:
         """Make ready."""
 
     def build(self, step: int, embedder: RealmEmbedder) -> GenerationInfo | None:
-        """Build a generation from `embedder` now, on all ranks together, and return it on rank 0 (`None` elsewhere).
+        """
+        Build a generation from `embedder` now, on all ranks together, and return it on rank 0 (`None` elsewhere).
 
         Every rank embeds its shard with the weights as the snapshot holds them: the rows can be recomputed from it, a
         sharded model needs no collective calls here, and neither mode nor gradients of the live model are touched.
@@ -131,7 +134,7 @@ class StoreRefresher:
         return newest
 
     def mark_served(self, info: GenerationInfo) -> None:
-        """Tell which generation is served now; what it replaces is removed in the background."""
+        """Note which generation is served now; what it replaces is removed in the background."""
         self._served = info
         if self.rank == 0 and self.keep_generations is not None:
             self._background.submit(partial(self._collect, info.name, self.keep_generations))
@@ -147,13 +150,15 @@ class StoreRefresher:
             waited = time.monotonic() - started
             if waited > _STOP_SECONDS:
                 logger.error(
-                    "%s has not taken in what was written for %.0f s: it is left unfinished there, which no reader "
+                    "the disk of %s has not finished a write for %.0f s: it is left incomplete there, which no reader "
                     "sees; a later run removes it.",
                     self.run.root,
                     waited,
                 )
                 return
-            logger.warning("waiting for %s to take in what is being written (%.0f s so far)", self.run.root, waited)
+            logger.warning(
+                "waiting for the disk of %s to finish what is being written (%.0f s so far)", self.run.root, waited
+            )
 
     def _built_step(self) -> int:
         return -1 if self._newest is None else self._newest.snapshot_step
@@ -190,16 +195,19 @@ class StoreRefresher:
 
 
 class SnapshotRefresher(StoreRefresher):
-    """Base of the modes in which somebody else builds: a snapshot is copied between two steps and committed beside
-    them. One that cannot be written is kept in memory and written again after a pause, unless a newer one has come.
+    """
+    Base of the modes in which somebody else builds: a snapshot is copied between two steps and committed beside them.
+    One that cannot be written is kept in memory and written again after a pause, unless a newer one has come.
 
     Args:
-        run: See [`StoreRefresher`].
-        accelerator: See [`StoreRefresher`].
-        retry_seconds: Pause after the first failure; doubled with each further one, up to five minutes.
-        max_failures: Failures in a row after which `poll()` raises; `None` for no limit.
-        keep_generations: See [`StoreRefresher`].
-        build_threads: See [`StoreRefresher`].
+        run ([`RunDirectory`]): See [`StoreRefresher`].
+        accelerator (`Accelerator`): See [`StoreRefresher`].
+        retry_seconds (`float`, *optional*, defaults to 1.0): Pause after the first failure; doubled with each
+            further one, up to five minutes.
+        max_failures (`int`, *optional*, defaults to 10): Failures in a row after which `poll()` raises; `None` for
+            no limit.
+        keep_generations (`int`, *optional*, defaults to 2): See [`StoreRefresher`].
+        build_threads (`int`, *optional*): See [`StoreRefresher`].
     """
 
     def __init__(
@@ -269,7 +277,8 @@ class SnapshotRefresher(StoreRefresher):
         self._committed_step = step
 
     def _check_commits(self) -> None:
-        """Take in how the writes of snapshots went. A full disk may pass: what could not be written is written again
+        """
+        Look at how the writes of snapshots went. A full disk may pass: what could not be written is written again
         after a pause. Weights that are NaN do not.
 
         Raises:

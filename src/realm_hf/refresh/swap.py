@@ -44,17 +44,18 @@ class SwapFailed(RuntimeError):  # noqa: N818 - it is the event that is named
 
 @dataclass(frozen=True)
 class Swap:
-    """A generation that every rank begins to serve at this step.
+    """
+    A generation that every rank begins to serve at this step.
 
     Args:
-        generation: The opened generation; the coordinator closes it after its successor took over and its readers
-            left.
-        name: Its name.
-        step: Optimizer step of the swap.
-        proposed_at_step: Optimizer step at which the ranks began to open it.
-        open_seconds: Seconds that this rank's thread took to open it.
-        pending_seconds: Seconds from the proposal to the swap, by this rank's clock.
-        staleness_steps: `step` minus the step of the snapshot behind it, at the moment of the swap.
+        generation ([`Generation`]): The opened generation; the coordinator closes it after its successor took over and
+            its readers left.
+        name (`str`): Its name.
+        step (`int`): Optimizer step of the swap.
+        proposed_at_step (`int`): Optimizer step at which the ranks began to open it.
+        open_seconds (`float`): Seconds that this rank's thread took to open it.
+        pending_seconds (`float`): Seconds from the proposal to the swap, by this rank's clock.
+        staleness_steps (`int`): `step` minus the step of the snapshot behind it, at the moment of the swap.
     """
 
     generation: Generation
@@ -68,12 +69,13 @@ class Swap:
 
 @dataclass(frozen=True)
 class SwapFailure:
-    """A proposal that was dropped by all ranks.
+    """
+    A proposal that was dropped by all ranks.
 
     Args:
-        name: The generation's name.
-        step: Optimizer step at which it was dropped.
-        reasons: Rank -> what went wrong there.
+        name (`str`): The generation's name.
+        step (`int`): Optimizer step at which it was dropped.
+        reasons (`dict[int, str]`): Rank -> what went wrong there.
     """
 
     name: str
@@ -96,7 +98,8 @@ class _HeldGeneration:
 
 
 class SwapCoordinator:
-    """Keeps all ranks on one generation.
+    """
+    Keeps all ranks on one generation.
 
     Every rank constructs one at the same point (with more than one process that is a collective call) and calls
     [`tick`] once per optimizer step. Searches go through [`reading`], which keeps the generation open until the search
@@ -106,11 +109,15 @@ class SwapCoordinator:
             scores, rows = search(generation.index, queries, k)
 
     Args:
-        accelerator: Its `process_index` and `num_processes` count; with one process there is no communication.
-        open_generation: Opens a generation by name; runs in a background thread.
-        quarantine: Called on rank 0 with the name and the reason of a generation that some rank could not open.
-        open_timeout: Seconds after which a rank that is still opening a generation counts as failed.
-        meeting_timeout: Longest that one rank may come later than another to a meeting.
+        accelerator (`Accelerator`): Its `process_index` and `num_processes` count; with one process there is no
+            communication.
+        open_generation (`Callable[[str], Generation]`): Opens a generation by name; runs in a background thread.
+        quarantine (`Callable[[str, str], None]`, *optional*): Called on rank 0 with the name and the reason of a
+            generation that some rank could not open.
+        open_timeout (`float`, *optional*, defaults to 1800.0): Seconds after which a rank that is still opening a
+            generation counts as failed.
+        meeting_timeout (`timedelta`, *optional*, defaults to 10 minutes): Longest that one rank may come
+            later than another to a meeting.
     """
 
     def __init__(
@@ -145,15 +152,16 @@ class SwapCoordinator:
         return None if self._opening is None else self._opening.name
 
     def tick(self, proposal: str | None, step: int) -> Swap | None:
-        """One step of the protocol; every rank calls it once per optimizer step, at the same steps.
+        """
+        One step of the protocol; every rank calls it once per optimizer step, at the same steps.
 
         Args:
-            proposal: On rank 0 the newest generation that should be served (ignored while another is being opened and
-                if it is served already); the other ranks' value is not read.
-            step: The optimizer step, the same on all ranks.
+            proposal (`str`, *optional*): On rank 0 the newest generation that should be served (ignored while another
+                is being opened and if it is served already); the other ranks' value is not read.
+            step (`int`): The optimizer step, the same on all ranks.
 
         Returns:
-            On all ranks in the same call: the generation to serve from now on. Else `None`.
+            `Swap`, *optional*: On all ranks in the same call: the generation to serve from now on. Else `None`.
 
         Raises:
             LostRank: Another rank ended, or did not come in time.
@@ -171,7 +179,8 @@ class SwapCoordinator:
         return self._serve(opening, step) if ready_ranks == self.world_size else None
 
     def swap_now(self, proposal: str | None, step: int) -> Swap:
-        """Open and serve a generation before the next step: the first one of a run, or in "sync" mode.
+        """
+        Open and serve a generation before the next step: the first one of a run, or in "sync" mode.
 
         Every rank calls it; a proposal that is still pending is settled first.
 
@@ -194,8 +203,8 @@ class SwapCoordinator:
         raise SwapFailed(f"Generation {failure.name} could not be opened on every rank ({failure.by_rank}).")
 
     def any_rank(self, flag: bool) -> bool:
-        """Whether `flag` is true on any rank; every rank calls it at the same point (a caught SIGTERM, a wait to
-        end).
+        """
+        Whether `flag` is true on any rank; every rank calls it at the same point (a caught SIGTERM, a wait to end).
 
         Raises:
             LostRank: Another rank ended, or did not come in time.
@@ -209,7 +218,8 @@ class SwapCoordinator:
 
     @contextmanager
     def reading(self) -> Iterator[Generation]:
-        """Hold the served generation open for the time of a search; safe in any thread.
+        """
+        Hold the served generation open for the time of a search; safe in any thread.
 
         Raises:
             RuntimeError: No generation is served yet.
@@ -257,9 +267,7 @@ class SwapCoordinator:
         return self._opening is not None
 
     def _settle(self, step: int) -> Swap | None:
-        """Tick until nothing is being opened; all ranks go the same number of rounds. The openings' own deadlines end
-        it.
-        """
+        """Tick until nothing is being opened, on all ranks equally often. The openings' deadlines end it."""
         swap = None
         warned_at = time.monotonic()
         while (opening := self._opening) is not None:

@@ -14,7 +14,8 @@ logger = logging.getLogger(__name__)
 
 
 def names_in_checkpoints(checkpoints: Path, stores: Sequence[Path]) -> set[str]:
-    """The generations and snapshots that some `state.json` names, in the fields "generation", "snapshot" and
+    """
+    The generations and snapshots that some `state.json` names, in the fields "generation", "snapshot" and
     "best.generation", which are those of all versions.
 
     A checkpoint whose `state.json` cannot be read neither ends collection nor loses what it may name: all that is
@@ -22,8 +23,8 @@ def names_in_checkpoints(checkpoints: Path, stores: Sequence[Path]) -> set[str]:
     beside it was rejected: it can be damaged as well.)
 
     Args:
-        checkpoints: RUN/checkpoints.
-        stores: The directories of what they name.
+        checkpoints (`Path`): RUN/checkpoints.
+        stores (`Sequence[Path]`): The directories of what they name.
     """
     names: set[str] = set()
     for state in checkpoints.glob("*/state.json"):

@@ -31,18 +31,19 @@ _LAST_BEAT_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Beat:
-    """What a heartbeat file holds.
+    """
+    What a heartbeat file holds.
 
     Args:
-        counter: Grows with every beat; its absolute value means nothing.
-        host: Host name of the builder.
-        pid: Its process id there.
-        phase: "starting", "waiting", "embedding", "indexing" or "writing".
-        snapshot: Name of the snapshot at work, or "".
-        done: Passages embedded.
-        total: Passages to embed.
-        failures: Failed builds in a row.
-        error: Why the last of them failed.
+        counter (`int`): Grows with every beat; its absolute value means nothing.
+        host (`str`): Host name of the builder.
+        pid (`int`): Its process id there.
+        phase (`str`): "starting", "waiting", "embedding", "indexing" or "writing".
+        snapshot (`str`, *optional*, defaults to `""`): Name of the snapshot at work, or "".
+        done (`int`, *optional*, defaults to 0): Passages embedded.
+        total (`int`, *optional*, defaults to 0): Passages to embed.
+        failures (`int`, *optional*, defaults to 0): Failed builds in a row.
+        error (`str`, *optional*, defaults to `""`): Why the last of them failed.
     """
 
     counter: int
@@ -62,13 +63,14 @@ class Beat:
 
 
 class Heartbeat:
-    """Writes a heartbeat file from a background thread until `stop()`; the file goes with it.
+    """
+    Writes a heartbeat file from a background thread until `stop()`; the file goes with it.
 
     A beat that finds no room on the disk is logged once and tried again: the thread ends with the builder only.
 
     Args:
-        path: The file; its directory exists.
-        interval: Seconds between two looks at whether work was done.
+        path (`Path`): The file; its directory exists.
+        interval (`float`, *optional*, defaults to 0.5): Seconds between two looks at whether work was done.
     """
 
     def __init__(self, path: Path, interval: float = 0.5):
@@ -127,11 +129,12 @@ def read_beat(path: Path) -> Beat | None:
 
 
 class HeartbeatMonitor:
-    """Tells for how long a heartbeat has been silent, by the watcher's own monotonic clock.
+    """
+    Tells for how long a heartbeat has been silent, by the watcher's own monotonic clock.
 
     Args:
-        path: The heartbeat file; it may appear later: silence counts from the construction.
-        baseline: A beat that was there before and proves nothing: its builder may be long dead.
+        path (`Path`): The heartbeat file; it may appear later: silence counts from the construction.
+        baseline ([`Beat`], *optional*): A beat that was there before and proves nothing: its builder may be long dead.
     """
 
     def __init__(self, path: Path, baseline: Beat | None = None):
@@ -149,13 +152,14 @@ class HeartbeatMonitor:
 
 
 class ProcessorMonitor:
-    """Tells for how long a process has used next to no processor time: one that has no heartbeat yet.
+    """
+    Tells for how long a process has used next to no processor time: one that has no heartbeat yet.
 
     A builder loads its libraries before it can beat: seconds on a free processor, minutes on one that training keeps
     busy and that the builder is the last to get.
 
     Args:
-        pid: The process.
+        pid (`int`): The process.
     """
 
     def __init__(self, pid: int):
@@ -179,10 +183,11 @@ class ProcessorMonitor:
 
 
 class FleetMonitor:
-    """Watches every heartbeat in a directory: builders that were started elsewhere come and go.
+    """
+    Watches every heartbeat in a directory: builders that were started elsewhere come and go.
 
     Args:
-        directory: RUN/heartbeats.
+        directory (`Path`): RUN/heartbeats.
     """
 
     def __init__(self, directory: Path):
@@ -202,11 +207,13 @@ class FleetMonitor:
         return now - self._last_seen
 
     def building(self, within_seconds: float, max_failures: int | None = None) -> Beat | None:
-        """The beat of a builder at work that was seen to move within so many seconds.
+        """
+        The beat of a builder at work that was seen to move within so many seconds.
 
         Args:
-            within_seconds: Longest silence.
-            max_failures: A builder that failed more often in a row is passed over; `None` for no limit.
+            within_seconds (`float`): Longest silence.
+            max_failures (`int`, *optional*): A builder that failed more often in a row is passed over; `None` for no
+                limit.
         """
         for monitor in self._monitors.values():
             beat = monitor.beat

@@ -15,12 +15,13 @@ from realm_hf.runs.snapshots import list_snapshots
 
 
 def describe_run(run: RunDirectory) -> dict[str, Any]:
-    """All that can be read from a run directory, ready for JSON.
+    """
+    All that can be read from a run directory, ready for JSON.
 
     Returns:
-        `run` (its configuration), `trainer` (the lock's holder, with `is_alive` true, false, or `None` if that cannot
-        be known from here), `snapshots`, `generations`, `quarantined` (name -> reason), `builders` (heartbeats),
-        `checkpoints` (names).
+        `dict[str, Any]`: `run` (its configuration), `trainer` (the lock's holder, with `is_alive` true, false, or
+        `None` if that cannot be known from here), `snapshots`, `generations`, `quarantined` (name -> reason),
+        `builders` (heartbeats), `checkpoints` (names).
     """
     store = GenerationStore(run.index)
     beats = [read_beat(path) for path in sorted(run.heartbeats.glob("*.json"))]
@@ -79,5 +80,5 @@ def _trainer_as_text(trainer: dict[str, Any] | None) -> str:
     if trainer is None:
         return "none"
     alive = {True: "running", False: "dead; the next one takes over", None: "cannot be known from here"}
-    who = f"process {trainer['pid']} on {trainer['host']} since {trainer['since']} (epoch {trainer['epoch']})"
+    who = f"process {trainer['pid']} on {trainer['host']} since {trainer['since']} (term {trainer['term']})"
     return f"{who}, {alive[trainer['is_alive']]}"
