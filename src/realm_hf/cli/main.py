@@ -53,7 +53,7 @@ def _verify(options: argparse.Namespace) -> int:
     for finding in verify_run(
         run, rows=options.rows, tolerance=options.tolerance, seed=options.seed, device=options.device
     ):
-        print(f"{'ok   ' if finding.is_good else 'WRONG'}  {finding.part}: {finding.words}", flush=True)
+        print(f"{'ok   ' if finding.is_good else 'WRONG'}  {finding.part}: {finding.message}", flush=True)
         wrong += not finding.is_good
         generations += finding.part != "passages"
     if not generations and not wrong:

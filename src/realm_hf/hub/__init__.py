@@ -19,7 +19,8 @@ Loading, where nothing is believed that was not checked:
     load                follow a model's pin, check what belongs together, open what was asked for
     hub_files           files by name from a directory or from one commit
     own_copies          a publication's files where only this user changes them
-    published_passages  passages, embeddings and index, memory-mapped
+    published_passages  passages and embeddings, memory-mapped
+    published_index     the index, tried in a child process and memory-mapped
     parquet_rows        the rows of a Parquet file in pieces of bounded size
     parquet_pages       what a Parquet file would become, found without decoding it
     published_tower     the passage tower and the query tower

@@ -1,4 +1,4 @@
-"""The two cards: metadata that the Hub understands, and what a reader must know. Every figure comes from a record."""
+"""Cards of what is published: metadata for the Hub, and what a reader must know. Every figure comes from a record."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
 from huggingface_hub import DatasetCard, DatasetCardData, EvalResult, ModelCard, ModelCardData
 
 from realm_hf.hub.manifest import HubManifest
 from realm_hf.runs.records import EVALUATION_PREFIX, RunRecord
 from realm_hf.untrusted.checks import human_bytes
 
-__all__ = ["CardFacts", "dataset_card", "model_card"]
+__all__ = ["CardFacts", "dataset_card", "model_card", "retriever_card"]
+
+_CONFIGS = [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}]
+"""Where the Hub's viewer and `load_dataset` find the rows."""
 
 _SIZES = (
     (1e3, "n<1K"),
@@ -157,7 +161,7 @@ def dataset_card(repo_id: str, model_id: str, manifest: HubManifest, facts: Card
         size_categories=next((size for most, size in _SIZES if manifest.rows < most), "n>100M"),
         pretty_name=repo_id.split("/")[-1],
         tags=["realm", "retrieval", "faiss"],
-        configs=[{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}],
+        configs=_CONFIGS,
     )
     name = repo_id.split("/")[-1]
     indexes = [
@@ -195,6 +199,39 @@ The rows alone, without this package: `load_dataset("{repo_id}")`.
 
 {_table([("part", "fingerprint"), *_fingerprints(manifest)])}
 """)
+
+
+def retriever_card(repo_id: str, manifest: HubManifest, tags: list[str] | None) -> str:
+    """
+    The card of a retriever that was pushed alone: what lies there, and how to load it.
+
+    Args:
+        repo_id (`str`): The repository.
+        manifest ([`HubManifest`]): What is published.
+        tags (`list[str]`, *optional*): Further tags.
+    """
+    metadata: dict[str, Any] = {
+        "tags": sorted({"realm_hf", "retrieval", *(tags or [])}),
+        "task_categories": ["question-answering"],
+        "configs": _CONFIGS,
+    }
+    title = repo_id.split("/")[1]
+    search = 'retriever.search("a question", k=5)\n' if "query_tower" in manifest.fingerprints else ""
+    return f"""---
+{yaml.safe_dump(metadata, sort_keys=False)}---
+
+# {title}
+
+{manifest.rows:,} passages with embeddings of {manifest.dimension} numbers and a FAISS index.
+
+```python
+from realm_hf import RealmRetriever
+
+retriever = RealmRetriever.from_pretrained("{repo_id}")
+{search}```
+
+The rows alone: `load_dataset("{repo_id}")`.
+"""
 
 
 def _answer_example(repo_id: str) -> str:

@@ -15,7 +15,8 @@ from realm_hf.data.passages.build import PassageStore
 from realm_hf.hub.belonging import check_fingerprint
 from realm_hf.hub.hub_files import HubFiles, find_hub_files
 from realm_hf.hub.manifest import HubManifest
-from realm_hf.hub.published_passages import open_published_index, open_published_passages
+from realm_hf.hub.published_index import open_published_index
+from realm_hf.hub.published_passages import open_published_passages
 from realm_hf.hub.published_tokenizer import load_published_tokenizer
 from realm_hf.hub.published_tower import load_published_tower, query_tower_source
 from realm_hf.models.modeling_embedder import RealmEmbedder

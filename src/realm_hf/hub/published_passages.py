@@ -1,4 +1,4 @@
-"""A published retriever on this machine: downloaded, checked against its description, and memory-mapped.
+"""The passages and embeddings of a publication on this machine: downloaded, checked and memory-mapped.
 
 Only Parquet and flat arrays are read from the Hub; Arrow files, which can crash the process that maps them, are
 written here. That copy is made once for each description, and named by its hash.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,22 +21,14 @@ from transformers.utils import logging
 from realm_hf.data.passages.build import PassageStore
 from realm_hf.generations.manifest import EMBEDDINGS_FILE
 from realm_hf.hub.hub_files import HubFiles
-from realm_hf.hub.manifest import ARRAYS, COLUMNS, HubManifest, IndexRecord
+from realm_hf.hub.manifest import ARRAYS, COLUMNS, HubManifest
 from realm_hf.hub.own_copies import COMPLETE, check_hash, place_of, take, write_once
 from realm_hf.hub.parquet_rows import published_rows
-from realm_hf.index.base import IndexFileError
-from realm_hf.index.faiss_index import build_index
-from realm_hf.index.faiss_search import FaissIndex
-from realm_hf.index.file import open_index
-from realm_hf.index.probe import probe_index
 from realm_hf.storage.files import HashingFile, describe_files, write_json
 from realm_hf.untrusted.checks import HubArtefactError, check_room, human_bytes
 from realm_hf.untrusted.refusing import refusing
 
-if TYPE_CHECKING:
-    from realm_hf.index.base import SearchIndex
-
-__all__ = ["open_published_index", "open_published_passages"]
+__all__ = ["open_published_passages"]
 
 logger = logging.get_logger(__name__)
 
@@ -54,7 +46,7 @@ def open_published_passages(source: HubFiles, manifest: HubManifest) -> tuple[Pa
     """
     Passages and embeddings of a publication, memory-mapped.
 
-    The first time, their files are downloaded, hashed and rewritten; the disk that it takes is told before.
+    The first time, their files are downloaded, hashed and rewritten; how much disk that takes is logged before.
 
     Args:
         source ([`HubFiles`]): Where they are.
@@ -77,52 +69,6 @@ def open_published_passages(source: HubFiles, manifest: HubManifest) -> tuple[Pa
     if manifest.store is not None:
         return PassageStore.load(folder / "passages"), embeddings
     return Dataset.from_file(str(folder / "rows.arrow")), embeddings
-
-
-def open_published_index(
-    source: HubFiles, manifest: HubManifest, choice: bool | str, embeddings: np.ndarray, mmap: bool = True
-) -> SearchIndex | None:
-    """
-    The index of a publication.
-
-    Args:
-        source ([`HubFiles`]): Where it is.
-        manifest ([`HubManifest`]): Its description.
-        choice (`bool` or `str`): `True` for the default one, the name of a variant, `"exact"` for a "Flat" index that
-            is built here from the embeddings, `False` for none. Nothing else is downloaded.
-        embeddings (`np.ndarray` of shape `[N, D]`): For `"exact"`.
-        mmap (`bool`, *optional*, defaults to `True`): Map it instead of reading it.
-
-    Raises:
-        HubArtefactError: If it was changed, does not fit, or is of a kind that is not loaded from strangers.
-        ValueError: If there is no such variant.
-    """
-    if choice is False:
-        return None
-    if choice == "exact":
-        return FaissIndex(build_index(embeddings))
-    name = manifest.default_index if choice is True else choice
-    if name not in manifest.indexes:
-        raise ValueError(
-            f"{source.label} has no index {name!r}: choose among {sorted(manifest.indexes)}, 'exact' (built here), or "
-            "False (none)."
-        )
-    record = manifest.indexes[name]
-    place = place_of(source, f"index-{record.sha256[:40]}")
-    path = place / "index.faiss"
-    if not (place / COMPLETE).exists():
-        parts = source.fetch(record.parts, manifest.sizes())
-
-        def write(work: Path) -> None:
-            _join(source, list(parts.values()), work / "index.faiss", record)
-            probe_index(work / "index.faiss", rows=manifest.rows, dimension=manifest.dimension)
-            write_json(work / COMPLETE, {"sha256": record.sha256}, durable=False)
-
-        write_once(place, "write the index into", write)
-    try:
-        return FaissIndex(open_index(path, mmap=mmap, rows=manifest.rows, dimension=manifest.dimension))
-    except IndexFileError as error:
-        raise HubArtefactError(f"The index of {source.label} is refused: {error}") from error
 
 
 def _say_what_it_takes(source: HubFiles, manifest: HubManifest, names: list[str], folder: Path) -> None:
@@ -240,16 +186,3 @@ def _check_ragged(folder: Path, name: str, dtype: np.dtype) -> None:
     size = (folder / f"{name}.bin").stat().st_size
     if offsets[0] != 0 or offsets[-1] * dtype.itemsize != size or (np.diff(offsets) < 0).any():
         raise HubArtefactError(f"passages/{name}_offsets.bin does not describe {name}.bin: rows would overlap or end.")
-
-
-def _join(source: HubFiles, parts: list[Path], target: Path, record: IndexRecord) -> None:
-    if len(parts) == 1:
-        take(source, parts[0], target)
-    else:
-        check_room(target.parent, record.bytes, "the joined index")
-        with HashingFile(target) as file:
-            for part in parts:
-                with part.open("rb") as reader:
-                    while piece := reader.read(4 << 20):
-                        file.write(piece)
-    check_hash(target, record.sha256, parts[0])

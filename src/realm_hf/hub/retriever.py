@@ -5,13 +5,12 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import yaml
 from transformers import PreTrainedModel
 
 from realm_hf.data.vocabulary import tokenizer_fingerprint
 from realm_hf.hub.belonging import check_fingerprint, query_tower_record
+from realm_hf.hub.cards import retriever_card
 from realm_hf.hub.commit import HubCommit
 from realm_hf.hub.export import ExportSettings, export_retriever
 from realm_hf.hub.manifest import HubManifest
@@ -56,7 +55,7 @@ def push_retriever(
     settings = ExportSettings(shard_bytes=parse_size(max_shard_size))
     manifest = add_retriever(push, retriever, settings, query_tower=retriever.query_embedder)
     if not push.exists("README.md"):
-        push.add("README.md", plain_card(push.repo_id, manifest, tags).encode())
+        push.add("README.md", retriever_card(push.repo_id, manifest, tags).encode())
     push.commit(message, description, owns=owned_by_retriever)
     return push.url
 
@@ -168,29 +167,3 @@ def parse_size(size: int | str) -> int:
         if number != size.upper() and number.replace(".", "", 1).isdigit():
             return max(1, int(float(number) * factor))
     raise ValueError(f"max_shard_size is {size!r}: write a number with a unit, such as '500MB'.")
-
-
-def plain_card(repo_id: str, manifest: HubManifest, tags: list[str] | None) -> str:
-    """A card that says what lies there and how to load it."""
-    metadata: dict[str, Any] = {
-        "tags": sorted({"realm_hf", "retrieval", *(tags or [])}),
-        "task_categories": ["question-answering"],
-        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}],
-    }
-    title = repo_id.split("/")[1]
-    search = 'retriever.search("a question", k=5)\n' if "query_tower" in manifest.fingerprints else ""
-    return f"""---
-{yaml.safe_dump(metadata, sort_keys=False)}---
-
-# {title}
-
-{manifest.rows:,} passages with embeddings of {manifest.dimension} numbers and a FAISS index.
-
-```python
-from realm_hf import RealmRetriever
-
-retriever = RealmRetriever.from_pretrained("{repo_id}")
-{search}```
-
-The rows alone: `load_dataset("{repo_id}")`.
-"""

@@ -256,7 +256,7 @@ class RunDirectory:
 
     def lock(self) -> TrainerLock:
         """
-        Become the run's trainer under a new epoch; one process of a training job (its rank 0) does this.
+        Become the run's trainer for a new term; one process of a training job (its rank 0) does this.
 
         The epoch in `run.json` grows by one with every trainer, also after an orderly end: a resumed run may go back
         to an earlier step, and must not be served what its predecessor built at a later one.
@@ -270,7 +270,7 @@ class RunDirectory:
         # runs.
         try:
             with lock.term.enforced():
-                self.config = replace(_read_config(self.root), epoch=lock.epoch)
+                self.config = replace(_read_config(self.root), epoch=lock.term.number)
                 write_json(self.root / "run.json", asdict(self.config), place=lock.term.place)
             self.place = lock.term.place
         except BaseException:

@@ -80,5 +80,5 @@ def _trainer_as_text(trainer: dict[str, Any] | None) -> str:
     if trainer is None:
         return "none"
     alive = {True: "running", False: "dead; the next one takes over", None: "cannot be known from here"}
-    who = f"process {trainer['pid']} on {trainer['host']} since {trainer['since']} (epoch {trainer['epoch']})"
+    who = f"process {trainer['pid']} on {trainer['host']} since {trainer['since']} (term {trainer['term']})"
     return f"{who}, {alive[trainer['is_alive']]}"

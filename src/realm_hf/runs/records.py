@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
-__all__ = ["EVALUATION_PREFIX", "RunRecord", "read_log", "read_run", "swaps_in"]
+__all__ = ["EVALUATION_PREFIX", "RunRecord", "parse_json", "read_log", "read_run", "swaps_in"]
 
 EVALUATION_PREFIX = "eval_"
 """Of the names of held-out figures."""
@@ -170,6 +170,27 @@ def read_run(run_dir: str | Path) -> RunRecord:
     )
 
 
+def parse_json(text: str, where: str, kind: type = dict) -> Any:
+    """
+    The content of a file that must be JSON of one kind.
+
+    Args:
+        text (`str`): The JSON.
+        where (`str`): The file, for the message.
+        kind (`type`, *optional*, defaults to `dict`): `dict` or `list`.
+
+    Raises:
+        ValueError: It is no JSON, or of another kind; the message names the file.
+    """
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where} is not valid JSON ({error}): restore it, or delete it to do without it.") from error
+    if not isinstance(content, kind):
+        raise ValueError(f"{where} holds a {type(content).__name__}, but must hold a {kind.__name__}: restore it.")
+    return content
+
+
 def _read_log(path: Path) -> tuple[list[dict[str, Any]], int]:
     """The records, and how many lines are none."""
     if not path.is_file():
@@ -200,15 +221,7 @@ def _by_step(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _read_json(path: Path, kind: type) -> Any:
-    if not path.is_file():
-        return kind()
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not valid JSON ({error}): restore it, or delete it to do without it.") from error
-    if not isinstance(content, kind):
-        raise ValueError(f"{path} holds a {type(content).__name__}, but a run writes a {kind.__name__} there.")
-    return content
+    return parse_json(path.read_text(encoding="utf-8"), str(path), kind) if path.is_file() else kind()
 
 
 def _points(records: Iterable[Mapping[str, Any]], name: str) -> Iterator[tuple[float, float]]:

@@ -1,4 +1,4 @@
-"""An index of a run: its newest generation, or any that it has kept, with the towers that belong to it."""
+"""A run as a retriever: its newest generation, or any that it has kept, with the towers that belong to it."""
 
 from __future__ import annotations
 

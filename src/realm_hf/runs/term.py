@@ -29,17 +29,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from realm_hf.runs.errors import RunDirectoryError
+from realm_hf.runs.errors import RunDirectoryError, RunTakenOver
 from realm_hf.storage.directories import TWINS
 from realm_hf.storage.files import read_json, write_json
 
 _GONE = ".gone-"
 _HOLDER = "holder.json"
 _REMOVAL_SECONDS = 60.0
-
-
-class RunTakenOver(RunDirectoryError):  # noqa: N818 - it is the state that is named
-    """Another trainer has begun a later term: this one must end."""
 
 
 class Term:

@@ -1,6 +1,4 @@
-"""Is a run's index what it says it is? Hashes of all files, and random rows recomputed from the snapshots behind
-them.
-"""
+"""Is a run's index what it says it is? Hashes of all files, and random rows recomputed from their snapshots."""
 
 from __future__ import annotations
 
@@ -24,38 +22,40 @@ _RECALL_DEPTH = 10
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found about one part of a run.
+    """
+    What was found about one part of a run.
 
     Args:
-        part: "passages", or the name of a generation.
-        is_good: Whether all checks passed.
-        words: What was checked, or what is wrong.
+        part (`str`): `"passages"`, or the name of a generation.
+        is_good (`bool`): Whether all checks passed.
+        message (`str`): What was checked, or what is wrong.
     """
 
     part: str
     is_good: bool
-    words: str
+    message: str
 
 
 def verify_run(
     run: RunDirectory, *, rows: int = 100, tolerance: float | None = None, seed: int = 0, device: str = "cpu"
 ) -> Iterator[Finding]:
-    """Check the passages and each generation of a run, the oldest first.
+    """
+    Check the passages and each generation of a run, the oldest first.
 
     A generation is good if its files have the recorded hashes, it was built from this run's passages, `rows` random
     rows of it equal those that its snapshot gives for the same passages, and a Flat index finds what exact search
     finds.
 
     Args:
-        run: The run directory.
-        rows: How many random rows of each generation are recomputed; 0 for none.
-        tolerance: Largest movement of an embedding, as a share of its length; by default what the generation's own
-            `encode_dtype` explains, see [`tower_tolerance`].
-        seed: Draws the rows.
-        device: Where they are recomputed.
+        run ([`RunDirectory`]): The run directory.
+        rows (`int`, *optional*, defaults to 100): How many random rows of each generation are recomputed; 0 for none.
+        tolerance (`float`, *optional*): Largest movement of an embedding, as a share of its length; by default what
+            the generation's own `encode_dtype` explains, see [`tower_tolerance`].
+        seed (`int`, *optional*, defaults to 0): Draws the rows.
+        device (`str`, *optional*, defaults to `"cpu"`): Where they are recomputed.
 
     Yields:
-        A finding for the passages, then one for each generation.
+        [`Finding`]: One for the passages, then one for each generation.
     """
     try:
         passages = PassageStore.load(run.passages, verify=True)
@@ -63,8 +63,8 @@ def verify_run(
         yield Finding("passages", False, str(error))
         return
     if passages.fingerprint != run.config.passages_fingerprint:
-        words = f"fingerprint {passages.fingerprint}, but run.json says {run.config.passages_fingerprint}"
-        yield Finding("passages", False, words)
+        message = f"fingerprint {passages.fingerprint}, but run.json says {run.config.passages_fingerprint}"
+        yield Finding("passages", False, message)
         return
     yield Finding("passages", True, f"{len(passages)} passages, {len(passages.info['files'])} files")
     store = GenerationStore(run.index)
@@ -74,11 +74,11 @@ def verify_run(
         sample = np.sort(generator.choice(len(passages), min(rows, len(passages)), replace=False))
         try:
             with store.open(name, verify="sha256") as generation:
-                words = _check(run, generation, passages, sample, snapshots, tolerance, device)
+                message = _check(run, generation, passages, sample, snapshots, tolerance, device)
         except (GenerationError, RunDirectoryError, OSError, ValueError) as error:
             yield Finding(name, False, str(error))
         else:
-            yield Finding(name, True, words)
+            yield Finding(name, True, message)
 
 
 def _check(
@@ -93,24 +93,24 @@ def _check(
     info = generation.info
     if info.passages_fingerprint != passages.fingerprint:
         raise ValueError(f"it was built from passages {info.passages_fingerprint}, the run has {passages.fingerprint}")
-    told = [f"{len(info.files)} files, {info.rows} rows of {info.dimension}"]
+    facts = [f"{len(info.files)} files, {info.rows} rows of {info.dimension}"]
     name = snapshot_name(info.snapshot_step, info.epoch)
     if not len(sample):
-        told.append("no rows recomputed")
+        facts.append("no rows recomputed")
     elif name not in snapshots:
-        told.append(f"rows not recomputed: snapshot {name} is not kept any more")
+        facts.append(f"rows not recomputed: snapshot {name} is not kept any more")
     else:
         if snapshots[name] != info.embedder_fingerprint:
             raise ValueError(f"it was built from other weights than {name} holds (fingerprints differ)")
         moved = _recompute(run, info, generation, passages, sample, name, tolerance, device)
-        told.append(f"{len(sample)} rows recomputed from {name}, moved by at most {moved:.1e} of their length")
+        facts.append(f"{len(sample)} rows recomputed from {name}, moved by at most {moved:.1e} of their length")
     if len(sample):
         queries = np.asarray(generation.embeddings[sample], np.float32)
         recall = recall_at_k(generation.embeddings, generation.index, queries, _RECALL_DEPTH)
-        told.append(f"recall@{_RECALL_DEPTH} of {info.factory} {recall:.3f}")
+        facts.append(f"recall@{_RECALL_DEPTH} of {info.factory} {recall:.3f}")
         if info.factory == "Flat" and recall < 1.0:
             raise ValueError(f"its Flat index finds only {recall:.3f} of what exact search finds")
-    return ", ".join(told)
+    return ", ".join(facts)
 
 
 def _recompute(

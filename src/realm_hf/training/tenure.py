@@ -46,7 +46,7 @@ class Tenure:
             with explain_os_errors("create", checkpoints):
                 checkpoints.mkdir(parents=True, exist_ok=True)
             lock = acquire()
-            return lock.epoch
+            return lock.term.number
 
         self.epoch = self._ranks.on_main(take, "lock the run")
         try:
