@@ -19,8 +19,7 @@ from realm_hf.generations.manifest import (
 )
 from realm_hf.index.base import IndexFileError
 from realm_hf.index.faiss_index import check_finite
-from realm_hf.index.faiss_search import FaissIndex
-from realm_hf.index.file import open_index
+from realm_hf.index.faiss_search import open_search_index
 
 if TYPE_CHECKING:
     from realm_hf.index.base import Embeddings, SearchIndex
@@ -115,7 +114,7 @@ def map_files(path: Path, info: GenerationInfo) -> tuple[np.ndarray, SearchIndex
     """
     try:
         embeddings = np.load(path / EMBEDDINGS_FILE, mmap_mode="r", allow_pickle=False)
-        index = open_index(path / INDEX_FILE, rows=info.rows, dimension=info.dimension)
+        index = open_search_index(path / INDEX_FILE, rows=info.rows, dimension=info.dimension)
     except (ValueError, EOFError, IndexFileError) as error:
         raise CorruptGenerationError(f"{path} is damaged: {error} Quarantine it and build another.") from error
     if embeddings.shape != (info.rows, info.dimension) or embeddings.dtype.name != info.dtype:
@@ -123,4 +122,4 @@ def map_files(path: Path, info: GenerationInfo) -> tuple[np.ndarray, SearchIndex
             f"{path / EMBEDDINGS_FILE} holds {embeddings.dtype} {list(embeddings.shape)}, its manifest says "
             f"{info.dtype} {[info.rows, info.dimension]}: quarantine the generation and build another."
         )
-    return embeddings, FaissIndex(index)
+    return embeddings, index

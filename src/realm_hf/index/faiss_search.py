@@ -16,13 +16,14 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any, Self, TypeAlias
 
 import faiss
 import numpy as np
 
 from realm_hf.index.base import SearchIndex
-from realm_hf.index.file import write_index
+from realm_hf.index.file import open_index, write_index
 from realm_hf.index.ranking import RankingIndex
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "IndexLike",
     "as_search_index",
     "faiss_threads",
+    "open_search_index",
     "raw_faiss",
     "search",
     "search_threads",
@@ -160,6 +162,23 @@ def as_search_index(index: IndexLike) -> SearchIndex:
             "and a length (see `realm_hf.index.base.SearchIndex`)."
         )
     return index
+
+
+def open_search_index(path: Path, *, mmap: bool = True, rows: int, dimension: int) -> SearchIndex:
+    """
+    Open an index file for search: the one place that says which kind of index a file becomes.
+
+    Args:
+        path (`Path`): The file.
+        mmap (`bool`, *optional*, defaults to `True`): Map it; else read it into memory.
+        rows (`int`): How many rows it must have.
+        dimension (`int`): Which dimension it must have.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        IndexFileError: If it is damaged or does not fit, see [`~realm_hf.index.file.open_index`].
+    """
+    return FaissIndex(open_index(path, mmap=mmap, rows=rows, dimension=dimension))
 
 
 def raw_faiss(index: SearchIndex) -> faiss.Index:

@@ -26,8 +26,7 @@ from realm_hf.data.passages.build import PassageStore
 from realm_hf.generations.files import check_hash, write_array
 from realm_hf.generations.manifest import EMBEDDINGS_FILE, INDEX_FILE, FileRecord
 from realm_hf.index.base import Embeddings, SearchIndex, saveable
-from realm_hf.index.faiss_search import FaissIndex
-from realm_hf.index.file import open_index
+from realm_hf.index.faiss_search import open_search_index
 from realm_hf.knowledge.compaction import CompactedFiles, EditedStore
 from realm_hf.knowledge.corpus import Corpus
 from realm_hf.models.places import DESCRIPTION, PUBLICATION
@@ -232,12 +231,13 @@ def load_retriever_files(
     embeddings = None
     if EMBEDDINGS_FILE in records:
         embeddings = np.load(folder / EMBEDDINGS_FILE, mmap_mode="r" if mmap else None, allow_pickle=False)
-    index = open_index(folder / INDEX_FILE, mmap=mmap, rows=manifest["rows"], dimension=manifest["dimension"])
+    rows, dimension = manifest["rows"], manifest["dimension"]
+    index = open_search_index(folder / INDEX_FILE, mmap=mmap, rows=rows, dimension=dimension)
     towers = {name: folder / name for name in (_EMBEDDER, _QUERY_EMBEDDER) if f"{name}/config.json" in records}
     beside: Path | None = folder if has_query_tower(folder) else None
     query = towers.get(str(manifest.get("query_embedder")), beside)
     name = manifest["generation_name"]
-    return RetrieverFiles(passages, FaissIndex(index), embeddings, name, towers.get(_EMBEDDER), query)
+    return RetrieverFiles(passages, index, embeddings, name, towers.get(_EMBEDDER), query)
 
 
 def _query_place(folder: Path, embedder: RealmEmbedder | None, query_embedder: RealmEmbedder | None) -> str | None:

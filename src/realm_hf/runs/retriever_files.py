@@ -10,8 +10,7 @@ import numpy as np
 from realm_hf.data.passages.build import PassageStore
 from realm_hf.generations.manifest import EMBEDDINGS_FILE, INDEX_FILE, GenerationInfo, newest_generation
 from realm_hf.generations.store import GenerationStore
-from realm_hf.index.faiss_search import FaissIndex
-from realm_hf.index.file import open_index
+from realm_hf.index.faiss_search import open_search_index
 from realm_hf.knowledge.files import RetrieverFiles
 from realm_hf.models.places import ANSWERING, MODEL_FOLDER, PRE_TRAINING, architectures_in, what_is
 from realm_hf.storage.files import read_json
@@ -59,7 +58,7 @@ def open_run_index(
         if not mmap:
             embeddings = np.load(generation.path / EMBEDDINGS_FILE, allow_pickle=False)
             path = generation.path / INDEX_FILE
-            index = FaissIndex(open_index(path, mmap=False, rows=info.rows, dimension=info.dimension))
+            index = open_search_index(path, mmap=False, rows=info.rows, dimension=info.dimension)
     snapshot = _snapshot_of(run, info)
     query = snapshot if _is_shared(run, snapshot) else None
     if name is None and PRE_TRAINING in architectures_in(model):

@@ -1,4 +1,4 @@
-"""The passage store: documents cut into passages, tokenized once, memory-mapped for ever after.
+"""The passage store: documents cut into passages, tokenized once, then memory-mapped.
 
     PASSAGES/passages.json                        counts, lengths, special tokens, fingerprints, files with sha256
     PASSAGES/rows/                                `datasets` rows: title, text, document, duplicate_group
