@@ -1,4 +1,4 @@
-"""Questions -> retrieval -> reading -> answers, batch by batch, without padding and without a loop over spans."""
+"""`QuestionAnswerer`: from questions to answers, batch by batch, without padding and without a loop over spans."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from transformers import PreTrainedTokenizerBase
 
 from realm_hf.data.collators import check_tokenizer, pad_rows
 from realm_hf.data.passages.build import NULL_PASSAGE, PassageStore
-from realm_hf.data.vocabulary import SpecialTokens, encode_texts, require_fast_tokenizer
+from realm_hf.data.reader_batch import encode_questions
+from realm_hf.data.vocabulary import SpecialTokens, require_fast_tokenizer
 from realm_hf.index.base import ABSENT
 from realm_hf.models.configuration_realm import MAX_QUERY_LENGTH
 from realm_hf.models.host_facts import RowFacts
@@ -145,7 +146,7 @@ class QuestionAnswerer:
         self, questions: str | Sequence[str], *, top_k: int | None = None, batch_size: int | None = None
     ) -> RetrievedQuestions:
         """
-        Only embed questions and search, for figures such as recall.
+        Embed questions and search, without reading: for figures such as recall.
 
         Args:
             questions (`str` or sequence of `str`): At least one.
@@ -235,14 +236,8 @@ class QuestionAnswerer:
         return question_ids, self.model.embed_questions(sent["input_ids"], sent["attention_mask"], facts)
 
     def _question_ids(self, texts: list[str]) -> list[np.ndarray]:
-        # Half of a surrogate pair, as in text that was cut by UTF-16 units, is no character: tokenizers refuse it.
-        clean = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
-        room = min(self.max_question_length, self.model.embedder.config.max_position_embeddings) - 2
-        cls, sep = [self._special_tokens.cls], [self._special_tokens.sep]
-        return [
-            np.concatenate([cls, ids[:room], sep]).astype(np.int64)
-            for ids in encode_texts(self.tokenizer, clean)["input_ids"]
-        ]
+        most = min(self.max_question_length, self.model.embedder.config.max_position_embeddings)
+        return encode_questions(texts, self.tokenizer, self._special_tokens, most)
 
     def _beam(self, found: RetrievalBatch) -> Beam:
         """The passages found. An index may compress: its scores find them, but no probability rests on those."""

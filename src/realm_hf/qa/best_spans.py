@@ -1,8 +1,8 @@
-"""From the scores of all spans to the few that are shown, by operations on whole arrays.
+"""From the scores of all spans to the few that are shown.
 
-A batch of 32 questions has about half a million spans, so nothing here loops over them. Spans with equal wordpieces
-are found by a 64-bit hash of their ids and summed; only sums of a thousandth or more (at most a thousand a question,
-a handful as a rule) are handed on to be compared as strings.
+A batch of 32 questions has about half a million spans, so all operations are on whole arrays. Spans with equal
+wordpieces are found by a 64-bit hash of their ids and summed; only sums of a thousandth or more (at most a thousand a
+question, a handful as a rule) are compared as strings later.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class SpanTable:
     Some spans, one an entry.
 
     Args:
-        pair (`np.ndarray`, int64 `[S]`): The joint input that it stands in; -1 where there is no span.
+        pair (`np.ndarray`, int64 `[S]`): The joint input of each; -1 where there is no span.
         start (`np.ndarray`, int64 `[S]`): First wordpiece in the joint input.
         end (`np.ndarray`, int64 `[S]`): Last wordpiece, inclusive.
         probability (`np.ndarray`, float64 `[S]`): Its probability among all spans of the question; 0 without a span.

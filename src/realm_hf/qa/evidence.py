@@ -1,4 +1,4 @@
-"""The passages of one batch as evidence, and the answers that stand in them, as characters of their texts.
+"""The passages that were read as evidence, and answers as characters of their texts.
 
 An answer is a slice of its passage, not wordpieces put together again. Passages are stored as wordpieces without
 offsets, so the few that are shown are tokenized once more. That gives the stored wordpieces again, with one exception:
@@ -56,7 +56,17 @@ class ReadPassages:
         self._read, self._found, self._probabilities = read, found, probabilities
 
     def answer(self, question: int, text: str, null_probability: float | None) -> Answer:
-        """The answer to one question of the batch."""
+        """
+        The answer to one question of the batch.
+
+        Args:
+            question (`int`): Its number in the batch.
+            text (`str`): The question as asked.
+            null_probability (`float`, *optional*): Share of the null passage, where it is known.
+
+        Returns:
+            [`Answer`]
+        """
         found = self._found
         first, last = np.searchsorted(self._read.question, [question, question + 1])
         pairs = first + np.argsort(-found.share[first:last], kind="stable")
@@ -157,7 +167,7 @@ class SpanTexts:
 
     def characters(self, pair: int, start: int, end: int) -> tuple[int, int]:
         """
-        Where a span stands in its passage's text.
+        The characters of a span in its passage's text.
 
         Args:
             pair (`int`): The joint input.
@@ -189,7 +199,7 @@ def align_characters(stored: np.ndarray, fresh: Sequence[int], offsets: np.ndarr
         return offsets[: len(stored)]
     logger.warning_once(
         f"The text of passage {row} gives other wordpieces than those stored: a word was cut inside. Answers that "
-        "touch such a place get a few characters more; this is said once."
+        "touch such a place get a few characters more. This is logged once."
     )
     aligned = np.zeros((len(stored), 2), np.int64)
     matcher = SequenceMatcher(None, stored.tolist(), list(fresh), autojunk=False)
@@ -199,7 +209,7 @@ def align_characters(stored: np.ndarray, fresh: Sequence[int], offsets: np.ndarr
             aligned[first:stop] = offsets[fresh_first:fresh_stop]
         elif fresh_first < fresh_stop:
             aligned[first:stop] = offsets[fresh_first, 0], offsets[fresh_stop - 1, 1]
-        else:  # stored wordpieces without a character left: an empty place between its neighbours
+        else:  # stored wordpieces that no character is left for: an empty slice between their neighbours
             aligned[first:stop] = last
         last = int(offsets[fresh_stop - 1, 1]) if fresh_stop else 0
     return aligned

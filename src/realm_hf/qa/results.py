@@ -1,4 +1,4 @@
-"""What an evaluation found: one record a question, and the figures over all of them."""
+"""Results of an evaluation: one record for each question, and the figures over all of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["OpenQAResult", "QuestionRecord"]
 @dataclass(frozen=True)
 class QuestionRecord:
     """
-    One question with its answer and how that was judged.
+    One question with its answer and the scores of it.
 
     Args:
         id (`str`): Of the question.
@@ -31,8 +31,8 @@ class QuestionRecord:
         answer_rank (`int`, *optional*): Rank of the first passage that holds an answer, from 1; `None` if none does.
         shuffled_correct (`bool`, *optional*): Whether the answer out of another question's passages is right;
             `None` if that was not asked.
-        pattern_timed_out (`bool`, *optional*, defaults to `False`): A pattern backtracked without end; where it was
-            to decide, the question counts as not answered or not found.
+        pattern_timed_out (`bool`, *optional*, defaults to `False`): A pattern took too long and was stopped; what
+            it should have decided counts as wrong or not found.
     """
 
     id: str

@@ -29,7 +29,8 @@ from realm_hf.data.passages.build import PassageStore
 from realm_hf.data.questions.answer_finder import AnswerFinder
 from realm_hf.data.questions.load import OpenQAExample
 from realm_hf.data.questions.matching import exact_match, regex_match
-from realm_hf.data.vocabulary import SpecialTokens, encode_texts
+from realm_hf.data.reader_batch import encode_questions
+from realm_hf.data.vocabulary import SpecialTokens
 from realm_hf.generations.manifest import GenerationNotFoundError
 from realm_hf.models.host_facts import RowFacts
 from realm_hf.models.modeling_realm import RealmEmbedder
@@ -187,10 +188,8 @@ class OpenQATrainer(TrainingLoop):
 
     def _encode(self, questions: list[str]) -> list[np.ndarray]:
         """`[CLS] question [SEP]` of each, cut to `max_question_length`."""
-        room = min(self.args.max_question_length, self.model.config.max_position_embeddings) - 2
-        special = self.special_tokens
-        encoded = encode_texts(self.tokenizer, questions)["input_ids"] if questions else []
-        return [np.array([special.cls, *ids[:room], special.sep], np.int64) for ids in encoded]
+        most = min(self.args.max_question_length, self.model.config.max_position_embeddings)
+        return encode_questions(questions, self.tokenizer, self.special_tokens, most)
 
     # One step
 
