@@ -26,6 +26,7 @@ from realm_hf.models.host_facts import PreTrainingFacts
 from realm_hf.models.modeling_realm import RealmForPreTraining
 from realm_hf.models.tokenization_realm import RealmTokenizer
 from realm_hf.models.transfer import to_device
+from realm_hf.retriever.candidates import CandidateSource
 from realm_hf.runs.directory import RunDirectory
 from realm_hf.storage.errors import explain_os_errors
 from realm_hf.storage.files import write_json
@@ -53,6 +54,8 @@ class RealmTrainer(IndexedTrainer):
         eval_dataset ([`SentenceStore`], *optional*): Held-out sentences for `evaluate`; none by default.
         processing_class ([`RealmTokenizer`]): The tokenizer that made passages and sentences.
         passages ([`PassageStore`]): The knowledge corpus.
+        candidate_source ([`CandidateSource`], *optional*): Finds candidates instead of the index, see
+            [`RealmRetriever`].
         callbacks (`list` of [`~transformers.TrainerCallback`], *optional*): Called in order; see
             [`RealmCallback`].
         run ([`RunDirectory`] or `str`, *optional*, defaults to `args.output_dir`): The run directory, opened or
@@ -76,6 +79,7 @@ class RealmTrainer(IndexedTrainer):
         eval_dataset: SentenceStore | None = None,
         processing_class: RealmTokenizer,
         passages: PassageStore,
+        candidate_source: CandidateSource | None = None,
         callbacks: Sequence[TrainerCallback] = (),
         run: RunDirectory | str | Path | None = None,
         accelerator: Accelerator | None = None,
@@ -118,6 +122,7 @@ class RealmTrainer(IndexedTrainer):
         self.index = IndexService(
             self.run, passages, processing_class, args, self.accelerator, swap_probes, args.query_encoder
         )
+        self.index.candidate_source = candidate_source
         self.ahead: CandidatePrefetcher | None = None
         #: What this rank trained on last; for callbacks.
         self.retrieved: RetrievedStep | None = None
