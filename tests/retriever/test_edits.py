@@ -435,13 +435,13 @@ def test_an_answer_rests_on_the_knowledge_of_one_moment(retriever, tower, tokeni
     answerer = QuestionAnswerer(RealmForOpenQA(tower.config).eval(), retriever)
     answerer.model.embedder = tower
     before = answerer("Which island lies in the north?", top_k=48)[0]
-    relevance = QuestionAnswerer._relevance
+    beam = QuestionAnswerer._beam
 
     def edited_meanwhile(*args):
         retriever.replace_passages(range(40), [f"Nothing is left of {row}." for row in range(40)])
-        return relevance(*args)
+        return beam(*args)
 
-    monkeypatch.setattr(QuestionAnswerer, "_relevance", edited_meanwhile)
+    monkeypatch.setattr(QuestionAnswerer, "_beam", edited_meanwhile)
     answer = answerer("Which island lies in the north?", top_k=48)[0]
     assert answer == before
     monkeypatch.undo()
