@@ -10,7 +10,15 @@ import numpy as np
 
 from realm_hf.index.base import ABSENT, Exclusion, Found, IndexFileError
 
-__all__ = ["RankingIndex", "Selection", "deepening", "rank_deeper", "select_from_ranking"]
+__all__ = [
+    "RankingIndex",
+    "Selection",
+    "checked_ranking",
+    "deepening",
+    "rank_deeper",
+    "search_excluding",
+    "select_from_ranking",
+]
 
 _DEEPER = 4
 _CELLS_A_SEARCH = 1 << 22  # queries x depth of one search: 48 MiB of scores and rows
@@ -79,23 +87,25 @@ class RankingIndex(ABC):
         if not len(queries) or not len(self):
             return _nothing(len(queries), k)
         if exclude is not None:
-            return _search_excluding(self._ranked, queries, k, len(self), exclude)
+            return search_excluding(self._ranked, queries, k, len(self), exclude)
         scores, rows = _fill_up(*self._ranked(queries, min(k, len(self))), k)
         none = np.zeros(len(queries), dtype=np.int64)
         return Found(scores, rows, none, none.copy())
 
     def _ranked(self, queries: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
         """[`rank`], with what it returns looked at."""
-        scores, rows = self.rank(queries, depth)
-        scores, rows = np.asarray(scores, np.float32), np.asarray(rows, np.int64)
-        if rows.max() >= len(self):
-            raise IndexFileError(
-                f"The index of {len(self)} rows returned row {rows.max()}: it is damaged, rebuild it."
-            )
-        if rows.min() < 0:
-            missing = rows < 0
-            rows[missing], scores[missing] = ABSENT, -np.inf
-        return scores, rows
+        return checked_ranking(*self.rank(queries, depth), len(self))
+
+
+def checked_ranking(scores: np.ndarray, rows: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """A ranking `[Q, depth]` with [`ABSENT`] for no row; an `IndexFileError` if a row is not below `size`."""
+    scores, rows = np.asarray(scores, np.float32), np.asarray(rows, np.int64)
+    if rows.max() >= size:
+        raise IndexFileError(f"The index of {size} rows returned row {rows.max()}: it is damaged, rebuild it.")
+    if rows.min() < 0:
+        missing = rows < 0
+        rows[missing], scores[missing] = ABSENT, -np.inf
+    return scores, rows
 
 
 def _check_queries(queries: np.ndarray, k: int, dimension: int) -> None:
@@ -148,7 +158,7 @@ def rank_deeper(
 
     Args:
         rank (`Callable`): What ranks rows.
-        queries (`np.ndarray` of shape `[Q, D]`): The queries.
+        queries (`np.ndarray` of length Q): The queries as `rank` takes them: vectors, or their places.
         depths (iterable of `int`): Ascending.
         take (`Callable`): Gets places of some queries int64 `[n]`, their scores and rows `[n, depth]`; returns the
             places of those that are left with too little, although there may be more.
@@ -171,7 +181,7 @@ def rank_deeper(
     return left
 
 
-def _search_excluding(rank: Rank, queries: np.ndarray, k: int, size: int, exclude: Exclusion) -> Found:
+def search_excluding(rank: Rank, queries: np.ndarray, k: int, size: int, exclude: Exclusion) -> Found:
     """
     Rank, filter, and rank deeper for the queries that are left with too few rows.
 

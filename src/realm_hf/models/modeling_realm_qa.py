@@ -199,7 +199,7 @@ class RealmForOpenQA(RealmPreTrainedModel):
         if len(answers) != batch_size:
             raise ValueError(f"`answer_ids` has {len(answers)} entries for {batch_size} questions: give each a list.")
         questions = self.embedder.encode(input_ids, attention_mask, token_type_ids)
-        beam = Beam.retrieve(self.retriever, questions, self.searcher_beam_size)
+        beam = Beam.retrieve(self.retriever, questions, self.searcher_beam_size, list(input_ids.cpu().numpy()))
         inputs = self._joint_inputs(beam.rows, input_ids, answers)
         sent = to_device({**beam.arrays(), **inputs}, questions.device)
         relevance = beam_relevance(questions, sent, self.config.score_scale)

@@ -8,7 +8,7 @@
 joint inputs are made (from stored wordpieces, or from texts as in transformers 4.57.6), and what becomes of the spans.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol, Self
@@ -31,7 +31,9 @@ from realm_hf.models.transfer import to_device
 class BeamRetriever(Protocol):
     """What the model asks of its retriever; [`RealmRetriever`] is one."""
 
-    def retrieve(self, query_embeddings: torch.Tensor, k: int, *, null_passage: bool) -> Any:
+    def retrieve(
+        self, query_embeddings: torch.Tensor, k: int, *, token_ids: Sequence[np.ndarray], null_passage: bool
+    ) -> Any:
         """Return an object whose `rows`, int64 `[B, k]`, are passages, best first; negative where there is none."""
 
     def beam_embeddings(self, rows: np.ndarray) -> np.ndarray:
@@ -76,7 +78,9 @@ class Beam:
     scores: np.ndarray | None = None
 
     @classmethod
-    def retrieve(cls, retriever: BeamRetriever, queries: torch.Tensor, k: int) -> Self:
+    def retrieve(
+        cls, retriever: BeamRetriever, queries: torch.Tensor, k: int, token_ids: Sequence[np.ndarray]
+    ) -> Self:
         """
         Search for the `k` best passages of each question.
 
@@ -84,6 +88,7 @@ class Beam:
             retriever ([`BeamRetriever`]): Has the index and the stored embeddings.
             queries (`torch.Tensor` of shape `(B, D)`): Embeddings of the questions; no gradient goes into the search.
             k (`int`): Passages of each.
+            token_ids (sequence of B `np.ndarray`): `[CLS] question [SEP]` of each, for what searches by words.
 
         Returns:
             [`Beam`]: S is `k`, or what the question with most passages has if that is less, but at least 1.
@@ -91,7 +96,7 @@ class Beam:
         Raises:
             `ValueError`: the retriever has no embeddings.
         """
-        rows = np.asarray(retriever.retrieve(queries.detach(), k, null_passage=False).rows)
+        rows = np.asarray(retriever.retrieve(queries.detach(), k, token_ids=token_ids, null_passage=False).rows)
         rows = rows[:, : max(1, int((rows >= 0).sum(axis=1).max()))]
         return cls(rows, retriever.beam_embeddings(rows))
 

@@ -221,7 +221,9 @@ class QuestionAnswerer:
     def _retrieve(self, texts: list[str], top_k: int) -> RetrievedQuestions:
         _at_least_one("top_k", top_k)
         question_ids, embeddings = self._embed(texts)
-        batch = self.retriever.retrieve(embeddings, min(top_k, len(self.retriever)), null_passage=False)
+        batch = self.retriever.retrieve(
+            embeddings, min(top_k, len(self.retriever)), token_ids=question_ids, null_passage=False
+        )
         nothing_asked = [len(ids) <= 2 for ids in question_ids]
         batch.rows[nothing_asked], batch.scores[nothing_asked] = ABSENT, -np.inf
         return RetrievedQuestions(question_ids, embeddings, batch)

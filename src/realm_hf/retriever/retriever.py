@@ -47,7 +47,7 @@ class RealmRetriever(PassageSearcher):
         passages ([`PassageStore`] or `datasets.Dataset`): N passages. A dataset needs a column `text`; a column
             `embeddings` serves as `embeddings`. They stay as they are when knowledge is edited.
         tokenizer (`PreTrainedTokenizerBase`, *optional*): Needed by `__call__`, and to read a dataset's passages.
-        index (`faiss.Index` or [`SearchIndex`], *optional*): Inner product, row `i` is passage `i`. Built ("Flat") if
+        index ([`SearchIndex`] or `faiss.Index`, *optional*): Inner product, row `i` is passage `i`. Built ("Flat") if
             there are embeddings.
         embeddings (`np.ndarray` of shape `[N, D]`, *optional*): For [`recall_against_exact`] and `save_pretrained`.
         generation_name (`str`, *optional*): Name of the generation, handed on with every batch.
@@ -57,6 +57,8 @@ class RealmRetriever(PassageSearcher):
             that it was saved in, from which it is loaded when it is first needed), for the null passage's and those of
             passages that are added.
         query_embedder ([`RealmEmbedder`], *optional*): The query tower, for [`search`]; given as `embedder` is.
+        candidate_source ([`CandidateSource`], *optional*): Finds candidates instead of the index. Needs `embeddings`,
+            which give them their scores; is not saved.
 
     Attributes:
         search_stats ([`SearchStats`]): Running totals.

@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from realm_hf.data.passages.build import NULL_PASSAGE, PassageStore
+from realm_hf.index.base import SearchIndex
 from realm_hf.index.exact import recall_at_k
 from realm_hf.index.faiss_index import build_index
 from realm_hf.index.faiss_search import IndexLike, as_search_index
@@ -26,6 +27,7 @@ from realm_hf.knowledge.knowledge import Knowledge
 from realm_hf.models.modeling_embedder import RealmEmbedder
 from realm_hf.models.towers import Tower, TowerSource
 from realm_hf.retriever.beam_embeddings import NullEmbedding, gather_embeddings
+from realm_hf.retriever.candidates import CandidateSource, IndexSource, Queries
 from realm_hf.retriever.edits import edit_counts
 from realm_hf.retriever.reader_inputs import PassageReader
 from realm_hf.retriever.selection import RetrievalBatch, SearchStats, as_queries, select_candidates
@@ -43,10 +45,7 @@ INDEX_NAME = "embeddings"
 
 
 class PassageSearcher(PassageReader):
-    """
-    Searches passages. It holds the [`Knowledge`] that is searched, which is replaced as a whole, the two towers, the
-    null passage's embedding, and counters. The arguments are [`RealmRetriever`]'s.
-    """
+    """Holds the [`Knowledge`] that is searched, replaced as a whole, and both towers. See [`RealmRetriever`]."""
 
     def __init__(
         self,
@@ -59,9 +58,11 @@ class PassageSearcher(PassageReader):
         threads: int | None = None,
         embedder: TowerSource = None,
         query_embedder: TowerSource = None,
+        candidate_source: CandidateSource | None = None,
     ):
         super().__init__(passages, tokenizer)
         self.threads = threads
+        self.candidate_source = candidate_source
         self.fingerprints: dict[str, str] = {}
         self.search_stats = SearchStats()
         self._tower, self._query_tower = Tower(embedder), Tower(query_embedder)
@@ -208,6 +209,7 @@ class PassageSearcher(PassageReader):
         query_embeddings: np.ndarray | torch.Tensor,
         k: int,
         *,
+        token_ids: Sequence[np.ndarray] | None = None,
         exclude: Sequence[np.ndarray | str | None] | None = None,
         null_passage: bool = True,
         over_retrieve: int = 16,
@@ -223,6 +225,8 @@ class PassageSearcher(PassageReader):
         Args:
             query_embeddings (`np.ndarray` or `torch.Tensor` of shape `[B, D]`): The queries.
             k (`int`): Candidates of each query, the null passage counted (paper: 8).
+            token_ids (sequence of B `np.ndarray`, *optional*): The tokens that were embedded, for a
+                `candidate_source` that reads them; masked queries masked.
             exclude (sequence of B `np.ndarray`, `str` or `None`, *optional*): For each query the sentence whose
                 passages are left out: token ids without special tokens, or text; `None` leaves out nothing.
             null_passage (`bool`, *optional*, defaults to `True`): Put the null passage (-1) first.
@@ -237,15 +241,16 @@ class PassageSearcher(PassageReader):
         """
         started = time.perf_counter()
         knowledge = self._searched()
-        queries = as_queries(query_embeddings)
-        if k < 1 or over_retrieve < 0:
-            raise ValueError(f"k is {k} and over_retrieve {over_retrieve}: at least 1 and 0 are needed.")
-        if exclude is not None and len(exclude) != len(queries):
-            raise ValueError(f"`exclude` has {len(exclude)} entries for {len(queries)} queries: give one for each.")
+        queries = Queries(as_queries(query_embeddings), token_ids)
+        if self.candidate_source is not None and knowledge.embeddings is None:
+            raise ValueError(
+                "The scores of a `candidate_source` of your own are no relevance: give the retriever `embeddings` too."
+            )
         batch, deeper = select_candidates(
             knowledge,
             queries,
             k,
+            source=self.candidate_source or IndexSource(),
             exclude=exclude,
             null_passage=null_passage,
             over_retrieve=over_retrieve,

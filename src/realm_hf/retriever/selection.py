@@ -16,6 +16,7 @@ from realm_hf.index.faiss_search import search_threads
 if TYPE_CHECKING:
     from realm_hf.knowledge.corpus import Corpus
     from realm_hf.knowledge.knowledge import Knowledge
+    from realm_hf.retriever.candidates import CandidateSource, Queries
 
 __all__ = [
     "PassageFilter",
@@ -131,21 +132,23 @@ class PassageFilter:
 
 def select_candidates(
     served: Knowledge,
-    queries: np.ndarray,
+    queries: Queries,
     k: int,
     *,
+    source: CandidateSource,
     exclude: Sequence[np.ndarray | str | None] | None,
     null_passage: bool,
     over_retrieve: int,
     threads: int | None,
 ) -> tuple[RetrievalBatch, int]:
     """
-    Ask the index once for the candidates of all queries; it leaves out what is not wanted and searches deeper itself.
+    Ask the source once for the candidates of all queries; it leaves out what is not wanted and searches deeper itself.
 
     Args:
         served ([`Knowledge`]): Passages and index.
-        queries (`np.ndarray` of shape `[B, D]`): The queries.
+        queries ([`Queries`]): B queries.
         k (`int`): Candidates of each query, the null passage counted.
+        source ([`CandidateSource`]): Finds them.
         exclude (sequence of B sentences or `None`, *optional*): See [`Corpus.containing`].
         null_passage (`bool`): Put the null passage first.
         over_retrieve (`int`): Rows searched beyond those wanted where anything is to be filtered.
@@ -153,7 +156,15 @@ def select_candidates(
 
     Returns:
         `tuple`: The [`RetrievalBatch`], and the number of queries that were searched deeper.
+
+    Raises:
+        ValueError: If a number is out of range, or there are not as many sentences or token ids as queries.
     """
+    if k < 1 or over_retrieve < 0:
+        raise ValueError(f"k is {k} and over_retrieve {over_retrieve}: at least 1 and 0 are needed.")
+    for name, given in (("exclude", exclude), ("token_ids", queries.token_ids)):
+        if given is not None and len(given) != len(queries):
+            raise ValueError(f"`{name}` has {len(given)} entries for {len(queries)} queries: give one for each.")
     count, first = len(queries), int(null_passage)
     batch = RetrievalBatch(
         rows=np.full((count, k), ABSENT, dtype=np.int64),
@@ -167,7 +178,7 @@ def select_candidates(
         return batch, 0
     unwanted = PassageFilter(served.corpus, [None] * count if exclude is None else exclude, over_retrieve)
     with search_threads(threads):
-        found = served.index.search(queries, k - first, exclude=unwanted)
+        found = source.candidates(served, queries, k - first, exclude=unwanted)
     batch.rows[:, first:], batch.scores[:, first:] = found.rows, found.scores
     batch.excluded[:], batch.duplicates[:] = found.excluded, found.duplicates
     return batch, found.searched_deeper

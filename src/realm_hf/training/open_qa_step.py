@@ -89,7 +89,7 @@ class BeamSearch:
             [`AnsweredBeam`]
         """
         started = time.perf_counter()
-        beam = Beam.retrieve(retriever, queries, self.wide)
+        beam = Beam.retrieve(retriever, queries, self.wide, question_ids)
         read = retriever.reader_batch(question_ids, beam.rows[:, : self.read], self.length)
         searched = time.perf_counter()
         found = [

@@ -25,6 +25,7 @@ from realm_hf.models.host_facts import PreTrainingFacts
 from realm_hf.models.modeling_realm import RealmForPreTraining
 from realm_hf.models.tokenization_realm import RealmTokenizer
 from realm_hf.models.transfer import to_device
+from realm_hf.retriever.candidates import CandidateSource
 from realm_hf.runs.directory import RunDirectory
 from realm_hf.runs.lock import TrainerLock
 from realm_hf.storage.errors import explain_os_errors
@@ -58,6 +59,7 @@ class RealmTrainer(TrainingLoop):
         heldout: Sentences for `evaluate`; none by default.
         accelerator: One to share; by default made from the arguments.
         callbacks: Called in order.
+        candidate_source: Finds candidates instead of the index, see [`RealmRetriever`].
 
     Raises:
         ValueError: There is no sentence, or the arguments do not fit the model.
@@ -79,6 +81,7 @@ class RealmTrainer(TrainingLoop):
         heldout: SentenceStore | None = None,
         accelerator: Accelerator | None = None,
         callbacks: Sequence[LoopCallback] = (),
+        candidate_source: CandidateSource | None = None,
     ):
         if len(sentences) == 0:
             raise ValueError(
@@ -112,7 +115,7 @@ class RealmTrainer(TrainingLoop):
             exclude=[probe.sentence_ids for probe in probes],
         )
         self.index = IndexService(
-            self.run, passages, tokenizer, args, self.accelerator, swap_probes, args.query_encoder
+            self.run, passages, tokenizer, args, self.accelerator, swap_probes, args.query_encoder, candidate_source
         )
         self.ahead: CandidatePrefetcher | None = None
         #: What this rank trained on last; for callbacks.

@@ -139,7 +139,14 @@ class LiveIndex:
         if embeddings is None:
             assert self.encoder is not None
             embeddings = encode_queries(self.encoder, [e.input_ids for e in examples], bf16=self.bf16)
-        found = self.retriever.retrieve(embeddings, k, exclude=[e.sentence_ids for e in examples], null_passage=True)
+        found = self.retriever.retrieve(
+            embeddings,
+            k,
+            # Masked: what searches by words must not see the answer.
+            token_ids=[e.input_ids for e in examples],
+            exclude=[e.sentence_ids for e in examples],
+            null_passage=True,
+        )
         return np.asarray(found.rows), int(np.sum(found.excluded))
 
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from realm_hf.generations.store import Generation, GenerationInfo
     from realm_hf.models.modeling_realm import RealmEmbedder
     from realm_hf.models.tokenization_realm import RealmTokenizer
+    from realm_hf.retriever.candidates import CandidateSource
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ class IndexService:
         accelerator: Its process and device.
         probes: Measures every swap, on the main process.
         query_encoder: "snapshot" opens a generation together with the weights it was built from.
+        candidate_source: Finds candidates instead of the index.
     """
 
     def __init__(
@@ -63,9 +65,11 @@ class IndexService:
         accelerator: Accelerator,
         probes: SwapProbes,
         query_encoder: QueryEncoder = "live",
+        candidate_source: CandidateSource | None = None,
     ):
         self.run, self.passages, self.tokenizer, self.args = run, passages, tokenizer, args
         self.accelerator, self.probes, self.query_encoder = accelerator, probes, query_encoder
+        self.candidate_source = candidate_source
         self.bf16 = uses_bfloat16(args, accelerator)
         local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
         self.threads = IndexThreads.of(args, accelerator.device.type, local_ranks)
@@ -230,6 +234,7 @@ class IndexService:
             retriever = RealmRetriever.from_generation(
                 self.passages, generation, self.tokenizer, threads=self.threads.search
             )
+            retriever.candidate_source = self.candidate_source
             by_snapshot = self.query_encoder == "snapshot"
             probing = self.accelerator.is_main_process and bool(self.probes.queries)
             encoder = None

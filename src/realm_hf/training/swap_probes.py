@@ -91,5 +91,7 @@ class SwapProbes:
         return ProbeReport(churn=churn, stale_recall=stale, most_retrieved_share=share)
 
     def _search(self, generation: LiveIndex, embeddings: np.ndarray) -> np.ndarray:
-        found = generation.retriever.retrieve(embeddings, self.k, exclude=self.exclude, null_passage=False)
+        found = generation.retriever.retrieve(
+            embeddings, self.k, token_ids=self.queries, exclude=self.exclude, null_passage=False
+        )
         return np.asarray(found.rows)
