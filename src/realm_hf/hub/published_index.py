@@ -12,7 +12,7 @@ from realm_hf.hub.manifest import HubManifest, IndexRecord
 from realm_hf.hub.own_copies import COMPLETE, check_hash, place_of, take, write_once
 from realm_hf.index.base import IndexFileError
 from realm_hf.index.faiss_index import build_index
-from realm_hf.index.faiss_search import FaissIndex, open_search_index
+from realm_hf.index.faiss_search import as_search_index, open_search_index
 from realm_hf.index.probe import probe_index
 from realm_hf.storage.files import HashingFile, write_json
 from realm_hf.untrusted.checks import HubArtefactError, check_room
@@ -44,7 +44,7 @@ def open_published_index(
     if choice is False:
         return None
     if choice == "exact":
-        return FaissIndex(build_index(embeddings))
+        return as_search_index(build_index(embeddings))
     name = manifest.default_index if choice is True else choice
     if name not in manifest.indexes:
         raise ValueError(
