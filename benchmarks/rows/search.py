@@ -23,8 +23,8 @@ from harness.vectors import queries as draw_queries
 from realm_hf import RealmRetriever
 from realm_hf.index.base import SearchIndex
 from realm_hf.index.exact import recall_at_k
-from realm_hf.index.faiss_index import BLAS_THRESHOLD, build_index, search
-from realm_hf.index.faiss_search import raw_faiss
+from realm_hf.index.faiss_index import build_index
+from realm_hf.index.faiss_search import BLAS_THRESHOLD, raw_faiss, search
 
 BATCHES = (1, 32, 256)
 CANDIDATES = 8

@@ -9,8 +9,9 @@ import pytest
 
 from realm_hf.index.base import IndexFileError
 from realm_hf.index.exact import exact_search, recall_at_k
-from realm_hf.index.faiss_index import BLAS_THRESHOLD, build_index, open_index, save_index, search, search_threads
-from realm_hf.index.faiss_search import FaissIndex
+from realm_hf.index.faiss_index import build_index
+from realm_hf.index.faiss_search import BLAS_THRESHOLD, FaissIndex, search, search_threads
+from realm_hf.index.file import open_index, save_index
 
 # Recall@10 of 300 random vectors, and how much of it each family must reach.
 FAMILIES = {"Flat": 1.0, "SQfp16": 0.99, "SQ8": 0.9, "IVF8,Flat": 0.5, "PQ8x4": 0.2, "HNSW16": 0.95, "PCA8,Flat": 0.2}
@@ -258,7 +259,7 @@ def test_thread_option_holds_inside_the_block_only():
 _OPENING = """
 import sys
 from pathlib import Path
-from realm_hf.index.faiss_index import open_index
+from realm_hf.index.file import open_index
 
 def most_resident():
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -19,7 +19,8 @@ from realm_hf.generations.store import (
     GenerationNotFoundError,
     GenerationStore,
 )
-from realm_hf.index.faiss_index import build_index, search
+from realm_hf.index.faiss_index import build_index
+from realm_hf.index.faiss_search import search
 from realm_hf.storage.directories import StagedDirectory
 
 FILES = ["embeddings.npy", "index.faiss", "generation.json"]

@@ -17,8 +17,9 @@ import realm_hf
 from realm_hf import RealmRetriever
 from realm_hf.index.base import ABSENT, Found, Saveable, SearchIndex
 from realm_hf.index.exact import ExactIndex
-from realm_hf.index.faiss_index import build_index, open_index
+from realm_hf.index.faiss_index import build_index
 from realm_hf.index.faiss_search import FaissIndex, as_search_index
+from realm_hf.index.file import open_index
 from realm_hf.index.ranking import RankingIndex, select_from_ranking
 from realm_hf.qa.answerer import QuestionAnswerer
 from realm_hf.retriever.selection import PassageFilter
@@ -273,7 +274,8 @@ for module in pkgutil.iter_modules(realm_hf.index.__path__, "realm_hf.index."):
 ours = [hook for hook in hooks if "realm_hf" in str(getattr(next(iter(hook.values())), "__module__", ""))]
 print(before == (faiss.cvar.distance_compute_blas_threshold, faiss.omp_get_max_threads()), len(ours))
 import numpy as np
-from realm_hf.index.faiss_index import build_index, search
+from realm_hf.index.faiss_index import build_index
+from realm_hf.index.faiss_search import search
 search(build_index(np.eye(4, dtype=np.float32)), np.eye(4), 1)
 search(build_index(np.eye(4, dtype=np.float32)), np.eye(4), 1)
 ours = [hook for hook in hooks if "realm_hf" in str(getattr(next(iter(hook.values())), "__module__", ""))]

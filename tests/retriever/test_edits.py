@@ -8,8 +8,9 @@ from datasets import Dataset
 from realm_hf import RealmEmbedder, RealmTokenizer
 from realm_hf.data.passages.build import passages_from_rows
 from realm_hf.generations.embedding import embed_passages
-from realm_hf.index.faiss_index import build_index, open_index, save_index
+from realm_hf.index.faiss_index import build_index
 from realm_hf.index.faiss_search import FaissIndex
+from realm_hf.index.file import open_index, save_index
 from realm_hf.knowledge import overlay as overlay_module
 from realm_hf.knowledge.overlay import EditedIndex
 from realm_hf.retriever.edits import EditCounts

@@ -22,7 +22,7 @@ from realm_hf.index.faiss_index import check_finite
 from realm_hf.index.faiss_search import open_search_index
 
 if TYPE_CHECKING:
-    from realm_hf.index.base import SearchIndex
+    from realm_hf.index.base import Embeddings, SearchIndex
 
 __all__ = ["check_hash", "check_pair", "check_sizes", "map_files", "write_array"]
 
@@ -48,7 +48,7 @@ def check_pair(embeddings: np.ndarray, index: SearchIndex) -> None:
         )
 
 
-def write_array(array: np.ndarray, write: Callable[[bytes | memoryview], Any]) -> None:
+def write_array(array: Embeddings, write: Callable[[bytes | memoryview], Any]) -> None:
     """
     Write an array in the `.npy` format piece by piece, refusing NaN and infinity.
 

@@ -221,8 +221,8 @@ class GenerationStore:
 
     def open(self, name: str, verify: Literal["sizes", "sha256"] = "sizes") -> Generation:
         """
-        Lease, check and map a generation. Safe in a background thread. A lock of somebody else's is waited for up to
-        30 s, then told and done without.
+        Lease, check and map a generation. Safe in a background thread. Another process's lock is waited for up to
+        30 s; after that the generation is read without a lease, with a warning.
 
         Args:
             name (`str`): The generation's name.
@@ -332,8 +332,8 @@ class GenerationStore:
 
     def _not_found(self, name: str) -> GenerationNotFoundError:
         why = self.quarantined().get(name)
-        told = f"it was quarantined ({why})" if why else f"it has {[info.name for info in self.list()]}"
-        return GenerationNotFoundError(f"Generation {name} is not in {self.root}: {told}.")
+        detail = f"it was quarantined ({why})" if why else f"it has {[info.name for info in self.list()]}"
+        return GenerationNotFoundError(f"Generation {name} is not in {self.root}: {detail}.")
 
     def _read_info(self, name: str) -> GenerationInfo:
         path = self._path(name) / MANIFEST_FILE

@@ -29,7 +29,7 @@ from tqdm.auto import tqdm
 from realm_hf.data.passages.build import PassageStore
 from realm_hf.generations.manifest import FileRecord
 from realm_hf.hub.manifest import ARRAYS, COLUMNS, HubManifest, IndexRecord, ShardRecord
-from realm_hf.index.base import Saveable, saveable
+from realm_hf.index.base import Embeddings, Saveable, saveable
 from realm_hf.index.faiss_index import check_finite
 from realm_hf.index.faiss_search import IndexLike, as_search_index
 from realm_hf.index.file import index_file_bytes
@@ -166,7 +166,7 @@ def _export_rows(content: RetrieverFiles, staging: Path, shard_bytes: int, done:
     return shards
 
 
-def _tables(dataset: Dataset, embeddings: np.ndarray, first: int, last: int, schema: pa.Schema) -> Iterator[pa.Table]:
+def _tables(dataset: Dataset, embeddings: Embeddings, first: int, last: int, schema: pa.Schema) -> Iterator[pa.Table]:
     arrow = dataset.with_format("arrow")
     for start in range(first, last, _ROWS_A_GROUP):
         stop = min(last, start + _ROWS_A_GROUP)

@@ -9,6 +9,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from realm_hf.data.passages.store import PassageStore
+from realm_hf.index.base import Embeddings
 from realm_hf.knowledge.files import RetrieverFiles
 from realm_hf.models.modeling_embedder import RealmEmbedder
 
@@ -22,7 +23,7 @@ class Publishable(Protocol):
     tokenizer: PreTrainedTokenizerBase | None
 
     @property
-    def embeddings(self) -> np.ndarray | None:
+    def embeddings(self) -> Embeddings | None:
         """What the index was built from, `[N, D]`."""
 
     @property

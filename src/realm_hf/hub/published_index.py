@@ -12,8 +12,7 @@ from realm_hf.hub.manifest import HubManifest, IndexRecord
 from realm_hf.hub.own_copies import COMPLETE, check_hash, place_of, take, write_once
 from realm_hf.index.base import IndexFileError
 from realm_hf.index.faiss_index import build_index
-from realm_hf.index.faiss_search import FaissIndex
-from realm_hf.index.file import open_index
+from realm_hf.index.faiss_search import as_search_index, open_search_index
 from realm_hf.index.probe import probe_index
 from realm_hf.storage.files import HashingFile, write_json
 from realm_hf.untrusted.checks import HubArtefactError, check_room
@@ -45,7 +44,7 @@ def open_published_index(
     if choice is False:
         return None
     if choice == "exact":
-        return FaissIndex(build_index(embeddings))
+        return as_search_index(build_index(embeddings))
     name = manifest.default_index if choice is True else choice
     if name not in manifest.indexes:
         raise ValueError(
@@ -65,7 +64,7 @@ def open_published_index(
 
         write_once(place, "write the index into", write)
     try:
-        return FaissIndex(open_index(path, mmap=mmap, rows=manifest.rows, dimension=manifest.dimension))
+        return open_search_index(path, mmap=mmap, rows=manifest.rows, dimension=manifest.dimension)
     except IndexFileError as error:
         raise HubArtefactError(f"The index of {source.label} is refused: {error}") from error
 

@@ -18,6 +18,7 @@ import numpy as np
 
 __all__ = [
     "ABSENT",
+    "Embeddings",
     "Exclusion",
     "Extendable",
     "Found",
@@ -54,6 +55,32 @@ class Found:
     excluded: np.ndarray
     duplicates: np.ndarray
     searched_deeper: int = 0
+
+
+class Embeddings(Protocol):
+    """N stored vectors, read piece by piece: an array `[N, D]`, or what stands for one and gathers its rows."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """`(N, D)`."""
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the numbers: float32 or float16."""
+
+    @property
+    def ndim(self) -> int:
+        """2."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole array."""
+
+    def __len__(self) -> int:
+        """N."""
+
+    def __getitem__(self, rows: slice | np.ndarray, /) -> np.ndarray:
+        """Rows, by a slice or by their numbers, as an array."""
 
 
 class Exclusion(Protocol):

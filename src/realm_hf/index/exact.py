@@ -8,7 +8,7 @@ from typing import Any, Self
 import faiss
 import numpy as np
 
-from realm_hf.index.base import ABSENT
+from realm_hf.index.base import ABSENT, Embeddings
 from realm_hf.index.faiss_search import IndexLike, search, search_threads
 from realm_hf.index.file import flat_index_head
 from realm_hf.index.ranking import RankingIndex
@@ -29,7 +29,7 @@ class ExactIndex(RankingIndex):
         embeddings (`np.ndarray` of shape `[N, D]`): May be memory-mapped float16.
     """
 
-    def __init__(self, embeddings: np.ndarray):
+    def __init__(self, embeddings: Embeddings):
         self.embeddings = embeddings
 
     @property
@@ -73,7 +73,7 @@ class ExactIndex(RankingIndex):
         self.embeddings = np.concatenate([self.embeddings, np.asarray(embeddings, self.embeddings.dtype)])
 
 
-def exact_search(embeddings: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+def exact_search(embeddings: Embeddings, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """
     [`search`] of an [`ExactIndex`].
 
@@ -89,7 +89,7 @@ def exact_search(embeddings: np.ndarray, queries: np.ndarray, k: int) -> tuple[n
 
 
 def recall_at_k(
-    embeddings: np.ndarray, index: IndexLike, queries: np.ndarray, k: int, *, rows: np.ndarray | None = None
+    embeddings: Embeddings, index: IndexLike, queries: np.ndarray, k: int, *, rows: np.ndarray | None = None
 ) -> float:
     """
     The share of the exact top `k` that `index` returns, by score: a row counts if its exact inner product reaches the
@@ -111,7 +111,7 @@ def recall_at_k(
     return share_found(embeddings, index, queries, exact_search(stored, queries, k)[0])
 
 
-def share_found(embeddings: np.ndarray, index: IndexLike, queries: np.ndarray, best: np.ndarray) -> float:
+def share_found(embeddings: Embeddings, index: IndexLike, queries: np.ndarray, best: np.ndarray) -> float:
     """
     [`recall_at_k`], where the exact search was made before.
 

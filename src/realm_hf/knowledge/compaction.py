@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, cast
+from typing import Self
 
 import numpy as np
 from datasets import Dataset, concatenate_datasets
 
 from realm_hf.data.passages.in_memory import write_edited_passages
 from realm_hf.data.passages.store import PassageStore
-from realm_hf.index.base import SearchIndex, extendable
+from realm_hf.index.base import Embeddings, SearchIndex, extendable
 from realm_hf.knowledge.edited_corpus import EditedCorpus
 from realm_hf.knowledge.knowledge import Knowledge
 from realm_hf.knowledge.overlay import EditedEmbeddings, Overlay
@@ -56,7 +56,7 @@ class CompactedFiles:
 
     passages: EditedStore | Dataset
     index: SearchIndex
-    embeddings: np.ndarray
+    embeddings: Embeddings
     generation_name: str | None
 
     @classmethod
@@ -102,7 +102,7 @@ def _compact_passages(corpus: EditedCorpus) -> EditedStore | Dataset:
     return concatenate_datasets([rows, edited]).select(np.where(places < 0, live, overlay.base_rows + places))
 
 
-def _compact_index(served: Knowledge, overlay: Overlay) -> tuple[SearchIndex, np.ndarray]:
+def _compact_index(served: Knowledge, overlay: Overlay) -> tuple[SearchIndex, Embeddings]:
     """
     Index and embeddings of the passages that are left.
 
@@ -114,7 +114,7 @@ def _compact_index(served: Knowledge, overlay: Overlay) -> tuple[SearchIndex, np
             "Saving edits builds the index again, from embeddings, and the retriever was made without them: pass "
             "`embeddings` beside the index."
         )
-    embeddings = cast("np.ndarray", EditedEmbeddings(served.embeddings, overlay, overlay.live_rows))
+    embeddings = EditedEmbeddings(served.embeddings, overlay, overlay.live_rows)
     index = extendable(served.index).emptied()
     for start in range(0, len(embeddings), _ROWS_A_CHUNK):
         index.add(embeddings[start : start + _ROWS_A_CHUNK])

@@ -25,7 +25,7 @@ from datasets import Dataset
 from realm_hf.data.passages.build import PassageStore
 from realm_hf.generations.files import check_hash, write_array
 from realm_hf.generations.manifest import EMBEDDINGS_FILE, INDEX_FILE, FileRecord
-from realm_hf.index.base import SearchIndex, saveable
+from realm_hf.index.base import Embeddings, SearchIndex, saveable
 from realm_hf.index.faiss_search import open_search_index
 from realm_hf.knowledge.compaction import CompactedFiles, EditedStore
 from realm_hf.knowledge.corpus import Corpus
@@ -77,7 +77,7 @@ class RetrieverFiles:
 
     passages: PassageStore | Dataset
     index: SearchIndex
-    embeddings: np.ndarray | None
+    embeddings: Embeddings | None
     generation_name: str | None
     embedder: TowerSource = None
     query_embedder: TowerSource = None

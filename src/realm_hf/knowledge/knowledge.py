@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 if TYPE_CHECKING:
-    from realm_hf.index.base import SearchIndex
+    from realm_hf.index.base import Embeddings, SearchIndex
     from realm_hf.knowledge.corpus import Corpus
 
 __all__ = ["Knowledge"]
@@ -28,7 +26,7 @@ class Knowledge:
 
     corpus: Corpus
     index: SearchIndex
-    embeddings: np.ndarray | None
+    embeddings: Embeddings | None
     name: str | None
 
     def check(self) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from realm_hf.data.passages.in_memory import PassageRecord
-from realm_hf.index.base import ABSENT, SearchIndex
+from realm_hf.index.base import ABSENT, Embeddings, SearchIndex
 from realm_hf.index.exact import ExactIndex
 from realm_hf.index.ranking import RankingIndex, deepening, rank_deeper
 
@@ -174,7 +174,7 @@ class EditedEmbeddings:
             removed row has what it had.
     """
 
-    def __init__(self, base: np.ndarray, overlay: Overlay, rows: np.ndarray | None = None):
+    def __init__(self, base: Embeddings, overlay: Overlay, rows: np.ndarray | None = None):
         self.base, self.overlay = base, overlay
         self.rows = rows
         self.dtype = base.dtype

@@ -7,7 +7,7 @@ import torch
 
 from realm_hf.data.passages.build import NULL_PASSAGE
 from realm_hf.data.vocabulary import SpecialTokens
-from realm_hf.index.base import ABSENT
+from realm_hf.index.base import ABSENT, Embeddings
 from realm_hf.models.modeling_embedder import RealmEmbedder
 
 __all__ = ["NullEmbedding", "gather_embeddings"]
@@ -47,7 +47,7 @@ class NullEmbedding:
         return self._value
 
 
-def gather_embeddings(embeddings: np.ndarray, rows: np.ndarray, null: np.ndarray | None) -> np.ndarray:
+def gather_embeddings(embeddings: Embeddings, rows: np.ndarray, null: np.ndarray | None) -> np.ndarray:
     """
     Look up the embeddings of rows.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -222,7 +222,7 @@ def _overlaid(knowledge: Knowledge, overlay: Overlay) -> Knowledge:
     return Knowledge(
         EditedCorpus(original, overlay),
         EditedIndex(original.index, overlay),
-        None if embeddings is None else cast("np.ndarray", EditedEmbeddings(embeddings, overlay)),
+        None if embeddings is None else EditedEmbeddings(embeddings, overlay),
         None if original.name is None else f"{original.name}+{overlay.edits}",
     )
 

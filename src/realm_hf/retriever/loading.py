@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 from datasets import Dataset
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -20,7 +19,7 @@ from realm_hf.models.towers import TowerSource
 from realm_hf.runs.retriever_files import open_run_index
 
 if TYPE_CHECKING:
-    from realm_hf.index.base import SearchIndex
+    from realm_hf.index.base import Embeddings, SearchIndex
 
 __all__ = ["RetrieverParts", "find_retriever"]
 
@@ -44,7 +43,7 @@ class RetrieverParts:
     passages: PassageStore | Dataset
     tokenizer: PreTrainedTokenizerBase | None
     index: SearchIndex | None
-    embeddings: np.ndarray | None
+    embeddings: Embeddings | None
     generation_name: str | None
     embedder: TowerSource
     query_embedder: TowerSource

@@ -35,7 +35,7 @@ from realm_hf.retriever.text_search import SearchResult, search_texts
 
 if TYPE_CHECKING:
     from realm_hf.generations.store import Generation
-    from realm_hf.index.base import SearchIndex
+    from realm_hf.index.base import Embeddings, SearchIndex
 
 __all__ = ["PassageSearcher"]
 
@@ -113,7 +113,7 @@ class PassageSearcher(PassageReader):
         return self._searched().index
 
     @property
-    def embeddings(self) -> np.ndarray | None:
+    def embeddings(self) -> Embeddings | None:
         """What the index was built from, `[N, D]`, or `None`; after edits [`EditedEmbeddings`]."""
         return None if self._knowledge is None else self._knowledge.embeddings
 

@@ -1,6 +1,6 @@
 """Files that may be anyone's: what they may cost, and one error for all that they make a library do.
 
-checks      names and sizes that a stranger gives, room on the disk, and `HubArtefactError`
-limited     a script in a child process with little memory and time
-refusing    whatever a library raises over a file becomes a `HubArtefactError`
+Names, sizes and room on the disk are compared by [`realm_hf.untrusted.checks`], a script runs on a stranger's file in
+a child process with little memory and time by [`realm_hf.untrusted.limited`], and whatever a library raises over one
+becomes a `HubArtefactError` by [`realm_hf.untrusted.refusing`].
 """
