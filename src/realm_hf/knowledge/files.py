@@ -29,7 +29,7 @@ from realm_hf.index.base import Embeddings, SearchIndex, saveable
 from realm_hf.index.faiss_search import open_search_index
 from realm_hf.knowledge.compaction import CompactedFiles, EditedStore
 from realm_hf.knowledge.corpus import Corpus
-from realm_hf.models.places import DESCRIPTION, PUBLICATION
+from realm_hf.models.places import DESCRIPTION, PUBLICATION, what_is
 from realm_hf.models.towers import TowerSource, has_query_tower, load_model_tower, same_tower
 from realm_hf.storage.directories import StagedDirectory
 from realm_hf.storage.errors import explain_os_errors
@@ -209,10 +209,9 @@ def load_retriever_files(
     """
     path = folder / MANIFEST
     if not path.is_file():
-        old = "block_records.npy of transformers 4 is there; " if (folder / "block_records.npy").exists() else ""
         raise FileNotFoundError(
-            f"{folder} holds no saved retriever ({MANIFEST} is missing; {old}an interrupted `save_pretrained` leaves "
-            "none): save one with `RealmRetriever.save_pretrained`."
+            f"{folder} holds no saved retriever, it is {what_is(folder)}: {MANIFEST} is missing (an interrupted "
+            "`save_pretrained` leaves none). Save one with `RealmRetriever.save_pretrained`."
         )
     manifest = read_json(path)
     records = _checked_records(manifest, path)
