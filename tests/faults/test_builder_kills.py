@@ -22,8 +22,7 @@ from refreshing import next_generation
 from realm_hf import RealmConfig, RealmEmbedder
 from realm_hf.data.passages.build import passages_from_rows
 from realm_hf.generations.store import GenerationStore
-from realm_hf.refresh import guarded_start
-from realm_hf.refresh.builder_process import builder_environment
+from realm_hf.refresh.builder_process import GUARDED_START, builder_environment
 from realm_hf.refresh.modes import AsyncRefresher
 from realm_hf.runs.directory import RunDirectory
 from realm_hf.runs.snapshots import collect_snapshots, write_snapshot
@@ -271,7 +270,6 @@ def test_a_builder_that_loads_ends_with_its_trainer(slow_run, tmp_path):
 
 
 def test_a_builder_whose_trainer_died_before_its_first_instruction_ends_at_once(tmp_path):
-    start = [sys.executable, "-c", guarded_start.RUN_BY_PATH, guarded_start.__file__]
-    command = [*start, "1", str(tmp_path)]  # process 1 is no parent of it
+    command = [sys.executable, *GUARDED_START, "1", str(tmp_path)]  # process 1 is no parent of it
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=60, check=False)
     assert (ended.returncode, ended.stdout, ended.stderr) == (1, b"", b"")

@@ -24,7 +24,6 @@ from typing import BinaryIO, cast
 
 from transformers.utils import logging
 
-from realm_hf.refresh import guarded_start
 from realm_hf.runs.directory import RunDirectory
 from realm_hf.runs.heartbeat import HeartbeatMonitor, ProcessorMonitor
 from realm_hf.storage.errors import explain_os_errors
@@ -34,6 +33,14 @@ logger = logging.get_logger(__name__)
 # What a launcher sets for its ranks; a builder that read it would wait for other ranks that never come.
 _LAUNCHER_PREFIXES = ("ACCELERATE_", "FSDP_", "TORCHELASTIC_", "PET_", "GROUP_", "ROLE_", "OMPI_", "PMI_", "SLURM_")
 _LAUNCHER_NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "NODE_RANK")
+
+# The interpreter's arguments that start a trainer's builder; TRAINER_PID and RUN follow. `guarded_start.py` is run by
+# its path, and imported by nobody: it imports the server, which imports this module.
+GUARDED_START = (
+    "-c",
+    "import runpy, sys; runpy.run_path(sys.argv[1], run_name='__main__')",
+    str(Path(__file__).with_name("guarded_start.py")),
+)
 
 # RUN/logs/builder-*.log, one for each build and each server: the newest stay, and beside them the newest that failed.
 KEPT_LOGS = 20
@@ -123,9 +130,7 @@ class BuilderProcess:
         prune_logs(run.logs)
         command = [
             sys.executable,
-            "-c",
-            guarded_start.RUN_BY_PATH,
-            guarded_start.__file__,
+            *GUARDED_START,
             str(os.getpid()),
             str(run.root),
         ]

@@ -37,7 +37,7 @@ from typing import NoReturn
 import realm_hf.data.passages.store
 import realm_hf.models.modeling_realm  # noqa: F401 - what a build needs is loaded before the fork
 from realm_hf.refresh.builder_options import BuilderOptions, add_arguments
-from realm_hf.refresh.guarded_start import ParentGuard
+from realm_hf.refresh.parent_guard import ParentGuard
 
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 

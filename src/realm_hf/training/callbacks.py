@@ -19,8 +19,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 from realm_hf.training.ranks import Ranks
 
 if TYPE_CHECKING:
-    from realm_hf.training.loop import TrainingLoop
     from realm_hf.training.loop_arguments import LoopArguments
+    from realm_hf.training.task import TrainingTask
 
 _FLAGS = ("should_training_stop", "should_log", "should_evaluate", "should_save")
 
@@ -60,7 +60,7 @@ class CallbackList:
         self.state, self.control = TrainerState(), TrainerControl()
         self._ranks = ranks
 
-    def start(self, trainer: TrainingLoop) -> None:
+    def start(self, trainer: TrainingTask) -> None:
         """Set state and control for the beginning of a training."""
         args, accelerator = trainer.args, trainer.accelerator
         self.state = TrainerState(
@@ -75,12 +75,12 @@ class CallbackList:
         )
         self.control = TrainerControl()
 
-    def begin_step(self, trainer: TrainingLoop) -> None:
+    def begin_step(self, trainer: TrainingTask) -> None:
         """Reset the flags that hold for one step, and call `on_step_begin`."""
         self.control.should_log = self.control.should_evaluate = self.control.should_save = False
         self.call("on_step_begin", trainer)
 
-    def end_step(self, trainer: TrainingLoop, record: dict[str, Any]) -> None:
+    def end_step(self, trainer: TrainingTask, record: dict[str, Any]) -> None:
         """Set the flags that are due by the arguments, call `on_step_end`, and let the ranks agree on all of them."""
         step, args, control = trainer.step, trainer.args, self.control
         control.should_log |= step % args.logging_steps == 0
@@ -89,7 +89,7 @@ class CallbackList:
         self.call("on_step_end", trainer, record=record)
         self.agree()
 
-    def call(self, event: str, trainer: TrainingLoop, **kwargs: Any) -> None:
+    def call(self, event: str, trainer: TrainingTask, **kwargs: Any) -> None:
         """Call every callback that knows `event`."""
         self.state.global_step, self.state.epoch = trainer.step, trainer.epoch
         for callback in self.callbacks:
@@ -108,7 +108,7 @@ class CallbackList:
             if returned is not None:
                 self.control = returned
 
-    def log(self, trainer: TrainingLoop, logs: dict[str, float]) -> None:
+    def log(self, trainer: TrainingTask, logs: dict[str, float]) -> None:
         """`on_log`, and the state's `log_history`."""
         logs = {**logs, "epoch": trainer.epoch}
         self.state.log_history.append({**logs, "step": trainer.step})

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Self, get_args
 
-from realm_hf.training.launch_environment import restarted_by_launcher
+from realm_hf.training.elastic_restart import restarted_by_launcher
 
 Optimizer = Literal["adamw_torch_fused", "adamw_torch", "adafactor"]
 # Those of transformers that are a function of the step.

@@ -16,12 +16,8 @@ from transformers.optimization import Adafactor, get_scheduler
 from realm_hf.models.precision import native_bfloat16
 from realm_hf.refresh.builder_device import check_on_all_ranks
 from realm_hf.training.arguments import RefreshArguments
-from realm_hf.training.launch_environment import (
-    check_accelerator,
-    check_launch,
-    launcher_precision,
-    meet_restarted_ranks,
-)
+from realm_hf.training.elastic_restart import meet_restarted_ranks
+from realm_hf.training.launch_environment import check_accelerator, check_launch, launcher_precision
 from realm_hf.training.loop_arguments import LoopArguments
 from realm_hf.training.tracking import installed_trackers
 

@@ -19,7 +19,7 @@ from realm_hf.training.ranks import Ranks
 from realm_hf.training.resumed_arguments import check_resumed, recorded
 
 if TYPE_CHECKING:
-    from realm_hf.training.loop import TrainingLoop
+    from realm_hf.training.task import TrainingTask
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class RunCheckpoints:
         self.step: int | None = None
         self.path: Path | None = None
 
-    def resume(self, trainer: TrainingLoop, wanted: bool | str | Path | None) -> Checkpoint | None:
+    def resume(self, trainer: TrainingTask, wanted: bool | str | Path | None) -> Checkpoint | None:
         """Put weights, optimizer and cursor of a checkpoint into the trainer, and set later ones aside.
 
         Args:
@@ -58,7 +58,7 @@ class RunCheckpoints:
         self._ranks.on_main(later, "set later checkpoints aside")
         return checkpoint
 
-    def write(self, trainer: TrainingLoop) -> Path:
+    def write(self, trainer: TrainingTask) -> Path:
         """Write a checkpoint of the step that is done, and remove those beyond `save_total_limit`."""
         state, tensors = trainer.loop_state()
         state |= {"step": trainer.step, "cursor": trainer.cursor}
@@ -85,7 +85,7 @@ class RunCheckpoints:
         self.step, self.path = trainer.step, path
         return path
 
-    def _restore(self, trainer: TrainingLoop, checkpoint: Checkpoint) -> None:
+    def _restore(self, trainer: TrainingTask, checkpoint: Checkpoint) -> None:
         check_resumed(checkpoint.path, checkpoint.state, trainer.args, trainer.trained_on(), trainer.world_size)
         self._ranks.on_main(trainer.verify_data, "compare the corpus with its hashes")
         checkpoint.load_model(trainer.model)

@@ -11,7 +11,15 @@ import torch
 from torch import nn
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from accelerate import Accelerator
+    from accelerate.optimizer import AcceleratedOptimizer
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
     from realm_hf.training.checkpoints import Checkpoint
+    from realm_hf.training.finite import SkippedSteps
+    from realm_hf.training.loop_arguments import LoopArguments
 
 
 @dataclass(frozen=True)
@@ -29,7 +37,46 @@ class StepFigures:
 
 
 class TrainingTask(ABC):
-    """What [`TrainingLoop`] asks its subclass for. Every rank is asked at the same points."""
+    """What [`TrainingLoop`] asks its subclass for. Every rank is asked at the same points.
+
+    The annotated attributes are the loop's, for those who serve it: its callbacks and its checkpoints.
+    """
+
+    model: PreTrainedModel
+    args: LoopArguments
+    accelerator: Accelerator
+    optimizer: AcceleratedOptimizer
+    processing_class: PreTrainedTokenizerBase
+    skipped_steps: SkippedSteps
+    world_size: int
+    #: Optimizer steps that are done, and examples that they have taken.
+    step: int
+    cursor: int
+
+    @property
+    @abstractmethod
+    def epoch(self) -> float:
+        """Passes over the data that are done."""
+
+    @property
+    @abstractmethod
+    def examples_per_step(self) -> int:
+        """Examples of one optimizer step over all ranks."""
+
+    @property
+    @abstractmethod
+    def checkpoints(self) -> Path:
+        """Directory of the checkpoints."""
+
+    @property
+    @abstractmethod
+    def place(self) -> Path | None:
+        """The trainer's own place in the run directory, through which it publishes and removes."""
+
+    @property
+    @abstractmethod
+    def term_number(self) -> int:
+        """Number of the trainer's term."""
 
     #: Shown at the left of the progress bar.
     name = "training"
