@@ -94,8 +94,9 @@ def retrieval_ranks(
     for start in range(0, len(questions), batch_size):
         texts = list(questions[start : start + batch_size])
         ids = tokenizer(texts, truncation=True, max_length=max_length)["input_ids"]
-        queries = encode_queries(embedder, [np.asarray(i, np.int64) for i in ids])
-        rows = np.asarray(retriever.retrieve(queries, depth, null_passage=False).rows)
+        tokens = [np.asarray(i, np.int64) for i in ids]
+        queries = encode_queries(embedder, tokens)
+        rows = np.asarray(retriever.retrieve(queries, depth, token_ids=tokens, null_passage=False).rows)
         found = np.where(rows >= 0, groups[np.maximum(rows, 0)], -1)
         for offset, each in enumerate(found):
             hits = np.flatnonzero(np.isin(each, gold[start + offset]))

@@ -39,6 +39,7 @@ from realm_hf.models.tokenization_realm import RealmTokenizer
 from realm_hf.models.transfer import to_device
 from realm_hf.qa.answerer import QuestionAnswerer
 from realm_hf.qa.answers import Answer
+from realm_hf.retriever.candidates import CandidateSource
 from realm_hf.retriever.retriever import RealmRetriever
 from realm_hf.runs.directory import RunDirectory
 from realm_hf.runs.records import read_log
@@ -81,6 +82,7 @@ class OpenQATrainer(IndexedTrainer):
         run ([`RunDirectory`] or `str`, *optional*, defaults to `args.output_dir`): The run directory, opened or
             created.
         accelerator (`accelerate.Accelerator`, *optional*): One to share; by default made from the arguments.
+        candidate_source ([`CandidateSource`], *optional*): Finds candidates instead of the index.
 
     Raises:
         ValueError: There is no question, the tokenizer is not the passages', or the arguments do not fit the model.
@@ -104,6 +106,7 @@ class OpenQATrainer(IndexedTrainer):
         callbacks: Sequence[TrainerCallback] = (),
         run: RunDirectory | str | Path | None = None,
         accelerator: Accelerator | None = None,
+        candidate_source: CandidateSource | None = None,
     ):
         if not train_dataset:
             raise ValueError("There is no question to train on. Check the source of the questions, and its split.")
@@ -144,6 +147,7 @@ class OpenQATrainer(IndexedTrainer):
         self.index = IndexService(
             self.run, passages, processing_class, args, self.accelerator, SwapProbes(probes, self.search.read)
         )
+        self.index.candidate_source = candidate_source
         self.best = BestModel(root, args.early_stopping_patience)
         self._best_index = ExitStack()
         #: What this rank searched last; for callbacks.
