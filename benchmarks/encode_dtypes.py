@@ -20,7 +20,7 @@ from realm_hf import RealmEmbedder, RealmTokenizer
 from realm_hf.generations.embedding import embed_passages
 from realm_hf.index.exact import exact_search
 from realm_hf.models.precision import encoding_in
-from realm_hf.training.retrieval_ahead import encode_queries
+from realm_hf.training.prefetch import encode_queries
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "examples"))

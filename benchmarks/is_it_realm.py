@@ -31,6 +31,7 @@ import numpy as np
 from transformers import BertConfig, BertForMaskedLM, set_seed
 
 from realm_hf import RealmForPreTraining, RealmTokenizer
+from realm_hf.runs.records import read_log
 from realm_hf.training.arguments import InverseClozeTrainingArguments, RealmTrainingArguments
 from realm_hf.training.evaluation import retrieval_ranks
 from realm_hf.training.inverse_cloze import InverseClozeTrainer
@@ -105,7 +106,9 @@ class Seed:
             save_steps=0,
             seed=self.seed,
         )
-        InverseClozeTrainer(model, self.task.passages, self.task.tokenizer, arguments).train().exit_if_interrupted()
+        InverseClozeTrainer(
+            model, arguments, train_dataset=self.task.passages, processing_class=self.task.tokenizer
+        ).train().exit_if_interrupted()
         return time.perf_counter() - started
 
     def pretrain(
@@ -126,11 +129,15 @@ class Seed:
         )
         sentences = self.task.sentences
         run = RealmTrainer(
-            model, self.task.tokenizer, self.task.passages, sentences.train, arguments, heldout=sentences.heldout
+            model,
+            arguments,
+            train_dataset=sentences.train,
+            eval_dataset=sentences.heldout,
+            processing_class=self.task.tokenizer,
+            passages=self.task.passages,
         )
         metrics = run.train().exit_if_interrupted().metrics
-        log = (self.work / name / "log.jsonl").read_text(encoding="utf-8").splitlines()
-        seconds = sum(json.loads(line).get("step_seconds", 0.0) for line in log)
+        seconds = sum(record.get("step_seconds", 0.0) for record in read_log(self.work / name / "log.jsonl"))
         shutil.rmtree(self.work / name)
         return seconds, {key.removeprefix("eval_"): value for key, value in metrics.items()}
 

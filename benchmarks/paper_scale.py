@@ -33,7 +33,9 @@ from paper_scale_plot import draw, table, write_page
 from realm_hf.estimate.index_costs import built_index_bytes
 from realm_hf.index.default_index import AUTO_RECALL, RECALL_DEPTH, plan_index, reach_recall
 from realm_hf.index.exact import exact_search, share_found
-from realm_hf.index.faiss_index import build_index, open_index, save_index, search
+from realm_hf.index.faiss_index import build_index
+from realm_hf.index.faiss_search import search
+from realm_hf.index.file import open_index, save_index
 
 PAPER = 13_353_718
 SIZES = (10_000, 30_000, 100_000, 300_000, 1_000_000, 3_000_000, PAPER)

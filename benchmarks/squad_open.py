@@ -34,8 +34,7 @@ from realm_hf.qa.answerer import QuestionAnswerer
 from realm_hf.qa.evaluation import evaluate_open_qa
 from realm_hf.qa.predictions import write_predictions
 from realm_hf.report.answers import write_answer_report
-from realm_hf.training.arguments import InverseClozeTrainingArguments
-from realm_hf.training.arguments_open_qa import OpenQATrainingArguments
+from realm_hf.training.arguments import InverseClozeTrainingArguments, OpenQATrainingArguments
 from realm_hf.training.evaluation import retrieval_ranks
 from realm_hf.training.inverse_cloze import InverseClozeTrainer
 from realm_hf.training.open_qa import OpenQATrainer
@@ -112,8 +111,6 @@ def warm_start(args: argparse.Namespace, tokenizer: RealmTokenizer, passages: Pa
     model = RealmForPreTraining.from_bert(weights, pooler="identity", seed=args.seed, **MODEL)
     InverseClozeTrainer(
         model,
-        passages,
-        tokenizer,
         InverseClozeTrainingArguments(
             output_dir=str(args.output_dir / "inverse_cloze"),
             max_steps=args.inverse_cloze_steps,
@@ -124,6 +121,8 @@ def warm_start(args: argparse.Namespace, tokenizer: RealmTokenizer, passages: Pa
             save_steps=0,
             seed=args.seed,
         ),
+        train_dataset=passages,
+        processing_class=tokenizer,
     ).train().exit_if_interrupted()
     model.save_pretrained(folder)
     return folder
@@ -138,9 +137,6 @@ def fine_tune(
         return run / "model"
     result = OpenQATrainer(
         RealmForOpenQA.from_pretraining(start, seed=args.seed),
-        tokenizer,
-        passages,
-        train.examples,
         OpenQATrainingArguments(
             output_dir=str(run),
             max_steps=args.max_steps,
@@ -154,6 +150,9 @@ def fine_tune(
             save_steps=200,
             seed=args.seed,
         ),
+        train_dataset=train.examples,
+        processing_class=tokenizer,
+        passages=passages,
         index_from=args.index_from,
     ).train(resume_from_checkpoint=(run / "checkpoints").is_dir())
     result.exit_if_interrupted()

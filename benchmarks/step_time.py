@@ -10,11 +10,12 @@ Steps before the retriever learns have no refresh and cost less: they are left o
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from realm_hf.runs.records import read_log
 
 
 def read_steps(run: Path) -> tuple[list[dict[str, Any]], int]:
@@ -22,8 +23,7 @@ def read_steps(run: Path) -> tuple[list[dict[str, Any]], int]:
     log = run / "log.jsonl"
     if not log.is_file():
         raise SystemExit(f"There is no {log}. Give the folder of a run; `make demo` leaves one in runs/demo.")
-    records = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    steps = [record for record in records if "step_seconds" in record]
+    steps = [record for record in read_log(log) if "step_seconds" in record]
     first_build = next((record["step"] for record in steps if record["building"]), 1)
     return steps, first_build
 

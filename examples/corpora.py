@@ -11,7 +11,7 @@ from transformers import AutoConfig
 
 from realm_hf import RealmForPreTraining, RealmTokenizer
 from realm_hf.data import PassageStore, build_passages, load_documents, passages_from_rows
-from realm_hf.training import Team, TrainingResult, resume_command
+from realm_hf.training import RankGroup, TrainingResult, resume_command
 
 # Longest that the preparation of a corpus may use no processor: it may download, in threads, for hours.
 _DOWNLOAD_SECONDS = 24 * 3600.0
@@ -91,7 +91,7 @@ def once(directory: Path, settings: Any, build: Any) -> None:
     Raises:
         SystemExit: It is there, but was built with other settings.
     """
-    ranks = Team.of_all_ranks(stall_seconds=_DOWNLOAD_SECONDS)
+    ranks = RankGroup.of_all_ranks(stall_seconds=_DOWNLOAD_SECONDS)
     problem = ranks.on_main(lambda: _build_once(directory, settings, build), f"prepare {directory}")
     if problem is not None:
         raise SystemExit(problem)

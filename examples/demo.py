@@ -22,6 +22,7 @@ from typing import Any
 
 import datasets
 import transformers
+from transformers import TrainerCallback
 
 from demo_phases import PhaseInterrupted, Phases
 from demo_questions import evaluate, fine_tune, print_answers
@@ -42,31 +43,29 @@ from realm_hf import RealmForPreTraining, RealmTokenizer, write_report
 from realm_hf.training import (
     InverseClozeTrainer,
     InverseClozeTrainingArguments,
-    LoopCallback,
     RealmTrainer,
     RealmTrainingArguments,
-    TrainingLoop,
 )
 
 
-class RecallAtBothEnds(LoopCallback):
+class RecallAtBothEnds(TrainerCallback):
     """Recall over the index that is served: before the first step (after ICT) and after the last (after REALM)."""
 
     def __init__(self, task: FactbookTask, questions: list[Any], phases: Phases):
         self.task, self.questions, self.phases = task, questions, phases
 
-    def _measure(self, trainer: Any) -> dict[str, float]:
+    def _measure(self, trainer: RealmTrainer) -> dict[str, float]:
         with trainer.index.reading() as served:
             return recall_of(trainer.model.embedder, served.retriever, self.task, self.questions)
 
-    def on_train_begin(self, loop: TrainingLoop) -> None:
+    def on_train_begin(self, *_: Any, trainer: RealmTrainer, **__: Any) -> None:
         """After ICT; a resumed run has it from its first sitting."""
-        self.phases.result("ict", lambda: self._measure(loop))
+        self.phases.result("ict", lambda: self._measure(trainer))
 
-    def on_train_end(self, loop: TrainingLoop) -> None:
+    def on_train_end(self, *_: Any, trainer: RealmTrainer, **__: Any) -> None:
         """After REALM, unless it was interrupted."""
-        if not loop.interrupted:
-            self.phases.result("realm", lambda: self._measure(loop))
+        if not trainer.interrupted:
+            self.phases.result("realm", lambda: self._measure(trainer))
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -148,8 +147,6 @@ def warm_up(model: RealmForPreTraining, task: FactbookTask, args: argparse.Names
     folder = args.output_dir / "inverse_cloze"
     trainer = InverseClozeTrainer(
         model,
-        task.passages,
-        task.tokenizer,
         InverseClozeTrainingArguments(
             output_dir=str(folder),
             max_steps=args.inverse_cloze_steps,
@@ -164,6 +161,8 @@ def warm_up(model: RealmForPreTraining, task: FactbookTask, args: argparse.Names
             save_steps=0,
             seed=args.seed,
         ),
+        train_dataset=task.passages,
+        processing_class=task.tokenizer,
     )
     phases.train("inverse cloze", trainer.train, trainer.checkpoints)
 
@@ -173,9 +172,6 @@ def pre_train(
 ) -> None:
     trainer = RealmTrainer(
         model,
-        task.tokenizer,
-        task.passages,
-        task.sentences.train,
         RealmTrainingArguments(
             output_dir=str(args.output_dir),
             max_steps=args.reading_steps + args.joint_steps,
@@ -194,7 +190,10 @@ def pre_train(
             save_steps=0,
             seed=args.seed,
         ),
-        heldout=task.sentences.heldout,
+        train_dataset=task.sentences.train,
+        eval_dataset=task.sentences.heldout,
+        processing_class=task.tokenizer,
+        passages=task.passages,
         callbacks=[RecallAtBothEnds(task, questions, phases)],
     )
     phases.train("pre-training", trainer.train, trainer.checkpoints)

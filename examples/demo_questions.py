@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from demo_phases import Phases
+from factbook import FactbookQuestion
 from factbook_task import KS, MAX_PASSAGE_LENGTH, MAX_QUERY_LENGTH, FactbookTask
 from realm_hf import Answer, QuestionAnswerer, RealmForOpenQA, RealmForPreTraining, RealmRetriever
-from realm_hf.data import NULL_PASSAGE, FactbookQuestion, OpenQAExample, contains_answer, exact_match
+from realm_hf.data import NULL_PASSAGE, OpenQAExample, contains_answer, exact_match
 from realm_hf.training import OpenQATrainer, OpenQATrainingArguments
 
 # One answer in 25 is longer than the released 10 wordpieces.
@@ -50,9 +51,6 @@ def fine_tune(
     asked = task.asked(country_seen=True, field_seen=True)
     trainer = OpenQATrainer(
         model,
-        task.tokenizer,
-        task.passages,
-        [OpenQAExample(q.question, (q.answer,)) for q in asked],
         OpenQATrainingArguments(
             output_dir=str(run / "open_qa"),
             max_steps=steps,
@@ -64,6 +62,9 @@ def fine_tune(
             save_steps=0,
             seed=seed,
         ),
+        train_dataset=[OpenQAExample(q.question, (q.answer,)) for q in asked],
+        processing_class=task.tokenizer,
+        passages=task.passages,
         index_from=run,
     )
     if not phases.is_done("fine-tuning"):

@@ -26,7 +26,7 @@ from realm_hf import (
     write_answer_report,
     write_predictions,
 )
-from realm_hf.data import OpenQAExample, load_questions
+from realm_hf.data import MAX_QUERY_LENGTH, OpenQAExample, load_questions
 from realm_hf.training import parse_arguments
 
 
@@ -57,7 +57,9 @@ class ModelAndCorpusArguments:
     retriever: str | None = field(default=None, metadata={"help": "A RealmRetriever; default: the model's directory."})
     top_k: int | None = field(default=None, metadata={"help": "Passages read a question; default: the model's (5)."})
     batch_size: int = field(default=32, metadata={"help": "Questions a process reads at once."})
-    max_question_length: int = field(default=64, metadata={"help": "Wordpieces of a question; the rest is cut."})
+    max_question_length: int = field(
+        default=MAX_QUERY_LENGTH, metadata={"help": "Wordpieces of a question; the rest is cut."}
+    )
     use_cpu: bool = field(default=False, metadata={"help": "Compute on the CPU even if there is a GPU."})
 
 

@@ -24,7 +24,7 @@ from transformers import AutoConfig
 
 from bm25 import bm25_rows
 from realm_hf import RealmEmbedder, RealmForPreTraining, RealmRetriever, RealmTokenizer, build_index, embed_passages
-from realm_hf.data import PassageStore, answer_tokens, load_questions
+from realm_hf.data import MAX_QUERY_LENGTH, PassageStore, answer_tokens, load_questions
 
 
 def load_embedder(name: str, pooler: str) -> RealmEmbedder:
@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--tokenizer", help="by default each checkpoint's own")
     parser.add_argument("--pooler", choices=["checkpoint", "identity"], default="identity", help="of BERT checkpoints")
     parser.add_argument("--ks", type=int, nargs="+", default=[1, 5, 20])
-    parser.add_argument("--max_query_length", type=int, default=64)
+    parser.add_argument("--max_query_length", type=int, default=MAX_QUERY_LENGTH)
     parser.add_argument("--no_bm25", action="store_true", help="leave BM25 out")
     parser.add_argument("--output", type=Path, help="write the table as JSON too")
     args = parser.parse_args()

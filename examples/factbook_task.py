@@ -13,17 +13,14 @@ import numpy as np
 from datasets import Dataset
 
 from bm25 import bm25_rows
+from factbook import FactbookQuestion, factbook_passages, factbook_questions, factbook_statements
 from realm_hf import RealmEmbedder, RealmForPreTraining, RealmRetriever, RealmTokenizer, build_index, embed_passages
 from realm_hf.data import (
-    FactbookQuestion,
     PassageStore,
     SentenceStore,
     Span,
     Tagger,
     build_sentences,
-    factbook_passages,
-    factbook_questions,
-    factbook_statements,
     passages_from_rows,
     tagger_from_name,
 )

@@ -29,7 +29,7 @@ from corpora import (
     set_up_logging,
 )
 from realm_hf import QuestionAnswerer, RealmEmbedder, RealmForOpenQA, RealmRetriever, RealmTokenizer
-from realm_hf.data import OpenQAExample, PassageStore, load_questions
+from realm_hf.data import MAX_PASSAGE_LENGTH, OpenQAExample, PassageStore, load_questions
 from realm_hf.training import OpenQATrainer, OpenQATrainingArguments, make_accelerator, parse_arguments, permute
 
 SHOWN = 5
@@ -67,7 +67,7 @@ class PassageArguments(KnowledgeArguments):
     )
     passages: str | None = field(default=None, metadata={"help": "A passage store in place of documents."})
     max_passage_length: int = field(
-        default=288, metadata={"help": "Wordpieces of title and body of a passage that is cut here."}
+        default=MAX_PASSAGE_LENGTH, metadata={"help": "Wordpieces of title and body of a passage that is cut here."}
     )
 
 
@@ -96,11 +96,11 @@ def main() -> int:
     model, passage_embedder = load_start(start, args.seed)
     trainer = OpenQATrainer(
         model,
-        tokenizer,
-        passages,
-        train,
         args,
-        dev=dev,
+        train_dataset=train,
+        eval_dataset=dev,
+        processing_class=tokenizer,
+        passages=passages,
         passage_embedder=passage_embedder,
         index_from=start.index_from or origin,
         accelerator=accelerator,
@@ -193,10 +193,10 @@ def overview(trainer: OpenQATrainer) -> str:
     args, search = trainer.args, trainer.search
     trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     tower = sum(p.numel() for p in trainer.model.embedder.parameters() if p.requires_grad)
-    epochs = args.max_steps * trainer.examples_per_step / len(trainer.examples)
+    epochs = args.max_steps * trainer.examples_per_step / len(trainer.train_dataset)
     lines = [
         f"Model       {trained / 1e6:.1f}M trainable parameters, {tower / 1e6:.1f}M of them in the query tower",
-        f"Questions   {len(trainer.examples):,} to train on, {len(trainer.dev):,} to evaluate on",
+        f"Questions   {len(trainer.train_dataset):,} to train on, {len(trainer.eval_dataset):,} to evaluate on",
         f"Passages    {len(trainer.passages):,}; a beam of {search.wide:,}, of which {search.read} are read",
         f"Training    {args.max_steps:,} steps of {trainer.examples_per_step} questions ({epochs:.1f} epochs), on "
         f"{trainer.world_size} x {trainer.device.type}",

@@ -96,7 +96,13 @@ def main() -> int:
         if warmed.interrupted:
             return end_interrupted(warmed, accelerator)
     trainer = RealmTrainer(
-        model, tokenizer, passages, sentences.train, args, heldout=sentences.heldout, accelerator=accelerator
+        model,
+        args,
+        train_dataset=sentences.train,
+        eval_dataset=sentences.heldout,
+        processing_class=tokenizer,
+        passages=passages,
+        accelerator=accelerator,
     )
     result = trainer.train()
     if result.interrupted:
@@ -152,6 +158,7 @@ def warm_start(
     """Train the towers by ICT in RUN/inverse_cloze."""
     settings = InverseClozeTrainingArguments(
         output_dir=str(Path(args.output_dir) / "inverse_cloze"),
+        run_name=f"{args.run_name or Path(args.output_dir).name}-inverse-cloze",
         max_steps=warm.inverse_cloze_steps,
         per_device_train_batch_size=warm.inverse_cloze_batch_size,
         gradient_accumulation_steps=warm.inverse_cloze_accumulation_steps,
@@ -167,7 +174,9 @@ def warm_start(
         },
         **{name: getattr(args, name) for name in ("disable_tqdm", "max_skipped_steps", "allow_changed_arguments")},
     )
-    trainer = InverseClozeTrainer(model, passages, tokenizer, settings, accelerator=accelerator)
+    trainer = InverseClozeTrainer(
+        model, settings, train_dataset=passages, processing_class=tokenizer, accelerator=accelerator
+    )
     # From its newest checkpoint, if it was begun before: interrupted, it goes on; finished, it is only loaded.
     return trainer.train(resume_from_checkpoint=True)
 

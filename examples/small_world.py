@@ -112,9 +112,6 @@ def make_world(folder: Path, weights: str, steps: int, seed: int = 0) -> Path:
     trained, asked = towns[:TRAINED_TOWNS], towns[TRAINED_TOWNS:]
     OpenQATrainer(
         RealmForOpenQA.from_pretraining(start_model(weights, seed), seed=seed),
-        tokenizer,
-        passages,
-        [question for town in trained for question in town.questions()],
         OpenQATrainingArguments(
             output_dir=str(folder),
             max_steps=steps,
@@ -129,7 +126,10 @@ def make_world(folder: Path, weights: str, steps: int, seed: int = 0) -> Path:
             save_steps=0,
             seed=seed,
         ),
-        dev=[question for town in asked for question in town.questions()],
+        train_dataset=[question for town in trained for question in town.questions()],
+        eval_dataset=[question for town in asked for question in town.questions()],
+        processing_class=tokenizer,
+        passages=passages,
     ).train(resume_from_checkpoint=(folder / "checkpoints").is_dir()).exit_if_interrupted()
     return folder / "model"
 

@@ -22,6 +22,7 @@ from corpora import (
     prepare_passages,
     set_up_logging,
 )
+from realm_hf.data import MAX_PASSAGE_LENGTH
 from realm_hf.training import (
     InverseClozeTrainer,
     InverseClozeTrainingArguments,
@@ -35,7 +36,9 @@ from realm_hf.training import (
 class PassageArguments:
     """Parameters that control the passages' length."""
 
-    max_candidate_length: int = field(default=288, metadata={"help": "Wordpieces of a passage, specials included."})
+    max_candidate_length: int = field(
+        default=MAX_PASSAGE_LENGTH, metadata={"help": "Wordpieces of a passage, specials included."}
+    )
 
 
 def main() -> int:
@@ -48,7 +51,9 @@ def main() -> int:
     tokenizer = load_tokenizer(model_args)
     passages = prepare_passages(knowledge, tokenizer, run / "passages", lengths.max_candidate_length)
     model = load_model(model_args, args.seed)
-    trainer = InverseClozeTrainer(model, passages, tokenizer, args, accelerator=accelerator)
+    trainer = InverseClozeTrainer(
+        model, args, train_dataset=passages, processing_class=tokenizer, accelerator=accelerator
+    )
     if accelerator.is_main_process:
         print(f"{len(passages):,} passages; {trainer.examples_per_step} sentences, and as many negatives, a step")
     result = trainer.train()

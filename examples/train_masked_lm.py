@@ -47,11 +47,12 @@ class EncoderArguments:
             raise ValueError("Give --model_name_or_path or --from_nothing, one of the two.")
 
 
-def sizes(text: str) -> dict[str, int]:
-    pairs = [part.split("=") for part in text.split(",")]
-    if not all(len(pair) == 2 and pair[1].isdigit() for pair in pairs):
-        raise SystemExit(f"--from_nothing is {text!r}: give names and numbers, as in hidden_size=256.")
-    return {name: int(value) for name, value in pairs}
+def sizes(text: str) -> dict[str, float]:
+    try:
+        pairs = dict(part.split("=") for part in text.split(","))
+        return {name: int(value) if value.isdigit() else float(value) for name, value in pairs.items()}
+    except ValueError:
+        raise SystemExit(f"--from_nothing is {text!r}: give names and numbers, as in hidden_size=256.") from None
 
 
 def new_tokenizer(knowledge: KnowledgeArguments, vocab_size: int, folder: Path) -> RealmTokenizer:
@@ -97,10 +98,10 @@ def main() -> int:
     trainer = MaskedLMTrainer(
         encoder,
         args,
-        passages,
-        tokenizer,
+        train_dataset=passages,
+        processing_class=tokenizer,
         recurring=recurring,
-        train_rows=np.flatnonzero(draw >= start.heldout_fraction),
+        rows=np.flatnonzero(draw >= start.heldout_fraction),
         eval_rows=np.flatnonzero(draw < start.heldout_fraction),
         accelerator=accelerator,
     )

@@ -10,17 +10,16 @@ import pytest
 import torch
 from question_worlds import qa_trainer, questions
 from tiny_worlds import bag_of_words_start, load_world, tiny_model, tiny_tokenizer
-from transformers import AutoModelForQuestionAnswering, AutoTokenizer, pipeline
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer, TrainerCallback, pipeline
 
 from realm_hf import RealmEmbedder, RealmForOpenQA, RealmForPreTraining, RealmRetriever, RealmTokenizer
 from realm_hf.generations.embedding import embed_passages
 from realm_hf.generations.manifest import newest_generation
 from realm_hf.generations.store import GenerationStore
 from realm_hf.models.places import what_is
-from realm_hf.models.towers import same_tower
+from realm_hf.models.tower_files import same_tower
 from realm_hf.retriever.text_search import SearchResult
 from realm_hf.training.arguments import RealmTrainingArguments
-from realm_hf.training.callbacks import LoopCallback
 from realm_hf.training.pretraining import RealmTrainer
 from realm_hf.untrusted.checks import HubArtefactError
 
@@ -42,7 +41,13 @@ def pretrainer(world: Path, run: Path, model=None, **overrides) -> RealmTrainer:
     }
     args = RealmTrainingArguments(output_dir=str(run), **{**settings, **overrides})
     passages, sentences = load_world(world)
-    return RealmTrainer(model or bag_of_words_start(tiny_model()), tiny_tokenizer(), passages, sentences.train, args)
+    return RealmTrainer(
+        model or bag_of_words_start(tiny_model()),
+        args,
+        train_dataset=sentences.train,
+        processing_class=tiny_tokenizer(),
+        passages=passages,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -63,15 +68,15 @@ def fine_tuning(world, tmp_path_factory):
     return run, trainer.model.eval()
 
 
-class CopiedAt(LoopCallback):
+class CopiedAt(TrainerCallback):
     """Copies the run directory after a step: what a process elsewhere would find at that moment."""
 
     def __init__(self, step: int, target: Path):
         self.step, self.target = step, target
 
-    def on_step_end(self, loop, record):
+    def on_step_end(self, args, state, control, trainer, record, **kwargs):
         if record["step"] == self.step:
-            shutil.copytree(loop.directory, self.target)
+            shutil.copytree(trainer.directory, self.target)
 
 
 @pytest.fixture(scope="module")

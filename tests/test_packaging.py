@@ -7,6 +7,7 @@ import re
 import tomllib
 from pathlib import Path
 
+import grimp
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -112,3 +113,15 @@ def test_every_link_of_the_readme_to_a_file_leads_somewhere():
     for target in re.findall(r"\]\(([^)#]+)", (ROOT / "README.md").read_text()):
         if not target.startswith("http"):
             assert (ROOT / target).exists(), target
+
+
+def test_no_two_modules_import_each_other_by_whatever_way():
+    """Layers forbid circles between packages; this forbids them between files, those of type checkers included."""
+    graph = grimp.build_graph("realm_hf", cache_dir=None)
+    imported = {module: set(graph.find_modules_directly_imported_by(module)) for module in graph.modules}
+    while True:
+        ground = {module for module, names in imported.items() if not names}
+        if not ground:
+            break
+        imported = {module: names - ground for module, names in imported.items() if module not in ground}
+    assert not imported, f"these import each other, or from those that do: {sorted(imported)}"

@@ -16,7 +16,11 @@ from transformers import BertConfig, BertForPreTraining
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ["realm_hf", "realm_hf.data", "realm_hf.training"]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+# Pages for contributors name modules: what they show becomes a part of the package.
+DOCUMENTS = [
+    ROOT / "README.md",
+    *sorted(page for page in (ROOT / "docs").rglob("*.md") if page.parent.name != "contributing"),
+]
 EXAMPLES = sorted((ROOT / "examples").rglob("*.py"))
 # A command, not an import.
 BUILDER = "realm_hf.refresh.builder"

@@ -206,19 +206,34 @@ def trainer_of(name: str, root: Path, **overrides) -> TrainingLoop:
     if name == "inverse_cloze":
         args = InverseClozeTrainingArguments(keep_probability=0.5, max_query_length=24, **settings)
         model = RealmForPreTraining(RealmForPreTraining.from_pretrained(root / "inverse_cloze" / "model").config)
-        return InverseClozeTrainer(model, passages, tokenizer, args)
+        return InverseClozeTrainer(model, args, train_dataset=passages, processing_class=tokenizer)
     if name == "pretraining":
         sentences = SentenceStore.load(root / "data" / "sentences")
         lengths = {"max_query_length": 24, "max_candidate_length": 48}
         index = {"num_candidates": 4, "refresh": "sync", "refresh_steps": 2, "probe_queries": 4, "eval_steps": 3}
         args = RealmTrainingArguments(**lengths, **index, **settings)
         model = RealmForPreTraining.from_pretrained(root / "inverse_cloze" / "model")
-        return RealmTrainer(model, tokenizer, passages, sentences.train, args, heldout=sentences.heldout)
+        return RealmTrainer(
+            model,
+            args,
+            train_dataset=sentences.train,
+            eval_dataset=sentences.heldout,
+            processing_class=tokenizer,
+            passages=passages,
+        )
     beams = {"searcher_beam_size": 12, "reader_beam_size": 3, "reader_seq_len": 64}
     args = OpenQATrainingArguments(**beams, probe_queries=0, eval_steps=2, **settings)
     model = RealmForOpenQA.from_pretraining(RealmForPreTraining.from_pretrained(root / "pretraining"))
     asked = questions(root)
-    return OpenQATrainer(model, tokenizer, passages, asked, args, dev=asked[:6], index_from=root / "pretraining")
+    return OpenQATrainer(
+        model,
+        args,
+        train_dataset=asked,
+        eval_dataset=asked[:6],
+        processing_class=tokenizer,
+        passages=passages,
+        index_from=root / "pretraining",
+    )
 
 
 def questions(root: Path) -> list[OpenQAExample]:

@@ -1,6 +1,7 @@
 """Real passages with their own lengths: the packaged Factbook, or a Parquet file with the columns title and text."""
 
 import random
+import sys
 import tempfile
 from pathlib import Path
 
@@ -8,7 +9,6 @@ import pyarrow.parquet as pq
 from datasets import Dataset, disable_progress_bars
 
 from realm_hf import RealmTokenizer
-from realm_hf.data.factbook import factbook_passages
 from realm_hf.data.passages.build import PassageStore, passages_from_rows
 from realm_hf.data.questions.load import OpenQAExample
 from realm_hf.data.splitter import split_sentences
@@ -16,6 +16,9 @@ from realm_hf.data.taggers.rules import RuleTagger
 
 from .machine import ROOT
 from .rows import Settings
+
+sys.path.insert(0, str(ROOT / "examples"))
+from factbook import factbook_passages
 
 SCRATCH = ROOT / ".cache" / "bench"
 # The vocabulary (30,522 wordpieces) and, for sentence-transformers, the weights; examples/fetch_minilm.py brings both.

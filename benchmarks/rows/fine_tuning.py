@@ -19,9 +19,9 @@ from harness.rows import Row, Settings, timed_row
 from realm_hf.data.collators import pad_rows
 from realm_hf.data.questions.answer_finder import AnswerFinder
 from realm_hf.data.questions.load import OpenQAExample
-from realm_hf.data.vocabulary import SpecialTokens, encode_texts
-from realm_hf.training.beams import BeamSearch
-from realm_hf.training.open_qa_step import OpenQAStep, StepOutput
+from realm_hf.data.reader_batch import encode_questions
+from realm_hf.data.vocabulary import SpecialTokens
+from realm_hf.training.open_qa_step import BeamSearch, OpenQAStep, StepOutput
 from rows.open_qa import PORT, World, make_world, write_world
 
 
@@ -54,11 +54,11 @@ def measure(settings: Settings) -> Iterator[Row]:
 
 def make_step(world: World, finder: AnswerFinder, examples: list[OpenQAExample]) -> Callable[[], StepOutput]:
     """Forward and backward of all questions, as the trainer does."""
-    special = SpecialTokens.from_tokenizer(world.tokenizer)
-    encoded = encode_texts(world.tokenizer, [example.question for example in examples])["input_ids"]
-    question_ids = [np.array([special.cls, *ids, special.sep], np.int64) for ids in encoded]
-    input_ids, attention_mask = (torch.from_numpy(array) for array in pad_rows(question_ids, special.pad))
     config = world.model.config
+    texts = [example.question for example in examples]
+    special = SpecialTokens.from_tokenizer(world.tokenizer)
+    question_ids = encode_questions(texts, world.tokenizer, special, config.max_position_embeddings)
+    input_ids, attention_mask = (torch.from_numpy(array) for array in pad_rows(question_ids, special.pad))
     search = BeamSearch(finder, config.searcher_beam_size, config.reader_beam_size, config.reader_seq_len)
     module = OpenQAStep(world.model)
 

@@ -23,6 +23,7 @@ from harness.alternation import Alternation, Side, alternate
 from harness.inputs import SCRATCH, load_passages, load_tokenizer
 from harness.million import repeat_passages
 from harness.rows import Row, Settings, timed_row
+from transformers import TrainerCallback, TrainerControl
 from transformers.utils import logging
 
 from realm_hf import RealmForPreTraining, RealmTokenizer
@@ -31,8 +32,6 @@ from realm_hf.data.sentences.build import SentenceStore, build_sentences
 from realm_hf.data.taggers.rules import RuleTagger
 from realm_hf.refresh.base import Refresher
 from realm_hf.training.arguments import RealmTrainingArguments
-from realm_hf.training.callbacks import LoopCallback
-from realm_hf.training.loop import TrainingLoop
 from realm_hf.training.pretraining import RealmTrainer
 from rows.small_bert import make_config
 
@@ -48,7 +47,7 @@ _TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass
-class OneRefresh(LoopCallback):
+class OneRefresh(TrainerCallback):
     """Submits a snapshot after `quiet` steps, and times everything until `steps` are taken and it is served.
 
     Args:
@@ -85,10 +84,9 @@ class OneRefresh(LoopCallback):
         """Of `threads` cores, what the builder left while it built."""
         return 1.0 - self.builder_seconds / (threads * sum(self.with_build))
 
-    def on_train_begin(self, loop: TrainingLoop) -> None:
+    def on_train_begin(self, *_: Any, trainer: RealmTrainer, **__: Any) -> None:
         """Time what the loop waits for the refresh between its steps."""
-        assert isinstance(loop, RealmTrainer)
-        after_step = loop.index.after_step
+        after_step = trainer.index.after_step
 
         def timed(*args: Any, **kwargs: Any) -> dict[str, Any] | None:
             started = time.perf_counter()
@@ -97,19 +95,27 @@ class OneRefresh(LoopCallback):
             finally:
                 self._between += time.perf_counter() - started
 
-        loop.index.after_step = timed  # type: ignore[method-assign]
+        trainer.index.after_step = timed  # type: ignore[method-assign]
 
-    def on_step_end(self, loop: TrainingLoop, record: dict[str, Any]) -> None:
+    def on_step_end(
+        self,
+        _args: Any,
+        _state: Any,
+        control: TrainerControl,
+        *,
+        trainer: RealmTrainer,
+        record: dict[str, Any],
+        **__: Any,
+    ) -> None:
         """Take the step's time to its pile, and submit or end where it is time to."""
-        assert isinstance(loop, RealmTrainer)
         now = time.perf_counter()
-        refresher, is_async = loop.index.refresher, loop.args.refresh == "async"
+        refresher, is_async = trainer.index.refresher, trainer.args.refresh == "async"
         if not self._measuring:
-            if is_async and loop.step == READY_STEP:
-                refresher.submit(loop.step, loop.model.embedder)
+            if is_async and trainer.step == READY_STEP:
+                refresher.submit(trainer.step, trainer.model.embedder)
                 self._server = _ready(refresher)
             self._served = self._served or bool(record["events"])
-            if loop.step >= FIRST_STEP and (self._served or not is_async):
+            if trainer.step >= FIRST_STEP and (self._served or not is_async):
                 self._measuring, self._served = True, False
                 self._used_before = _processor_seconds(self._server)
                 self._started = self._last = time.perf_counter()
@@ -125,12 +131,12 @@ class OneRefresh(LoopCallback):
             self._building, self._served = False, True
         if self.taken == self.quiet:
             self._between, self._submitted, self._building = 0.0, time.perf_counter(), True
-            refresher.submit(loop.step, loop.model.embedder)
+            refresher.submit(trainer.step, trainer.model.embedder)
             self.snapshot = time.perf_counter() - self._submitted
         self._last = time.perf_counter()
         if self._served and self.taken >= self.steps:
             self.total = self._last - self._started
-            loop.ends_early = True
+            control.should_training_stop = True
 
 
 def _ready(refresher: Refresher) -> int:
@@ -274,4 +280,11 @@ def _train(
         disable_tqdm=True,
     )
     model = RealmForPreTraining(make_config(settings))
-    RealmTrainer(model, tokenizer, passages, sentences, args, callbacks=[refresh]).train().exit_if_interrupted()
+    RealmTrainer(
+        model,
+        args,
+        train_dataset=sentences,
+        processing_class=tokenizer,
+        passages=passages,
+        callbacks=[refresh],
+    ).train().exit_if_interrupted()

@@ -21,8 +21,10 @@ from harness.rows import Kind, Row, Settings, timed_row
 from harness.vectors import queries as draw_queries
 
 from realm_hf import RealmRetriever
+from realm_hf.index.base import SearchIndex
 from realm_hf.index.exact import recall_at_k
-from realm_hf.index.faiss_index import BLAS_THRESHOLD, build_index, search
+from realm_hf.index.faiss_index import build_index
+from realm_hf.index.faiss_search import BLAS_THRESHOLD, raw_faiss, search
 
 BATCHES = (1, 32, 256)
 CANDIDATES = 8
@@ -48,13 +50,13 @@ def measure(settings: Settings) -> Iterator[Row]:
 
 def _beside_faiss(retriever: RealmRetriever, queries: np.ndarray, batch: int, name: str, settings: Settings) -> Row:
     batches = np.split(queries[: batch * (len(queries) // batch)], len(queries) // batch)
-    wanted = CANDIDATES - 1
+    wanted, index = CANDIDATES - 1, raw_faiss(retriever.index)
 
     def ours(part: np.ndarray) -> np.ndarray:
         return retriever.retrieve(part, CANDIDATES).rows[:, 1:]
 
     def raw(part: np.ndarray) -> np.ndarray:
-        return retriever.index.search(part, wanted)[1]
+        return index.search(part, wanted)[1]
 
     threads, threshold = _tuned(raw, batches, settings.threads)
     with _faiss_settings(threads, threshold):
@@ -113,11 +115,11 @@ def _row(found: Alternation, what: str, beside: str, goal: float, kind: Kind, no
 
 def describe_size(retriever: RealmRetriever) -> str:
     """Rows times dimension."""
-    return f"{len(retriever):,} x {retriever.index.d}"
+    return f"{len(retriever):,} x {retriever.index.dimension}"
 
 
-def _name(index: faiss.Index) -> str:
-    lists = faiss.extract_index_ivf(index)
+def _name(index: SearchIndex) -> str:
+    lists = faiss.extract_index_ivf(raw_faiss(index))
     return f"IVF{lists.nlist} nprobe {lists.nprobe}"
 
 

@@ -35,7 +35,9 @@ if TYPE_CHECKING:
     from realm_hf.generations.embedding import embed_passages
     from realm_hf.hub.cards import CardFacts
     from realm_hf.hub.publish import publish
+    from realm_hf.index.base import SearchIndex
     from realm_hf.index.faiss_index import build_index
+    from realm_hf.index.ranking import RankingIndex
     from realm_hf.legacy.tensorflow_names import from_tensorflow
     from realm_hf.metrics import metric_path
     from realm_hf.qa.answerer import QuestionAnswerer
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from realm_hf.qa.evaluation import evaluate_open_qa
     from realm_hf.qa.predictions import write_predictions
     from realm_hf.report import write_answer_report, write_report
+    from realm_hf.retriever.candidates import CandidateSource, Queries, RankingSource
     from realm_hf.retriever.retriever import RealmRetriever
     from realm_hf.retriever.text_search import SearchResult
 
@@ -56,9 +59,13 @@ register_pipeline()
 
 __all__ = [
     "Answer",
+    "CandidateSource",
     "CardFacts",
     "Evidence",
+    "Queries",
     "QuestionAnswerer",
+    "RankingIndex",
+    "RankingSource",
     "RealmConfig",
     "RealmEmbedder",
     "RealmEmbedderOutput",
@@ -73,6 +80,7 @@ __all__ = [
     "RealmScorer",
     "RealmScorerOutput",
     "RealmTokenizer",
+    "SearchIndex",
     "SearchResult",
     "build_index",
     "embed_passages",
@@ -91,7 +99,9 @@ __getattr__, __dir__ = lazy_exports(
         "generations.embedding": ["embed_passages"],
         "hub.cards": ["CardFacts"],
         "hub.publish": ["publish"],
+        "index.base": ["SearchIndex"],
         "index.faiss_index": ["build_index"],
+        "index.ranking": ["RankingIndex"],
         "legacy.tensorflow_names": ["from_tensorflow"],
         "metrics": ["metric_path"],
         "qa.answerer": ["QuestionAnswerer"],
@@ -99,6 +109,7 @@ __getattr__, __dir__ = lazy_exports(
         "qa.evaluation": ["evaluate_open_qa"],
         "qa.predictions": ["write_predictions"],
         "report": ["write_answer_report", "write_report"],
+        "retriever.candidates": ["CandidateSource", "Queries", "RankingSource"],
         "retriever.retriever": ["RealmRetriever"],
         "retriever.text_search": ["SearchResult"],
     },

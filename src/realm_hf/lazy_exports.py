@@ -25,7 +25,7 @@ def lazy_exports(
     Args:
         package (`str`): `__name__` of the package.
         modules (`Mapping[str, Sequence[str]]`): The public names of each of its modules; a dot in front of a module
-            leads a package up, as in `from ..refresh.team import Team`.
+            leads a package up, as in `from ..refresh.rank_group import RankGroup`.
 
     Returns:
         `tuple` of the two functions.

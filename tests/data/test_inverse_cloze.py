@@ -7,7 +7,7 @@ import pytest
 from datasets import Dataset
 
 from realm_hf.data import build_passages
-from realm_hf.data.inverse_cloze import InverseClozeDataset, split_rows
+from realm_hf.data.inverse_cloze import InverseClozeDataset
 
 
 def sentences_of(passages, row):
@@ -51,8 +51,8 @@ def test_a_one_sentence_passage_is_used_only_with_its_sentence(passages):
 def test_examples_repeat_by_seed_epoch_and_index(passages):
     def draws(seed, epoch):
         data = InverseClozeDataset(passages, seed=seed)
-        data.set_epoch(epoch)
-        return [(e.passage_row, e.kept, e.query_ids.tolist()) for e in (data[i] for i in reversed(range(len(data))))]
+        examples = (data.visit(i, epoch) for i in reversed(range(len(data))))
+        return [(e.passage_row, e.kept, e.query_ids.tolist()) for e in examples]
 
     assert draws(0, 0) == draws(0, 0)
     assert draws(0, 0) != draws(0, 1)
@@ -73,19 +73,6 @@ def test_bad_arguments_are_refused(passages):
         InverseClozeDataset(passages, rows=np.zeros(0, np.int64))
     with pytest.raises(IndexError, match="out of range"):
         InverseClozeDataset(passages)[len(passages)]
-
-
-def test_split_rows_keeps_documents_whole_and_the_share(tokenizer, tmp_path):
-    texts = ["The first one. " * 4 + "The last one." for _ in range(400)]
-    store = build_passages(
-        Dataset.from_dict({"text": texts}), tokenizer, tmp_path / "p", max_length=12, title_column=None
-    )
-    train, heldout = split_rows(store, 0.25)
-    assert np.array_equal(np.sort(np.concatenate([train, heldout])), np.arange(len(store)))
-    held_documents = set(store.documents[heldout])
-    assert not held_documents & set(store.documents[train])
-    assert 75 < len(held_documents) < 125
-    assert len(split_rows(store, 0.0)[1]) == 0
 
 
 def test_a_masked_query_hides_one_short_run_and_nothing_of_the_passage(passages):

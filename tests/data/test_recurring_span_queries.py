@@ -11,7 +11,7 @@ BEFORE = "and they say that it is so because of what was said before and after b
 AFTER = "which is why many come from far away in the first days of each new year to see how high it stands"
 TEXTS = [
     ("Nile", f"One knows {BEFORE} Lake Victoria {AFTER} now."),
-    ("Nile", f"Water of Lake Victoria runs north."),
+    ("Nile", "Water of Lake Victoria runs north."),
     ("Nile", "The desert is wide."),
     ("Copper", "The price of red copper rose."),
     ("Copper", "In spring red copper fell."),

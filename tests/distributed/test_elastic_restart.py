@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from tiny_worlds import fact_world
 
-from realm_hf.training.arguments import LoopArguments
-from realm_hf.training.tracking import read_log
+from realm_hf.runs.records import read_log
+from realm_hf.training.loop_arguments import LoopArguments
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 

@@ -6,7 +6,7 @@ import pytest
 from launching import finish, start_ranks, start_trainer
 from safetensors.torch import load_file
 
-from realm_hf.training.tracking import read_log
+from realm_hf.runs.records import read_log
 
 pytestmark = pytest.mark.multiprocess
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from realm_hf.runs.records import read_log
 from realm_hf.training.checkpoints import list_checkpoints
-from realm_hf.training.tracking import read_log
 
 pytestmark = pytest.mark.multiprocess
 

@@ -8,8 +8,8 @@ from launching import finish, start_ranks
 from safetensors.torch import load_file
 from three_trainers import KINDS
 
+from realm_hf.runs.records import read_log
 from realm_hf.training.checkpoints import list_checkpoints
-from realm_hf.training.tracking import read_log
 
 pytestmark = pytest.mark.multiprocess
 

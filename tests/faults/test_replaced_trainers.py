@@ -8,8 +8,8 @@ import pytest
 from launching import finish, start_trainer
 from tiny_worlds import fact_world
 
+from realm_hf.runs.records import read_log
 from realm_hf.training.checkpoints import list_checkpoints
-from realm_hf.training.tracking import read_log
 
 pytestmark = pytest.mark.multiprocess
 

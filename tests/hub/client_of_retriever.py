@@ -56,7 +56,7 @@ def load_and_search(name: str, out: str, queries: str, **arguments) -> dict:
         "texts": store.rows["text"][:3],
         "titles": store.rows["title"][:3],
         "generation": retriever.generation_name,
-        "index": type(retriever.index).__name__,
+        "index": retriever.index.kind,
         "mapped": isinstance(retriever.embeddings, np.memmap),
         "tokens": retriever.tokenizer("the river")["input_ids"],
         "fingerprints": sorted(retriever.fingerprints),
@@ -83,7 +83,7 @@ def original(folder: str, out: str, queries: str) -> None:
 def load(name: str, **arguments) -> dict:
     """Load, and say which files of the repository are in the cache then."""
     retriever = RealmRetriever.from_pretrained(name, **arguments)
-    return {"rows": len(retriever), "has index": retriever._served is not None}
+    return {"rows": len(retriever), "has index": retriever._knowledge is not None}
 
 
 def rows_of_dataset(name: str, **arguments) -> dict:

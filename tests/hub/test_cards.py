@@ -9,7 +9,7 @@ from published_folder import SHARD
 from realm_hf.hub.cards import CardFacts, dataset_card, model_card
 from realm_hf.hub.manifest import HubManifest
 from realm_hf.models.places import DESCRIPTION
-from realm_hf.runs.recorded import RecordedRun, read_run
+from realm_hf.runs.records import RunRecord, read_run
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def card(manifest):
 
     def card(facts=None, run=None, **arguments) -> ModelCard:
         arguments = {"retriever_place": "there", "recall_against_exact": None, "is_one_repository": False, **arguments}
-        return model_card("me/realm", tiny_model(), manifest, facts or CardFacts(), run or RecordedRun(), **arguments)
+        return model_card("me/realm", tiny_model(), manifest, facts or CardFacts(), run, **arguments)
 
     return card
 
@@ -64,7 +64,7 @@ def test_what_the_run_recorded_is_said(card, manifest, tmp_path):
     assert "98.4 %" in text
 
 
-def test_staleness_is_counted_from_the_generation_that_is_published(card, manifest):
+def test_staleness_is_counted_from_the_generation_that_is_published(card, manifest, tmp_path):
     from dataclasses import replace
 
     from tiny_worlds import tiny_model
@@ -75,13 +75,19 @@ def test_staleness_is_counted_from_the_generation_that_is_published(card, manife
         tiny_model(),
         replace(manifest, generation_name="step-150-0123abcd"),
         CardFacts(),
-        RecordedRun(steps=170, generations=served),
+        RunRecord(tmp_path, summary={"steps": 170, "generations": served}),
         retriever_place="there",
         recall_against_exact=None,
         is_one_repository=False,
     ).text
 
     assert "built from the weights of step 150, 20 steps behind" in text
+
+
+def test_recall_that_was_written_as_shares_is_said_in_percent(card, tmp_path):
+    text = card(run=RunRecord(tmp_path, summary={"recall": {"ict": {"1": 0.5, "5": 1.0}}})).text
+
+    assert "| ict | 50.0 | 100.0 |" in text
 
 
 def test_results_become_a_model_index(card):

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, normalizers
 from transformers import AutoConfig, PreTrainedTokenizerFast
 
 from realm_hf import RealmConfig, RealmForOpenQA, RealmRetriever
-from realm_hf.hub import tokenizer as published_tokenizer
+from realm_hf.hub import published_tokenizer
 from realm_hf.hub.tokenizer_bounds import check_tokenizer
 from realm_hf.untrusted.checks import HubArtefactError
 from realm_hf.untrusted.limited import run_limited

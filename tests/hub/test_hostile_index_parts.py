@@ -11,8 +11,9 @@ import pytest
 from published_folder import DIMENSION, ROWS, put, put_index
 
 from realm_hf.index import probe as index_probe
+from realm_hf.index.base import IndexFileError
 from realm_hf.index.faiss_index import build_index
-from realm_hf.index.file import IndexFileError, open_index, save_index
+from realm_hf.index.file import open_index, save_index
 from realm_hf.index.structure import StructureError, check_contents, check_structure
 from realm_hf.untrusted.checks import HubArtefactError
 

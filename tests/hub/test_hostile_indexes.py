@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from published_folder import DIMENSION, INDEX, ROWS, put, put_index
 
+from realm_hf.index.base import IndexFileError
 from realm_hf.index.faiss_index import build_index
-from realm_hf.index.file import IndexFileError, open_index
+from realm_hf.index.file import open_index
 from realm_hf.untrusted.checks import HubArtefactError
 
 

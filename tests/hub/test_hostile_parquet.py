@@ -5,11 +5,10 @@ import pyarrow.parquet as pq
 import pytest
 from published_folder import DIMENSION, ROWS, SHARD, put, rows
 
-from realm_hf.hub import parquet_bounds
-from realm_hf.hub import rows as published_rows
+from realm_hf.hub import parquet_pages, parquet_rows
 from realm_hf.hub.manifest import ShardRecord
-from realm_hf.hub.rows import LONGEST_TEXT
-from realm_hf.hub.rows import published_rows as read_rows
+from realm_hf.hub.parquet_rows import LONGEST_TEXT
+from realm_hf.hub.parquet_rows import published_rows as read_rows
 from realm_hf.untrusted.checks import HubArtefactError
 
 
@@ -70,7 +69,7 @@ def test_honest_pages_are_counted_as_they_are(tmp_path, vectors, version):
         for group in (file.metadata.row_group(number) for number in range(file.num_row_groups)):
             for place, width in ((0, 1), (1, 1), (2, DIMENSION)):
                 column = group.column(place)
-                found = parquet_bounds.read_pages(content, path.stat().st_size, column, "it")
+                found = parquet_pages.read_pages(content, path.stat().st_size, column, "it")
                 assert found.values == group.num_rows * width
                 # The footer also counts the headers.
                 assert 0 < column.total_uncompressed_size - found.bytes < 400
@@ -80,7 +79,7 @@ def test_rows_come_in_pieces_and_are_the_rows(tmp_path, vectors, monkeypatch):
     path = tmp_path / "honest.parquet"
     table = rows(vectors).set_column(1, "text", pa.array([("long " if n % 7 else "") * n for n in range(ROWS)]))
     pq.write_table(table, path, row_group_size=30)
-    monkeypatch.setattr(published_rows, "_PIECE", 1000)
+    monkeypatch.setattr(parquet_rows, "_PIECE", 1000)
 
     pieces = list(read_rows(ShardRecord("it", ROWS), path, DIMENSION))
 
@@ -103,4 +102,4 @@ def test_rows_come_in_pieces_and_are_the_rows(tmp_path, vectors, monkeypatch):
 )
 def test_page_headers_that_are_none(header, words):
     with pytest.raises(ValueError, match=words):
-        parquet_bounds._Compact(header + bytes(20)).struct()
+        parquet_pages._Compact(header + bytes(20)).struct()

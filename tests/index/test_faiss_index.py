@@ -7,9 +7,11 @@ import faiss
 import numpy as np
 import pytest
 
+from realm_hf.index.base import IndexFileError
 from realm_hf.index.exact import exact_search, recall_at_k
-from realm_hf.index.faiss_index import BLAS_THRESHOLD, build_index, open_index, save_index, search, search_threads
-from realm_hf.index.file import IndexFileError
+from realm_hf.index.faiss_index import build_index
+from realm_hf.index.faiss_search import BLAS_THRESHOLD, FaissIndex, search, search_threads
+from realm_hf.index.file import open_index, save_index
 
 # Recall@10 of 300 random vectors, and how much of it each family must reach.
 FAMILIES = {"Flat": 1.0, "SQfp16": 0.99, "SQ8": 0.9, "IVF8,Flat": 0.5, "PQ8x4": 0.2, "HNSW16": 0.95, "PCA8,Flat": 0.2}
@@ -240,7 +242,8 @@ def test_a_failing_writer_is_reported_and_leaves_nothing(vectors, tmp_path, monk
     assert list(tmp_path.iterdir()) == []
 
 
-def test_blas_is_used_from_a_few_queries_on():
+def test_blas_is_used_from_a_few_queries_on(vectors):
+    search(build_index(vectors), vectors[:1], 1)
     assert faiss.cvar.distance_compute_blas_threshold == BLAS_THRESHOLD == 512
 
 
@@ -256,7 +259,7 @@ def test_thread_option_holds_inside_the_block_only():
 _OPENING = """
 import sys
 from pathlib import Path
-from realm_hf.index.faiss_index import open_index
+from realm_hf.index.file import open_index
 
 def most_resident():
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -280,10 +283,10 @@ def test_an_exact_index_is_opened_without_being_read_into_memory(factory, tmp_pa
 
 
 class _Counting:
-    """An index that notes with how many threads it is searched."""
+    """A FAISS index that notes with how many threads it is searched."""
 
     def __init__(self, index: faiss.Index):
-        self.index, self.d, self.ntotal = index, index.d, index.ntotal
+        self.index, self.d, self.ntotal, self.metric_type = index, index.d, index.ntotal, index.metric_type
         self.threads: list[int] = []
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -294,8 +297,9 @@ class _Counting:
 def test_one_query_is_searched_by_one_thread_and_a_batch_by_all_that_were_asked_for(vectors):
     counting = _Counting(build_index(vectors))
     before = faiss.omp_get_max_threads()
-    together = search(counting, vectors[:3], 4, threads=2)[1]
-    alone = [search(counting, vectors[row : row + 1], 4, threads=2)[1][0] for row in range(3)]
+    index = FaissIndex(counting)
+    together = search(index, vectors[:3], 4, threads=2)[1]
+    alone = [search(index, vectors[row : row + 1], 4, threads=2)[1][0] for row in range(3)]
     np.testing.assert_array_equal(together, alone)
     assert counting.threads == [2, 1, 1, 1]
     assert faiss.omp_get_max_threads() == before

@@ -19,7 +19,8 @@ from realm_hf.generations.store import (
     GenerationNotFoundError,
     GenerationStore,
 )
-from realm_hf.index.faiss_index import build_index, search
+from realm_hf.index.faiss_index import build_index
+from realm_hf.index.faiss_search import search
 from realm_hf.storage.directories import StagedDirectory
 
 FILES = ["embeddings.npy", "index.faiss", "generation.json"]
@@ -412,27 +413,3 @@ def test_directories_of_dead_writers_are_collected(store, write, in_child):
     assert len(leftovers(store)) == 3
     store.collect()
     assert leftovers(store) == []
-
-
-# Copies
-
-
-def test_a_mirror_is_a_hashed_copy_that_is_made_once(store, write, vectors, tmp_path):
-    generation = write(store)
-    local = GenerationStore(tmp_path / "scratch")
-    with local.mirror(store, generation.name) as copy:
-        np.testing.assert_array_equal(copy.embeddings, vectors)
-        assert copy.info == generation.info and copy.path == local.root / generation.name
-        inode = (copy.path / "index.faiss").stat().st_ino
-    assert (local.mirror(store, generation.name).path / "index.faiss").stat().st_ino == inode
-
-
-def test_a_mirror_of_a_damaged_generation_is_refused(store, write, tmp_path):
-    generation = write(store)
-    with (generation.path / "index.faiss").open("r+b") as file:
-        file.seek(1000)
-        file.write(b"\xff\xff")
-    local = GenerationStore(tmp_path / "scratch")
-    with pytest.raises(CorruptGenerationError, match="changed after it was written"):
-        local.mirror(store, generation.name)
-    assert list(local.root.iterdir()) == []

@@ -14,8 +14,8 @@ from transformers import AutoTokenizer
 from realm_hf import RealmRetriever
 from realm_hf.cli.convert import add_parser, convert
 from realm_hf.index.faiss_index import build_index
+from realm_hf.index.file import flat_index_head
 from realm_hf.legacy.block_records import BlockRecordsError
-from realm_hf.legacy.new_layout import flat_index_head
 from realm_hf.legacy.retriever import load_old_retriever
 from realm_hf.models.configuration_realm import RealmConfig
 from realm_hf.models.modeling_realm_qa import RealmForOpenQA
@@ -138,7 +138,7 @@ def test_half_precision_and_another_index_are_written_on_request(tmp_path):
     convert(OLD, tmp_path / "new", dtype="float16", factory="HNSW8")
     retriever = RealmRetriever.from_pretrained(tmp_path / "new")
     assert retriever.embeddings.dtype == np.float16
-    assert isinstance(retriever.index, faiss.IndexHNSW)
+    assert isinstance(retriever.index.faiss, faiss.IndexHNSW)
 
 
 def test_the_passage_tower_is_put_beside_for_edits(tmp_path):

@@ -1,5 +1,7 @@
 """Embedder and scorer: signatures of old scripts, saving and loading, resizing, freezing, dropout, Auto classes."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -8,6 +10,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelF
 from transformers.activations import NewGELUActivation
 
 from realm_hf import RealmConfig, RealmEmbedder, RealmForPreTraining, RealmKnowledgeAugEncoder, RealmScorer
+from realm_hf.models import modeling_bert_tower
 
 CLASSES = [RealmEmbedder, RealmScorer, RealmKnowledgeAugEncoder, RealmForPreTraining]
 
@@ -156,6 +159,40 @@ def test_without_gradients_the_activation_is_part_of_the_product_and_values_stay
         at_once = intermediate(states)
     assert seen == ["mkldnn._linear_pointwise.default"]
     torch.testing.assert_close(at_once, apart.detach(), atol=2e-6, rtol=1e-5)
+
+
+def test_torch_2_8_to_2_13_have_the_private_kernel_with_the_signature_that_is_called():
+    """Another torch fails here: look at its signature, extend the versions or let go of the kernel."""
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("this torch was built without oneDNN")
+    release = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
+    assert (2, 8) <= release <= (2, 13)
+    assert modeling_bert_tower.fused_linear() is torch.ops.mkldnn._linear_pointwise.default
+
+
+@pytest.mark.parametrize("signature", [None, "mkldnn::_linear_pointwise(Tensor X, Tensor W, str attr) -> Tensor Y"])
+@pytest.mark.parametrize("activation", ["gelu_new", "gelu"])
+def test_a_torch_without_the_private_kernel_computes_the_same_values(tiny_config, monkeypatch, activation, signature):
+    tiny_config.hidden_act = activation
+    intermediate = RealmEmbedder(tiny_config).realm.encoder.layer[0].intermediate
+    states = torch.randn(3, 5, tiny_config.hidden_size, generator=torch.Generator().manual_seed(0)) * 4
+    with torch.no_grad():
+        usual = intermediate(states)
+    other = SimpleNamespace(default=SimpleNamespace(_schema=signature)) if signature else None
+    found = modeling_bert_tower.fused_linear(SimpleNamespace(_linear_pointwise=other))
+    assert found is None
+    monkeypatch.setattr(modeling_bert_tower, "_linear_and_activation", found)
+    seen = []
+
+    class Operators(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            seen.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    with torch.no_grad(), Operators():
+        apart = intermediate(states)
+    assert "aten.gelu.default" in seen and "mkldnn._linear_pointwise.default" not in seen
+    torch.testing.assert_close(apart, usual, atol=2e-6, rtol=1e-5)
 
 
 class Adapted(torch.nn.Linear):

@@ -8,6 +8,7 @@ from promises import same_scores
 from realm_hf import RealmConfig, RealmReader
 from realm_hf.models.losses import span_log_softmax
 from realm_hf.models.modeling_outputs import SpanScores
+from realm_hf.models.reading import ReadBeam
 
 LENGTH = 24
 
@@ -208,7 +209,9 @@ def test_of_equal_spans_the_first_is_the_answer(reader):
 def test_of_equal_spans_in_one_passage_the_shortest_is_the_answer_as_in_the_port(reader):
     logits, of = torch.tensor([0.0, 2.0, 2.0, 2.0]), torch.tensor
     spans = SpanScores(logits, pair=of([0, 0, 0, 1]), start=of([5, 5, 7, 4]), end=of([5, 7, 7, 4]))
-    best = reader._best_spans(spans, logits, torch.zeros(4, dtype=torch.long), 2, read=2, length=LENGTH)
+    # Joint inputs 0 and 1 are of the first question, 2 and 3 of the second.
+    read = ReadBeam(spans, torch.zeros(2, 2), of([0, 0, 1, 1]), of([0, 1, 0, 1]), LENGTH)
+    best = reader._best_spans(read)
     # The second question has no span.
     found = {name: value.tolist() for name, value in best.items()}
     assert found == {"block_idx": [0, 0], "candidate": [7, 0], "start_pos": [7, 0], "end_pos": [7, 0]}

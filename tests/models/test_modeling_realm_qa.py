@@ -83,7 +83,7 @@ class Beams:
     def __init__(self, retriever, rows):
         self.retriever, self.rows, self.tokenizer = retriever, np.array(rows), retriever.tokenizer
 
-    def retrieve(self, query_embeddings, k, *, null_passage):
+    def retrieve(self, query_embeddings, k, *, token_ids, null_passage):
         return self
 
     def beam_embeddings(self, rows):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from realm_hf.models.modeling_outputs import SpanScores
+from realm_hf.models.reading import ReadBeam
 from realm_hf.qa.best_spans import best_spans
 
 CASES = json.loads((Path(__file__).parent / "fixtures" / "ties.json").read_text(encoding="utf-8"))
@@ -49,7 +50,8 @@ def test_many_of_the_best_spans_tie(cases):
 def test_the_passage_then_the_width_then_the_start_decide(cases):
     for case, spans in cases:
         ids, question = torch.arange(case["mask"].numel()).view_as(case["mask"]), torch.zeros(3, dtype=torch.long)
-        found = best_spans(spans, case["relevance"], question, 1, ids)
+        read = ReadBeam(spans, case["relevance"][None], question, torch.arange(3), ids.size(1))
+        found = best_spans(read, ids)
         best = found.of_question
         assert [int(best.pair[0]), int(best.start[0]), int(best.end[0])] == case["chosen"].tolist()
         block = case["chosen"][0]

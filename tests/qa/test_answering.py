@@ -15,10 +15,11 @@ from realm_hf.data.passages.build import build_passages, passages_from_rows
 from realm_hf.data.questions.matching import normalize_answer
 from realm_hf.models.losses import relevance_scores
 from realm_hf.models.modeling_outputs import SpanScores
-from realm_hf.qa import span_texts
+from realm_hf.models.reading import ReadBeam
+from realm_hf.qa import evidence
 from realm_hf.qa.answerer import QuestionAnswerer
 from realm_hf.qa.best_spans import best_spans
-from realm_hf.qa.span_texts import SpanTexts, align_characters
+from realm_hf.qa.evidence import SpanTexts, align_characters
 from realm_hf.retriever.retriever import RealmRetriever
 
 QUESTIONS = [
@@ -412,7 +413,7 @@ def test_spans_of_whole_words_in_real_text_give_their_wordpieces_again(countries
 
 def test_a_word_that_was_cut_inside_is_aligned(tmp_path, monkeypatch):
     warnings = []
-    monkeypatch.setattr(span_texts.logger, "warning_once", warnings.append)
+    monkeypatch.setattr(evidence.logger, "warning_once", warnings.append)
     documents = Dataset.from_dict({"title": [""], "text": ["qxzvkjwyqxzvkjwyqxzvkjwy ends here now."]})
     passages = build_passages(documents, tiny_tokenizer(), tmp_path / "store", max_length=12)
     row = next(row for row in range(len(passages)) if passages.text(row) == "zvkjwy ends here")
@@ -447,10 +448,19 @@ def spans_of(*entries):
     return SpanScores(torch.tensor(logits), torch.tensor(pair), torch.tensor(start), torch.tensor(end))
 
 
+def read_of(spans, relevance, question, input_ids) -> ReadBeam:
+    """Spans of joint inputs, one a passage of a beam of as many; `relevance` and `question` are by joint input."""
+    question = torch.tensor(question)
+    beam = torch.full((int(question.max()) + 1, len(question)), -torch.inf)
+    rank = torch.arange(len(question))
+    beam[question, rank] = torch.tensor(relevance)
+    return ReadBeam(spans, beam, question, rank, input_ids.size(1))
+
+
 def test_one_softmax_runs_over_all_passages_of_a_question():
     ids = torch.tensor([[2, 9, 3, 50, 51], [2, 9, 3, 50, 52], [2, 9, 3, 50, 51]])
     spans = spans_of((1.0, 0, 3, 3), (2.0, 0, 3, 4), (0.0, 1, 3, 3), (5.0, 2, 4, 4))
-    found = best_spans(spans, torch.tensor([0.0, 1.5, 0.0]), torch.tensor([0, 0, 1]), 2, ids)
+    found = best_spans(read_of(spans, [0.0, 1.5, 0.0], [0, 0, 1], ids), ids)
     weights = np.exp([1.0, 2.0, 1.5])
     expected = weights / weights.sum()
     assert found.of_question.probability == pytest.approx([expected[1], 1.0], abs=1e-6)
@@ -475,17 +485,17 @@ def test_one_softmax_runs_over_all_passages_of_a_question():
 def test_of_equal_spans_that_of_the_best_passage_wins_then_the_narrowest_then_the_first():
     ids = torch.tensor([[2, 3, 50, 51, 52], [2, 3, 50, 51, 52]])
     spans = spans_of((3.0, 0, 2, 3), (3.0, 0, 3, 3), (3.0, 0, 3, 4), (3.0, 0, 4, 4), (3.0, 1, 2, 2))
-    found = best_spans(spans, torch.zeros(2), torch.tensor([0, 0]), 1, ids)
+    found = best_spans(read_of(spans, [0.0, 0.0], [0, 0], ids), ids)
     assert (found.of_question.pair[0], found.of_question.start[0], found.of_question.end[0]) == (0, 3, 3)
 
 
 def test_questions_and_passages_without_spans_are_marked():
     ids = torch.tensor([[2, 3, 3], [2, 3, 50]])
-    found = best_spans(spans_of((1.0, 1, 2, 2)), torch.zeros(2), torch.tensor([0, 2]), 3, ids)
+    found = best_spans(read_of(spans_of((1.0, 1, 2, 2)), [0.0, 0.0], [0, 2], ids), ids)
     assert found.of_question.pair.tolist() == [-1, -1, 1] and found.of_pair.pair.tolist() == [-1, 1]
     assert found.share.tolist() == [0.0, 1.0] and found.of_question.probability.tolist() == [0.0, 0.0, 1.0]
     none = torch.zeros(0, dtype=torch.long)
-    empty = best_spans(SpanScores(torch.zeros(0), none, none, none), torch.zeros(2), torch.tensor([0, 2]), 3, ids)
+    empty = best_spans(read_of(SpanScores(torch.zeros(0), none, none, none), [0.0, 0.0], [0, 2], ids), ids)
     assert empty.of_question.pair.tolist() == [-1, -1, -1] and len(empty.strings.pair) == 0
 
 

@@ -12,7 +12,7 @@ from realm_hf.data.questions.matching import answer_places, contains_answer, exa
 from realm_hf.qa import evaluation as open_qa
 from realm_hf.qa.evaluation import evaluate_open_qa
 from realm_hf.qa.predictions import read_predictions, write_predictions
-from realm_hf.qa.scores import OpenQAResult
+from realm_hf.qa.results import OpenQAResult
 
 QUESTIONS = [
     "How many people has the island number 8?",

@@ -13,8 +13,8 @@ import torch
 import torch.distributed as dist
 
 from realm_hf.refresh.base import RefreshError
+from realm_hf.refresh.rank_group import RankGroup
 from realm_hf.refresh.swap import SwapCoordinator
-from realm_hf.refresh.team import Team
 
 SHORT = timedelta(seconds=2)
 
@@ -36,10 +36,10 @@ def busy(seconds: float) -> None:
         sum(range(10_000))
 
 
-def embed_for_ever(team: Team) -> None:
+def embed_for_ever(ranks: RankGroup) -> None:
     while True:
         time.sleep(0.01)
-        team.mark()
+        ranks.mark()
 
 
 def fail(error: Exception) -> None:
@@ -54,18 +54,18 @@ def main() -> None:
     dist.init_process_group("gloo")
     told = {}
 
-    def together(name: str, team: Team, first, second) -> None:
-        told[name] = words_of(lambda: team.together("embedding", second if rank else first))
+    def together(name: str, ranks: RankGroup, first, second) -> None:
+        told[name] = words_of(lambda: ranks.together("embedding", second if rank else first))
         (folder / f"rank-{rank}.json").write_text(json.dumps(told), encoding="utf-8")
 
-    team, last = Team(rank, 2, meeting_timeout=SHORT), Team(rank, 2, meeting_timeout=SHORT)
-    hanging = Team(rank, 2, stall_seconds=1.0)
+    ranks, last = RankGroup(rank, 2, meeting_timeout=SHORT), RankGroup(rank, 2, meeting_timeout=SHORT)
+    hanging = RankGroup(rank, 2, stall_seconds=1.0)
     alike = SimpleNamespace(process_index=rank, num_processes=2)
     coordinator = SwapCoordinator(alike, lambda name: None, meeting_timeout=SHORT)
     if sys.argv[4] == "stops":
-        together("a build longer than the timeout", team, lambda: busy(3.0), lambda: None)
-        together("one fails", team, lambda: embed_for_ever(team), lambda: fail(OSError(28, "the disk is full")))
-        together("and the next build", team, lambda: busy(0.1), lambda: busy(0.1))
+        together("a build longer than the timeout", ranks, lambda: busy(3.0), lambda: None)
+        together("one fails", ranks, lambda: embed_for_ever(ranks), lambda: fail(OSError(28, "the disk is full")))
+        together("and the next build", ranks, lambda: busy(0.1), lambda: busy(0.1))
         together("one hangs", hanging, lambda: None, lambda: time.sleep(4.0))
     dist.barrier()
     if rank == 1:

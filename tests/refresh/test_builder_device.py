@@ -53,7 +53,14 @@ def test_a_run_with_an_accelerator_of_its_own_is_refused_before_its_first_index(
     accelerator = make_accelerator(RealmTrainingArguments(output_dir=str(tmp_path), use_cpu=True))
     args = RealmTrainingArguments(output_dir=str(tmp_path), use_cpu=True, builder_device="meta", disable_tqdm=True)
     passages, sentences = load_world(world)
-    trainer = RealmTrainer(tiny_model(), tiny_tokenizer(), passages, sentences.train, args, accelerator=accelerator)
+    trainer = RealmTrainer(
+        tiny_model(),
+        args,
+        train_dataset=sentences.train,
+        processing_class=tiny_tokenizer(),
+        passages=passages,
+        accelerator=accelerator,
+    )
     with pytest.raises(ValueError, match="nothing can be computed there"):
         trainer.train()
     assert not list((tmp_path / "index").glob("step-*"))

@@ -15,15 +15,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from refreshing import next_generation
 
 from realm_hf import RealmConfig, RealmEmbedder
 from realm_hf.generations.embedding import embed_passages
 from realm_hf.generations.store import GenerationInfo
-from realm_hf.refresh.async_refresh import AsyncRefresher
+from realm_hf.refresh.base import RefreshError
 from realm_hf.refresh.builder import Builder
-from realm_hf.refresh.builder_logs import mark_failed, prune_logs
-from realm_hf.refresh.builder_process import BuilderProcess, builder_environment
-from realm_hf.refresh.modes import ExternalRefresher, RefreshError, make_refresher
+from realm_hf.refresh.builder_process import BuilderProcess, builder_environment, mark_failed, prune_logs
+from realm_hf.refresh.modes import AsyncRefresher, ExternalRefresher, make_refresher
 from realm_hf.refresh.schedule import RefreshScheduler
 from realm_hf.refresh.swap import SwapCoordinator
 from realm_hf.runs.directory import RunDirectory
@@ -338,7 +338,7 @@ def test_a_disk_that_stays_full_ends_training_in_words(run, embedder, monkeypatc
     monkeypatch.setattr("realm_hf.refresh.store_refresher.write_snapshot", full_disk)
     refresher.submit(1, embedder)
     with pytest.raises(RefreshError, match=r"could not be refreshed 3 times in a row\. Last: the snapshot could not"):
-        refresher.wait(20)
+        next_generation(refresher, 20)
     refresher.stop()
 
 
@@ -350,7 +350,7 @@ def test_a_full_disk_is_asked_again_after_a_pause_and_not_at_every_submission(ru
     assert wait_until(lambda: refresher.poll() is None and refresher.check_health().failures == 1, 20)
     for step in range(2, 12):
         refresher.submit(step, embedder)
-        refresher.wait(0.02)
+        next_generation(refresher, 0.02)
     assert refresher.check_health().failures == 1
     refresher.stop()
 
@@ -366,14 +366,14 @@ def test_the_end_of_a_run_does_not_wait_for_a_disk_that_never_answers(run, embed
     refresher.stop()
     assert time.monotonic() - started < 30
     answer.set()
-    assert "has not taken in what was written" in caplog.text
+    assert "has not finished a write" in caplog.text
 
 
 def test_a_trainer_that_was_replaced_hears_of_it_while_it_waits(run, embedder):
     refresher = ExternalRefresher(run, ALONE)
     refresher.submit(1, embedder)
     with RunDirectory.open(run.root).lock(), pytest.raises(RefreshError, match="taken over by another trainer"):
-        refresher.wait(20)
+        next_generation(refresher, 20)
     refresher.stop()
 
 
@@ -382,7 +382,7 @@ def test_a_builder_that_fails_again_and_again_is_told_and_is_no_sign_of_work(run
     heartbeat = Heartbeat(run.heartbeats / "b.json", interval=0.01)
     try:
         for failures, is_building in ((2, True), (3, False)):
-            heartbeat.tell_failure(failures, "OSError: the disk is full")
+            heartbeat.report_failure(failures, "OSError: the disk is full")
             heartbeat.mark("embedding", "step-1-e0")
             refresher._fleet.silent_seconds()
             assert wait_until(lambda n=failures: refresher.check_health().failures == n, 10)
@@ -407,12 +407,12 @@ def test_external_builders_are_found_by_what_they_leave_in_the_run(run, embedder
             stderr=subprocess.PIPE,
         )
         try:
-            info = refresher.wait(60)
+            info = next_generation(refresher, 60)
             assert (info.snapshot_step, info.builder_pid) == (3, builder.pid)
             assert_rows_equal_their_snapshot(refresher, info)
             assert wait_until(lambda: refresher.check_health().heartbeat_age_seconds < 2.0, 10)
             refresher.mark_served(info)
-            assert refresher.wait(0.5) is None, "one generation a snapshot"
+            assert next_generation(refresher, 0.5) is None, "one generation a snapshot"
             builder.send_signal(signal.SIGTERM)
             _, log = builder.communicate(timeout=20)
         finally:
@@ -432,9 +432,7 @@ def refreshing(tmp_path_factory, tiny_passages, tokenizer):
     embedder = RealmEmbedder(RealmConfig(vocab_size=2048, retriever_proj_size=16, **sizes))
     run = RunDirectory.create(tmp_path_factory.mktemp("async") / "run", passages=tiny_passages, tokenizer=tokenizer)
     with run.lock():
-        refresher = AsyncRefresher(
-            run, ALONE, heartbeat_timeout=30, retry_seconds=0.05, builder_nice=0, keep_generations=None
-        )
+        refresher = AsyncRefresher(run, ALONE, heartbeat_timeout=30, retry_seconds=0.05, keep_generations=None)
         refresher.start()
         yield refresher, embedder
         refresher.stop()
@@ -442,7 +440,7 @@ def refreshing(tmp_path_factory, tiny_passages, tokenizer):
 
 def refresh_once(refresher: AsyncRefresher, step: int, embedder: RealmEmbedder) -> GenerationInfo:
     refresher.submit(step, perturb(embedder))
-    info = refresher.wait(60)
+    info = next_generation(refresher, 60)
     assert info is not None, refresher.check_health()
     refresher.mark_served(info)
     return info
@@ -491,7 +489,7 @@ def test_older_snapshots_are_skipped(refreshing):
     for step in (50, 60, 70):
         refresher.submit(step, perturb(embedder))
     assert wait_until(lambda: refresher._committed_step == 70, 20)
-    info = refresher.wait(60)
+    info = next_generation(refresher, 60)
     assert info.snapshot_step == 70
     assert not {50, 60} & {each.snapshot_step for each in refresher.store.list()}
     refresher.mark_served(info)
@@ -511,7 +509,7 @@ def test_failed_builds_are_retried_while_the_old_generation_serves(refreshing):
     log = Path(re.search(r"its log (\S+) ends with", told)[1])
     assert log.name.startswith("failed-builder-") and log.exists()
     hidden.rename(passages)
-    info = refresher.wait(60)
+    info = next_generation(refresher, 60)
     assert info.snapshot_step == 80
     assert refresher.check_health().failures == 0
     refresher.mark_served(info)
@@ -526,9 +524,9 @@ def test_too_many_failures_end_training_with_the_builders_words(refreshing, monk
     passages.rename(hidden)
     refresher.submit(90, perturb(embedder))
     with pytest.raises(RefreshError, match=r"(?s)could not be refreshed 2 times in a row.*passages\.json is missing"):
-        refresher.wait(30)
+        next_generation(refresher, 30)
     hidden.rename(passages)
-    refresher.mark_served(refresher.wait(60))
+    refresher.mark_served(next_generation(refresher, 60))
 
 
 @pytest.mark.multiprocess
@@ -537,7 +535,7 @@ def test_a_quarantined_generation_is_built_again(refreshing):
     bad = refresh_once(refresher, 100, embedder)
     refresher.store.quarantine(bad.name, "rank 1: truncated")
     refresher._served = refresher.store.list()[-1]
-    info = refresher.wait(60)
+    info = next_generation(refresher, 60)
     assert info.snapshot_step == 100
     assert info.name != bad.name
     refresher.mark_served(info)
@@ -557,8 +555,8 @@ def test_a_snapshot_that_finds_no_room_is_told_and_the_next_one_goes_on(refreshi
     assert "the file system is full" in refresher.check_health().last_error
     refresher.submit(120, perturb(embedder))  # while the disk is given a rest: it takes the place of the other
     monkeypatch.undo()
-    assert refresher.wait(60).snapshot_step == 120
-    refresher.mark_served(refresher.wait(0))
+    assert next_generation(refresher, 60).snapshot_step == 120
+    refresher.mark_served(next_generation(refresher, 0))
 
 
 @pytest.mark.multiprocess
@@ -586,7 +584,7 @@ def test_submitting_does_not_wait_for_the_disk(refreshing, monkeypatch):
     perturb(embedder)  # training goes on
     assert refresher.poll() is None
     disk.set()
-    info = refresher.wait(60)
+    info = next_generation(refresher, 60)
     refresher.mark_served(info)
     assert info.snapshot_step == 140
     assert torch.equal(load_snapshot(refresher.run, "step-140-e1").cls.dense.weight, as_submitted)

@@ -8,9 +8,11 @@ from datasets import Dataset
 from realm_hf import RealmEmbedder, RealmTokenizer
 from realm_hf.data.passages.build import passages_from_rows
 from realm_hf.generations.embedding import embed_passages
-from realm_hf.index.faiss_index import build_index, open_index, save_index
+from realm_hf.index.faiss_index import build_index
+from realm_hf.index.faiss_search import FaissIndex
+from realm_hf.index.file import open_index, save_index
 from realm_hf.knowledge import overlay as overlay_module
-from realm_hf.retriever import selection
+from realm_hf.knowledge.overlay import EditedIndex
 from realm_hf.retriever.edits import EditCounts
 from realm_hf.retriever.retriever import RealmRetriever
 
@@ -188,7 +190,7 @@ def test_every_family_of_indexes_finds_new_passages_and_no_dead_ones(
         assert scores.scores[0][scores.rows[0] == row] == pytest.approx(exact, rel=1e-4)
     retriever.save_pretrained(tmp_path / "saved")
     saved = RealmRetriever.from_pretrained(tmp_path / "saved")
-    assert type(saved.index) is type(open_index(tmp_path / "i")) and saved.index.ntotal == 29
+    assert type(saved.index.faiss) is type(open_index(tmp_path / "i")) and len(saved.index) == 29
     found = saved.retrieve(queries(5), 10, null_passage=False)
     assert found.rows.max() < 29 and len(saved) == 29
 
@@ -197,8 +199,8 @@ def test_many_dead_rows_in_front_are_searched_past(retriever, embeddings, monkey
     query = embeddings[:1] / np.linalg.norm(embeddings[0])
     ranking = retriever.retrieve(query, 48, null_passage=False).rows[0]
     depths = []
-    search = selection.search
-    monkeypatch.setattr(selection, "search", lambda i, q, k, **o: depths.append(k) or search(i, q, k, **o))
+    rank = EditedIndex.rank
+    monkeypatch.setattr(EditedIndex, "rank", lambda i, q, depth: depths.append(depth) or rank(i, q, depth))
     monkeypatch.setattr(overlay_module, "_SLACK", 1)
     retriever.remove_passages(ranking[:40])
     batch = retriever.retrieve(query, 3, null_passage=False, over_retrieve=0)
@@ -311,7 +313,7 @@ def test_the_base_is_not_touched(retriever, tiny_passages, embeddings):
     retriever.remove_passages(2)
     assert all(path.read_bytes() == content for path, content in files.items())
     np.testing.assert_array_equal(embeddings, kept)
-    assert index.ntotal == 48 and retriever.passages is tiny_passages
+    assert len(index) == 48 and retriever.passages is tiny_passages
 
 
 # Passages that came as a dataset
@@ -358,7 +360,7 @@ def test_titles_need_a_column(tower, tiny_passages, tokenizer):
 
 def test_a_search_ends_on_what_it_began_with(retriever, tower, tokenizer, monkeypatch):
     inside, edited = threading.Event(), threading.Event()
-    search = selection.search
+    search = FaissIndex.search
 
     def slow(*args, **options):
         inside.set()
@@ -367,7 +369,7 @@ def test_a_search_ends_on_what_it_began_with(retriever, tower, tokenizer, monkey
 
     query = embedded(tower, tokenizer, FACT)
     expected = retriever.retrieve(query, 48)
-    monkeypatch.setattr(selection, "search", slow)
+    monkeypatch.setattr(FaissIndex, "search", slow)
     found = []
     thread = threading.Thread(target=lambda: found.append(retriever.retrieve(query, 48)))
     thread.start()
@@ -434,13 +436,13 @@ def test_an_answer_rests_on_the_knowledge_of_one_moment(retriever, tower, tokeni
     answerer = QuestionAnswerer(RealmForOpenQA(tower.config).eval(), retriever)
     answerer.model.embedder = tower
     before = answerer("Which island lies in the north?", top_k=48)[0]
-    relevance = QuestionAnswerer._relevance
+    beam = QuestionAnswerer._beam
 
     def edited_meanwhile(*args):
         retriever.replace_passages(range(40), [f"Nothing is left of {row}." for row in range(40)])
-        return relevance(*args)
+        return beam(*args)
 
-    monkeypatch.setattr(QuestionAnswerer, "_relevance", edited_meanwhile)
+    monkeypatch.setattr(QuestionAnswerer, "_beam", edited_meanwhile)
     answer = answerer("Which island lies in the north?", top_k=48)[0]
     assert answer == before
     monkeypatch.undo()

@@ -11,8 +11,8 @@ from datasets import Dataset
 
 from realm_hf.data.passages.build import PassageStore, passages_from_rows
 from realm_hf.generations.store import GenerationStore
-from realm_hf.index.faiss_index import build_index, search
-from realm_hf.retriever import selection
+from realm_hf.index.faiss_index import build_index
+from realm_hf.index.faiss_search import FaissIndex
 from realm_hf.retriever.reader_inputs import answer_positions
 from realm_hf.retriever.retriever import RealmRetriever, SearchStats
 
@@ -139,11 +139,12 @@ def test_a_group_larger_than_the_over_retrieval_is_searched_past():
 def test_no_deeper_is_searched_than_something_may_be_filtered(monkeypatch):
     depths = []
 
-    def recorded(index, queries, k, **options):
-        depths.append((len(queries), k))
-        return search(index, queries, k, **options)
+    def recorded(index, queries, depth):
+        depths.append((len(queries), depth))
+        return rank(index, queries, depth)
 
-    monkeypatch.setattr(selection, "search", recorded)
+    rank = FaissIndex.rank
+    monkeypatch.setattr(FaissIndex, "rank", recorded)
     embeddings = np.eye(60, dtype=np.float32)
     retriever = RealmRetriever(
         Dataset.from_dict({"text": [f"text {max(n, 1)}" for n in range(60)]}), embeddings=embeddings
@@ -375,7 +376,7 @@ def assert_equal(loaded, original):
     np.testing.assert_array_equal(ours.scores, theirs.scores)
     assert loaded.embeddings.dtype == original.embeddings.dtype
     np.testing.assert_array_equal(loaded.embeddings, original.embeddings)
-    assert faiss.serialize_index(loaded.index).tobytes() == faiss.serialize_index(original.index).tobytes()
+    assert faiss.serialize_index(loaded.index.faiss).tobytes() == faiss.serialize_index(original.index.faiss).tobytes()
     assert loaded.dataset[:] == original.dataset[:]
     assert loaded.generation_name == original.generation_name
 

@@ -13,15 +13,15 @@ import pytest
 
 from realm_hf.data.passages.store import PassageStore
 from realm_hf.runs.directory import RunDirectory
-from realm_hf.runs.errors import RunDirectoryError
-from realm_hf.runs.lock import LockHolder, RunLocked, boot_id, process_start, read_holder
+from realm_hf.runs.errors import RunDirectoryError, RunLocked
+from realm_hf.runs.lock import LockHolder, boot_id, process_start, read_holder
 from realm_hf.storage.files import write_json
 
 HOLD_THE_LOCK = """
 import sys, time
 from realm_hf.runs.directory import RunDirectory
 lock = RunDirectory.open(sys.argv[1]).lock()
-print(lock.epoch, flush=True)
+print(lock.term.number, flush=True)
 time.sleep(600)
 """
 
@@ -34,7 +34,7 @@ def start_holder(run: RunDirectory) -> subprocess.Popen[str]:
 
 
 def forge_holder(run: RunDirectory, **changes: object) -> None:
-    holder = dataclasses.asdict(LockHolder.of_this_process(epoch=4)) | changes
+    holder = dataclasses.asdict(LockHolder.of_this_process(term=4)) | changes
     run.lock_path.write_text(json.dumps(holder), encoding="utf-8")
 
 
@@ -102,9 +102,9 @@ def test_a_run_of_another_protocol_is_refused(run):
 
 def test_every_trainer_gets_a_new_epoch(run):
     with run.lock() as first:
-        assert first.epoch == run.config.epoch == run.read_epoch() == 1
+        assert first.term.number == run.config.epoch == run.read_epoch() == 1
     with RunDirectory.open(run.root).lock() as second:
-        assert second.epoch == 2
+        assert second.term.number == 2
     assert RunDirectory.open(run.root).config.epoch == 2
 
 
@@ -125,7 +125,7 @@ def test_a_killed_trainer_is_taken_over_and_a_living_one_is_not(run):
     # Not reaped yet: a zombie holds nothing.
     os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)
     with run.lock() as lock:
-        assert lock.epoch == 2
+        assert lock.term.number == 2
     holder.communicate()
 
 
@@ -133,7 +133,16 @@ def test_a_recycled_process_id_is_not_the_holder(run):
     forge_holder(run, process_start="1")
     assert process_start(os.getpid()) != "1"
     with run.lock() as lock:
-        assert lock.epoch == 5, "one more than the dead holder's, though run.json was behind"
+        assert lock.term.number == 5, "one more than the dead holder's, though run.json was behind"
+
+
+def test_a_dead_trainers_lock_of_an_earlier_version_is_taken_over(run):
+    forge_holder(run, process_start="1")
+    holder = json.loads(run.lock_path.read_text(encoding="utf-8"))
+    holder["epoch"] = holder.pop("term")
+    run.lock_path.write_text(json.dumps(holder), encoding="utf-8")
+    with run.lock() as lock:
+        assert lock.term.number == 5
 
 
 @pytest.mark.parametrize("change", [{"host": "elsewhere"}, {"boot_id": "before"}, {"pid_namespace": "pid:[1]"}])
@@ -141,7 +150,7 @@ def test_a_holder_that_cannot_be_judged_from_here_is_left_in_peace(run, change):
     forge_holder(run, pid=2**22 - 1, **change)
     with pytest.raises(RunLocked, match=r"nobody can tell .* remove .*trainer\.lock"):
         run.lock()
-    assert read_holder(run.lock_path).epoch == 4
+    assert read_holder(run.lock_path).term == 4
 
 
 def test_release_leaves_a_lock_alone_that_was_taken_over(run):
@@ -178,15 +187,26 @@ def test_a_path_below_a_file_is_told_in_words(tmp_path, tiny_passages, tokenizer
         RunDirectory.create(tmp_path / "file" / "run", passages=tiny_passages, tokenizer=tokenizer)
 
 
-def test_names_in_checkpoints_are_found_wherever_they_stand(run):
-    folder = run.checkpoints / "step-3"
-    folder.mkdir()
-    ahead = [{"generation": "step-2-bbbbbbbb", "rows": ["not a name"]}]
-    state = {
+def test_names_in_checkpoints_are_read_from_their_fields_and_from_no_others(run):
+    pretraining = {
         "generation": "step-1-aaaaaaaa",
-        "pending_snapshot": "step-3-e1",
-        "ahead": ahead,
+        "snapshot": "step-1-e1",
+        "pending_snapshot": 3,
+        "ahead": [{"name": "step-2-bbbbbbbb"}],
+    }
+    fine_tuning = {
+        "generation": "step-4-dddddddd",
+        "snapshot": "step-4-e1",
+        "pending_snapshot": None,
+        "best": {"generation": "step-0-eeeeeeee", "folder": "step-2"},
         "model": "step-9-cccccccc",
     }
-    write_json(folder / "state.json", state)
-    assert run.named_by_checkpoints() == {"step-1-aaaaaaaa", "step-2-bbbbbbbb", "step-3-e1"}
+    untrained = {"generation": "step-5-ffffffff", "snapshot": "step-5-e1", "best": {"generation": None}}
+    without_an_index = {"step": 6, "cursor": 24}
+    for step, state in enumerate((pretraining, fine_tuning, untrained, without_an_index)):
+        (run.checkpoints / f"step-{step}").mkdir()
+        write_json(run.checkpoints / f"step-{step}" / "state.json", state)
+    assert run.named_by_checkpoints() == {
+        *("step-1-aaaaaaaa", "step-1-e1", "step-4-dddddddd", "step-4-e1", "step-0-eeeeeeee"),
+        *("step-5-ffffffff", "step-5-e1"),
+    }

@@ -1,6 +1,7 @@
 """Snapshots: complete or absent, the newest of the present epoch, exactly the weights that were trained."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -49,6 +50,20 @@ def test_loading_draws_no_random_number_and_leaves_no_weight_as_memory_was(run, 
         assert torch.equal(tensor, written.get(name, torch.zeros_like(tensor))), name
     for name, buffer in loaded.named_buffers():
         assert torch.equal(buffer, embedder.get_buffer(name)), name
+
+
+def test_loading_in_a_thread_leaves_the_tensors_of_other_threads_alone(run, embedder):
+    info = write_snapshot(run, embedder, step=7, epoch=0)
+    expected = torch.randn(64, 8, generator=torch.Generator().manual_seed(3))
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        loading = pool.submit(lambda: [load_snapshot(run, info.name) for _ in range(5)])
+        torch.manual_seed(3)
+        made = [torch.randn(64, 8)]
+        while not loading.done():
+            made.append(torch.ones(2))
+    assert torch.equal(made[0], expected)
+    assert {tensor.device.type for tensor in made} == {"cpu"}
+    assert {p.device.type for tower in loading.result() for p in tower.parameters()} == {"cpu"}
 
 
 def test_a_copied_state_does_not_follow_training(embedder):

@@ -13,12 +13,14 @@ import pytest
 from realm_hf.generations.store import GenerationStore
 from realm_hf.index.faiss_index import build_index
 from realm_hf.runs.directory import RunDirectory
+from realm_hf.runs.errors import RunLocked, RunTakenOver
 from realm_hf.runs.leftovers import remove_leftovers
-from realm_hf.runs.lock import LockHolder, RunLocked
-from realm_hf.runs.term import RunTakenOver, Term
+from realm_hf.runs.lock import LockHolder
+from realm_hf.runs.records import read_log
+from realm_hf.runs.term import Term
 from realm_hf.storage.directories import StagedDirectory, retire_directory
 from realm_hf.storage.files import write_json
-from realm_hf.training.tracking import StepLog, read_log
+from realm_hf.training.tracking import StepLog
 
 
 def claim(root, at_least=0):
@@ -203,7 +205,7 @@ def test_a_lock_that_a_predecessor_takes_by_mistake_is_put_back(run, monkeypatch
 
     monkeypatch.setattr(Term, "retire_earlier", release_meanwhile)
     new = RunDirectory.open(run.root).lock()
-    assert new.is_held() and new.epoch == 2
+    assert new.is_held() and new.term.number == 2
 
 
 def test_a_lock_that_a_predecessor_took_and_never_put_back_is_set_again(run, monkeypatch):
@@ -293,7 +295,7 @@ def test_a_process_that_stands_still_while_it_takes_over_is_named_and_not_waited
 
 def test_an_old_run_without_terms_counts_on_from_its_epoch(run):
     write_json(run.root / "run.json", json.loads((run.root / "run.json").read_text()) | {"epoch": 5})
-    assert RunDirectory.open(run.root).lock().epoch == 6
+    assert RunDirectory.open(run.root).lock().term.number == 6
 
 
 # What killed trainers leave
@@ -338,6 +340,6 @@ def test_a_trainer_killed_while_it_takes_the_lock_leaves_nothing_that_stays(run)
                 os._exit(1)
         os.waitpid(child, 0)
     lock = run.lock()
-    assert [path.name for path in (run.root / "terms").iterdir()] == [str(lock.epoch)]
+    assert [path.name for path in (run.root / "terms").iterdir()] == [str(lock.term.number)]
     assert [path.name for path in lock.term.place.iterdir()] == ["holder.json"]
     assert not list(run.root.glob(".tmp-*"))

@@ -2,7 +2,8 @@
 
 import pytest
 
-from realm_hf.training.arguments import InverseClozeTrainingArguments, RealmTrainingArguments, parse_arguments
+from realm_hf.training.arguments import InverseClozeTrainingArguments, RealmTrainingArguments
+from realm_hf.training.command_line import parse_arguments
 
 
 def test_yaml_file_and_command_line_give_the_same_arguments(tmp_path):

@@ -105,7 +105,7 @@ def test_the_index_counts_too(world):
 
 @pytest.mark.multiprocess
 def test_a_run_says_it_at_its_start(monkeypatch, caplog, world, tmp_path):
-    monkeypatch.setattr("realm_hf.training.served_index.processor_build_seconds", lambda *a, **k: 94 * DAY)
+    monkeypatch.setattr("realm_hf.training.index_service.processor_build_seconds", lambda *a, **k: 94 * DAY)
     passages, sentences = load_world(world)
     args = RealmTrainingArguments(
         output_dir=str(tmp_path),
@@ -117,6 +117,8 @@ def test_a_run_says_it_at_its_start(monkeypatch, caplog, world, tmp_path):
         use_cpu=True,
         disable_tqdm=True,
     )
-    RealmTrainer(tiny_model(), tiny_tokenizer(), passages, sentences.train, args).train()
+    RealmTrainer(
+        tiny_model(), args, train_dataset=sentences.train, processing_class=tiny_tokenizer(), passages=passages
+    ).train()
     (said,) = warnings(caplog)
     assert re.search(r"needs about 94 days for a generation of 60 passages", said)

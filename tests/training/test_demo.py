@@ -9,10 +9,10 @@ import sys
 import pytest
 from example_programs import EXAMPLES, tiny_bert
 
+from realm_hf.runs.records import read_log
 from realm_hf.training.inverse_cloze import InverseClozeTrainer
 from realm_hf.training.open_qa import OpenQATrainer
 from realm_hf.training.pretraining import RealmTrainer
-from realm_hf.training.tracking import read_log
 
 TRAINERS = (InverseClozeTrainer, RealmTrainer, OpenQATrainer)
 STEPS = ["--inverse_cloze_steps", 3, "--reading_steps", 2, "--joint_steps", 2, "--question_steps", 3]

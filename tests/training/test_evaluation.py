@@ -9,7 +9,7 @@ from realm_hf.index.faiss_index import build_index
 from realm_hf.models.modeling_outputs import RealmForPreTrainingOutput
 from realm_hf.retriever.retriever import RealmRetriever
 from realm_hf.training.evaluation import batch_sums, means, retrieval_recall
-from realm_hf.training.retrieval_ahead import encode_queries
+from realm_hf.training.prefetch import encode_queries
 from realm_hf.training.swap_probes import overlap
 
 

@@ -10,7 +10,7 @@ from tiny_worlds import FIXTURES
 from realm_hf import RealmForOpenQA, RealmRetriever
 from realm_hf.generations.store import GenerationStore
 from realm_hf.qa.answerer import QuestionAnswerer
-from realm_hf.training.tracking import read_log
+from realm_hf.runs.records import read_log
 
 QUESTIONS = [
     {"question": "where is Angola?", "answers": {"text": ["Africa", "Southern Africa"]}},

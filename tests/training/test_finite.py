@@ -11,14 +11,14 @@ from question_worlds import qa_trainer
 from safetensors.torch import load_file
 from three_trainers import KINDS, trainer_of
 from tiny_worlds import tiny_tokenizer
+from transformers import TrainerCallback
 
 from realm_hf.report import write_report
-from realm_hf.training.callbacks import LoopCallback
+from realm_hf.runs.records import read_log
 from realm_hf.training.checkpoints import list_checkpoints
 from realm_hf.training.finite import TrainingDiverged
 from realm_hf.training.run_retriever import save_trained_model
 from realm_hf.training.task import StepFigures
-from realm_hf.training.tracking import read_log
 
 
 def spoil(trainer, steps, how):
@@ -40,15 +40,15 @@ def spoil(trainer, steps, how):
     trainer.accumulate = spoiled
 
 
-class Watch(LoopCallback):
+class Watch(TrainerCallback):
     """Weights and moments after every step."""
 
     def __init__(self):
         self.after = {}
 
-    def on_step_end(self, loop, record):
-        weights = {name: p.detach().clone() for name, p in loop.model.named_parameters()}
-        self.after[record["step"]] = (weights, copy.deepcopy(loop.optimizer.optimizer.state_dict()["state"]))
+    def on_step_end(self, args, state, control, trainer, record, **kwargs):
+        weights = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+        self.after[record["step"]] = (weights, copy.deepcopy(trainer.optimizer.optimizer.state_dict()["state"]))
 
 
 def same(one, other):
@@ -98,11 +98,11 @@ def test_training_that_diverged_ends_in_words_and_keeps_its_good_checkpoints(wor
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_weights_that_are_not_finite_are_never_saved(world, tmp_path, kind):
-    class Poison(LoopCallback):
-        def on_step_end(self, loop, record):
+    class Poison(TrainerCallback):
+        def on_step_end(self, args, state, control, trainer, record, **kwargs):
             if record["step"] == 3:
                 with torch.no_grad():
-                    next(loop.module.parameters()).view(-1)[0] = math.inf
+                    next(trainer.module.parameters()).view(-1)[0] = math.inf
 
     made = trainer_of(kind, world, tmp_path, save_steps=1)
     made.callbacks.append(Poison())
@@ -134,9 +134,9 @@ def test_best_weights_that_are_not_finite_are_not_kept(world, tmp_path):
 
 
 def test_moments_that_are_not_finite_are_not_saved(world, tmp_path):
-    class Poison(LoopCallback):
-        def on_step_end(self, loop, record):
-            next(iter(loop.optimizer.optimizer.state.values()))["exp_avg_sq"].view(-1)[0] = math.inf
+    class Poison(TrainerCallback):
+        def on_step_end(self, args, state, control, trainer, record, **kwargs):
+            next(iter(trainer.optimizer.optimizer.state.values()))["exp_avg_sq"].view(-1)[0] = math.inf
 
     made = trainer_of("pre-training", world, tmp_path)
     made.callbacks.append(Poison())
@@ -154,11 +154,11 @@ def test_checkpoint_of_an_earlier_version_with_nan_weights_is_not_resumed_from(w
         trainer_of("inverse cloze", world, tmp_path).train(resume_from_checkpoint=True)
 
 
-class _NanAtTheEnd(LoopCallback):
-    def on_step_end(self, loop, record):
+class _NanAtTheEnd(TrainerCallback):
+    def on_step_end(self, args, state, control, trainer, record, **kwargs):
         if record["step"] == 4:
             with torch.no_grad():
-                next(loop.module.parameters()).view(-1)[0] = math.nan
+                next(trainer.module.parameters()).view(-1)[0] = math.nan
 
 
 def test_skipped_steps_are_counted_across_a_resume_and_shown_by_the_report(world, tmp_path):

@@ -49,7 +49,9 @@ def pretrain(world, run, **overrides):
     lengths = {"max_query_length": 24, "max_candidate_length": 32}
     rest = {"refresh_steps": 1, "use_cpu": True, "disable_tqdm": True, **lengths, **overrides}
     args = RealmTrainingArguments(output_dir=str(run), **settings, **rest)
-    RealmTrainer(tiny_model(), tiny_tokenizer(), passages, sentences.train, args).train()
+    RealmTrainer(
+        tiny_model(), args, train_dataset=sentences.train, processing_class=tiny_tokenizer(), passages=passages
+    ).train()
 
 
 def test_a_trainers_builds_take_all_cores_and_its_searches_what_the_launcher_left(monkeypatch, used, world, tmp_path):

@@ -6,9 +6,9 @@ import torch
 from tiny_worlds import tiny_model, tiny_tokenizer
 
 from realm_hf.models.losses import inverse_cloze_loss
+from realm_hf.runs.records import read_log
 from realm_hf.training.arguments import InverseClozeTrainingArguments
 from realm_hf.training.inverse_cloze import InverseClozeTrainer
-from realm_hf.training.tracking import read_log
 
 
 def trainer(passages, folder, model=None, **overrides):
@@ -21,7 +21,7 @@ def trainer(passages, folder, model=None, **overrides):
         "max_grad_norm": 0.0,
     }
     args = InverseClozeTrainingArguments(output_dir=str(folder), **{**settings, **overrides})
-    return InverseClozeTrainer(model or tiny_model(), passages, tiny_tokenizer(), args)
+    return InverseClozeTrainer(model or tiny_model(), args, train_dataset=passages, processing_class=tiny_tokenizer())
 
 
 def gradients(trainer):

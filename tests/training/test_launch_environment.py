@@ -11,7 +11,8 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from tiny_worlds import load_world, tiny_model, tiny_tokenizer
 
-from realm_hf.training.arguments import LoopArguments, RealmTrainingArguments
+from realm_hf.training.arguments import RealmTrainingArguments
+from realm_hf.training.loop_arguments import LoopArguments
 from realm_hf.training.optimization import make_accelerator, uses_bfloat16
 from realm_hf.training.pretraining import RealmTrainer
 
@@ -85,7 +86,14 @@ def test_an_accelerator_that_divides_by_itself_is_refused(world, tmp_path):
     args = RealmTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=4)
     with pytest.raises(ValueError, match="gradient_accumulation_steps=4: it would divide every gradient"):
-        RealmTrainer(tiny_model(), tiny_tokenizer(), passages, sentences.train, args, accelerator=accelerator)
+        RealmTrainer(
+            tiny_model(),
+            args,
+            train_dataset=sentences.train,
+            processing_class=tiny_tokenizer(),
+            passages=passages,
+            accelerator=accelerator,
+        )
 
 
 @pytest.mark.multiprocess

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 from tiny_worlds import load_world, tiny_model, tiny_tokenizer
+from transformers import TrainerCallback
 
 from realm_hf.runs.errors import RunDirectoryError
+from realm_hf.runs.records import read_log
 from realm_hf.training.arguments import RealmTrainingArguments
-from realm_hf.training.callbacks import LoopCallback
 from realm_hf.training.checkpoints import list_checkpoints
 from realm_hf.training.pretraining import RealmTrainer
-from realm_hf.training.tracking import read_log
 
 
 def pretrainer(world, run, model=None, **overrides):
@@ -33,7 +33,13 @@ def pretrainer(world, run, model=None, **overrides):
     }
     args = RealmTrainingArguments(output_dir=str(run), **{**settings, **overrides})
     passages, sentences = load_world(world)
-    return RealmTrainer(model or tiny_model(), tiny_tokenizer(), passages, sentences.train, args)
+    return RealmTrainer(
+        model or tiny_model(),
+        args,
+        train_dataset=sentences.train,
+        processing_class=tiny_tokenizer(),
+        passages=passages,
+    )
 
 
 def losses(run):
@@ -72,15 +78,15 @@ def test_a_search_in_the_background_leaves_the_bfloat16_copies_of_weights_to_the
     made = pretrainer(world, tmp_path, bf16=True, max_steps=1)
     copies = []
 
-    class Search(LoopCallback):
-        def on_train_end(self, loop):
-            tower = loop.model.embedder.realm.pooler.dense
-            with loop.autocast():
+    class Search(TrainerCallback):
+        def on_train_end(self, args, state, control, trainer, **kwargs):
+            tower = trainer.model.embedder.realm.pooler.dense
+            with trainer.autocast():
                 for step in (2, 3):
                     # The product's backward -> the transposition's -> the copy's.
                     copies.append(tower(torch.ones(1, 32)).grad_fn.next_functions[2][0].next_functions[0][0])
-                    loop.ahead.request(step, np.arange(4).reshape(1, 4), 3)
-                    loop.ahead.take(step)
+                    trainer.ahead.request(step, np.arange(4).reshape(1, 4), 3)
+                    trainer.ahead.take(step)
 
     made.callbacks.append(Search())
     made.train()
@@ -93,7 +99,14 @@ def test_evaluation_between_steps_changes_no_loss(world, tmp_path):
         passages, sentences = load_world(world)
         args = pretrainer(world, tmp_path / name, eval_steps=evaluated).args
         model = tiny_model(dropout=0.2)
-        RealmTrainer(model, tiny_tokenizer(), passages, sentences.train, args, heldout=sentences.heldout).train()
+        RealmTrainer(
+            model,
+            args,
+            train_dataset=sentences.train,
+            eval_dataset=sentences.heldout,
+            processing_class=tiny_tokenizer(),
+            passages=passages,
+        ).train()
     assert losses(tmp_path / "a") == losses(tmp_path / "b")
 
 
@@ -109,9 +122,9 @@ def test_resume_with_another_batch_goes_on_at_the_next_example(world, tmp_path):
     pretrainer(world, tmp_path, max_steps=2).train()
     seen = []
 
-    class Watch(LoopCallback):
-        def on_train_begin(self, loop):
-            seen.append(loop._positions(3))
+    class Watch(TrainerCallback):
+        def on_train_begin(self, args, state, control, trainer, **kwargs):
+            seen.append(trainer._positions(3))
 
     made = pretrainer(world, tmp_path, max_steps=3, per_device_train_batch_size=2, allow_changed_arguments=True)
     made.callbacks.append(Watch())
@@ -142,8 +155,8 @@ def test_going_back_leaves_the_later_checkpoints_and_saves_its_own(world, tmp_pa
 def test_run_that_went_back_and_was_stopped_before_its_first_checkpoint_goes_back_again(world, tmp_path):
     pretrainer(world, tmp_path, max_steps=3, save_steps=1, save_total_limit=None).train()
 
-    class Break(LoopCallback):
-        def on_step_end(self, loop, record):
+    class Break(TrainerCallback):
+        def on_step_end(self, args, state, control, trainer, record, **kwargs):
             raise KeyboardInterrupt
 
     broken = pretrainer(world, tmp_path, max_steps=3)
@@ -152,9 +165,9 @@ def test_run_that_went_back_and_was_stopped_before_its_first_checkpoint_goes_bac
         broken.train(resume_from_checkpoint=tmp_path / "checkpoints" / "step-1")
     seen = []
 
-    class Watch(LoopCallback):
-        def on_train_begin(self, loop):
-            seen.append(loop.step)
+    class Watch(TrainerCallback):
+        def on_train_begin(self, args, state, control, trainer, **kwargs):
+            seen.append(trainer.step)
 
     made = pretrainer(world, tmp_path, max_steps=3)
     made.callbacks.append(Watch())
@@ -210,8 +223,8 @@ def test_resume_with_another_seed_is_refused(world, tmp_path):
 
 
 def test_error_in_a_step_gives_the_run_back(world, tmp_path):
-    class Broken(LoopCallback):
-        def on_step_end(self, loop, record):
+    class Broken(TrainerCallback):
+        def on_step_end(self, args, state, control, trainer, record, **kwargs):
             raise ArithmeticError("on purpose")
 
     made = pretrainer(world, tmp_path)
@@ -228,7 +241,7 @@ def test_error_of_the_search_is_raised_by_the_step_that_needs_it(world, tmp_path
     def broken(*_, **__):
         raise ArithmeticError("search failed")
 
-    monkeypatch.setattr("realm_hf.training.retrieval_ahead.LiveIndex.retrieve", broken)
+    monkeypatch.setattr("realm_hf.training.prefetch.LiveIndex.retrieve", broken)
     with pytest.raises(ArithmeticError, match="search failed"):
         made.train()
 
@@ -236,18 +249,18 @@ def test_error_of_the_search_is_raised_by_the_step_that_needs_it(world, tmp_path
 def test_hooks_are_called_in_their_order(world, tmp_path):
     called = []
 
-    class Record(LoopCallback):
-        def on_train_begin(self, loop):
+    class Record(TrainerCallback):
+        def on_train_begin(self, args, state, control, trainer, **kwargs):
             called.append("begin")
 
-        def on_step_end(self, loop, record):
+        def on_step_end(self, args, state, control, trainer, record, **kwargs):
             called.append(f"step {record['step']}")
             record["mine"] = 5
 
-        def on_save(self, loop, path):
-            called.append(f"save {path.name}")
+        def on_save(self, args, state, control, checkpoint, **kwargs):
+            called.append(f"save {checkpoint.name}")
 
-        def on_train_end(self, loop):
+        def on_train_end(self, args, state, control, trainer, **kwargs):
             called.append("end")
 
     made = pretrainer(world, tmp_path, max_steps=2, save_steps=1)

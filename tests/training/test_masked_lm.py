@@ -39,10 +39,10 @@ def trainer_of(corpus, run, model=None, recurring=True, **settings):
     return MaskedLMTrainer(
         tiny_model().encoder if model is None else model,
         args,
-        passages,
-        tiny_tokenizer(),
+        train_dataset=passages,
+        processing_class=tiny_tokenizer(),
         recurring=spans if recurring else None,
-        train_rows=np.arange(64),
+        rows=np.arange(64),
         eval_rows=np.arange(64, 80),
     )
 

@@ -9,17 +9,16 @@ import pytest
 import torch
 from question_worlds import answerless, qa_model, qa_trainer, questions
 from tiny_worlds import load_world, tiny_model, tiny_tokenizer
+from transformers import TrainerCallback
 
 from realm_hf.generations.embedding import embed_passages
 from realm_hf.models.modeling_realm_qa import RealmForOpenQA
 from realm_hf.qa.answerer import QuestionAnswerer
 from realm_hf.retriever.retriever import RealmRetriever
 from realm_hf.runs.errors import RunDirectoryError
-from realm_hf.training.arguments import RealmTrainingArguments
-from realm_hf.training.arguments_open_qa import OpenQATrainingArguments
-from realm_hf.training.callbacks import LoopCallback
+from realm_hf.runs.records import read_log
+from realm_hf.training.arguments import OpenQATrainingArguments, RealmTrainingArguments
 from realm_hf.training.pretraining import RealmTrainer
-from realm_hf.training.tracking import read_log
 
 
 def steps(run):
@@ -38,13 +37,13 @@ def one_step(trainer):
     """Record, gradients and beam of one step that is not taken."""
     seen = {}
 
-    class Watch(LoopCallback):
-        def on_train_begin(self, loop):
-            loop.module.train()
-            computed = loop.accumulate(1)
+    class Watch(TrainerCallback):
+        def on_train_begin(self, args, state, control, trainer, **kwargs):
+            trainer.module.train()
+            computed = trainer.accumulate(1)
             seen["record"] = computed.record(computed.sums.tolist())
-            seen["gradients"] = {n: p.grad.clone() for n, p in loop.model.named_parameters() if p.grad is not None}
-            loop.optimizer.zero_grad(set_to_none=True)
+            seen["gradients"] = {n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.grad is not None}
+            trainer.optimizer.zero_grad(set_to_none=True)
 
     trainer.callbacks.append(Watch())
     trainer.train()
@@ -61,9 +60,9 @@ def test_losses_are_those_of_the_reader_of_transformers_4(world, tmp_path):
     model, tokenizer = made.model, tiny_tokenizer()
     expected = []
 
-    class Reference(LoopCallback):
-        def on_train_begin(self, loop):
-            with loop.index.reading() as served:
+    class Reference(TrainerCallback):
+        def on_train_begin(self, args, state, control, trainer, **kwargs):
+            with trainer.index.reading() as served:
                 model.retriever = served.retriever
                 model.train()
                 for example in examples:
@@ -298,7 +297,7 @@ def test_lost_index_is_built_again_from_the_first_weights_on_resume(world, tmp_p
 # The best weights
 
 
-class Scripted(LoopCallback):
+class Scripted(TrainerCallback):
     """Development figures as given, one an evaluation, in place of real ones."""
 
     def __init__(self, trainer, figures):
@@ -318,10 +317,10 @@ def test_training_ends_when_patience_does_and_the_best_weights_become_the_model(
     made = qa_trainer(world, tmp_path, max_steps=50, eval_steps=2, early_stopping_patience=2)
     at_best = {}
 
-    class Watch(LoopCallback):
-        def on_step_end(self, loop, record):
+    class Watch(TrainerCallback):
+        def on_step_end(self, args, state, control, trainer, record, **kwargs):
             if record["step"] == 4:
-                at_best.update({name: p.detach().clone() for name, p in loop.model.named_parameters()})
+                at_best.update({name: p.detach().clone() for name, p in trainer.model.named_parameters()})
 
     made.callbacks.append(Watch())
     Scripted(made, [0.1, 0.2, 0.5, 0.5, 0.4])
@@ -393,7 +392,9 @@ def pretrained(world, run):
         disable_tqdm=True,
     )
     passages, sentences = load_world(world)
-    RealmTrainer(tiny_model(), tiny_tokenizer(), passages, sentences.train, args).train()
+    RealmTrainer(
+        tiny_model(), args, train_dataset=sentences.train, processing_class=tiny_tokenizer(), passages=passages
+    ).train()
     return RealmForOpenQA.from_pretraining(run / "model")
 
 
@@ -504,7 +505,7 @@ def test_epochs_become_steps_of_the_whole_batch(world, tmp_path):
     args = OpenQATrainingArguments(
         output_dir="x", num_train_epochs=2, per_device_train_batch_size=4, gradient_accumulation_steps=2
     )
-    assert args.resolved(questions=100, processes=3).max_steps == 9
+    assert args.resolved(examples=100, processes=3).max_steps == 9
     assert OpenQATrainingArguments(output_dir="x", max_steps=7).resolved(100, 3).max_steps == 7
     made = qa_trainer(world, tmp_path, examples=questions(world)[:10], num_train_epochs=1)
     assert made.train().step == 3

@@ -66,7 +66,14 @@ def test_pre_training_to_its_end(calls, world, tmp_path, query_encoder):
         disable_tqdm=True,
     )
     model = strict(tiny_model())
-    trainer = RealmTrainer(model, tiny_tokenizer(), passages, sentences.train, args, heldout=sentences.heldout)
+    trainer = RealmTrainer(
+        model,
+        args,
+        train_dataset=sentences.train,
+        eval_dataset=sentences.heldout,
+        processing_class=tiny_tokenizer(),
+        passages=passages,
+    )
     assert trainer.train().step == 3
     assert (tmp_path / "examples.json").exists()
     assert calls.keys() == {torch.bfloat16}
@@ -83,7 +90,7 @@ def test_the_warm_start_to_its_end(calls, world, tmp_path):
         use_cpu=True,
         disable_tqdm=True,
     )
-    InverseClozeTrainer(strict(tiny_model()), passages, tiny_tokenizer(), args).train()
+    InverseClozeTrainer(strict(tiny_model()), args, train_dataset=passages, processing_class=tiny_tokenizer()).train()
     assert calls.keys() == {torch.bfloat16}
 
 
@@ -118,5 +125,7 @@ def test_the_weights_behind_a_generation_encode_queries_and_probes_in_bfloat16(w
         use_cpu=True,
         disable_tqdm=True,
     )
-    RealmTrainer(tiny_model(), tiny_tokenizer(), passages, sentences.train, args).train()
+    RealmTrainer(
+        tiny_model(), args, train_dataset=sentences.train, processing_class=tiny_tokenizer(), passages=passages
+    ).train()
     assert seen and all(seen)

@@ -12,8 +12,8 @@ from example_programs import EXAMPLES, run_example, tiny_bert
 from tiny_worlds import FIXTURES
 
 from realm_hf import RealmForPreTraining, RealmTokenizer
+from realm_hf.runs.records import read_log
 from realm_hf.training.inverse_cloze import InverseClozeTrainer
-from realm_hf.training.tracking import read_log
 
 
 @pytest.fixture(scope="module")

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 from tiny_worlds import bag_of_words_start, fact_world, load_world, tiny_model, tiny_tokenizer
+from transformers import TrainerCallback
 
 from realm_hf.generations.embedding import embed_passages
 from realm_hf.index.faiss_index import build_index
 from realm_hf.retriever.retriever import RealmRetriever
 from realm_hf.runs.errors import RunDirectoryError
+from realm_hf.runs.records import read_log
 from realm_hf.training.arguments import RealmTrainingArguments
-from realm_hf.training.callbacks import LoopCallback
 from realm_hf.training.evaluation import retrieval_recall
 from realm_hf.training.pretraining import RealmTrainer
-from realm_hf.training.tracking import read_log
 
 
 def pretrainer(world, run, model=None, heldout=True, sentences=None, **overrides):
@@ -37,7 +37,14 @@ def pretrainer(world, run, model=None, heldout=True, sentences=None, **overrides
     passages, store = load_world(world)
     train = store.train if sentences is None else sentences
     held = store.heldout if heldout else None
-    return RealmTrainer(model or tiny_model(), tiny_tokenizer(), passages, train, args, heldout=held)
+    return RealmTrainer(
+        model or tiny_model(),
+        args,
+        train_dataset=train,
+        eval_dataset=held,
+        processing_class=tiny_tokenizer(),
+        passages=passages,
+    )
 
 
 def steps(run):
@@ -104,8 +111,8 @@ def test_frozen_retriever_rests_until_its_step_and_then_moves(world, tmp_path):
     start = trained_parameters(made.model.embedder)
     moved = []
 
-    class Watch(LoopCallback):
-        def on_step_end(self, loop, record):
+    class Watch(TrainerCallback):
+        def on_step_end(self, args, state, control, trainer, record, **kwargs):
             now = dict(made.model.embedder.named_parameters())
             moved.append(any(not torch.equal(start[name], now[name]) for name in start))
 
@@ -195,8 +202,8 @@ def test_second_trainer_on_the_run_is_refused(world, tmp_path):
     made = pretrainer(world, tmp_path, max_steps=2)
     refused = []
 
-    class Second(LoopCallback):
-        def on_step_end(self, loop, record):
+    class Second(TrainerCallback):
+        def on_step_end(self, args, state, control, trainer, record, **kwargs):
             with pytest.raises(RunDirectoryError, match="already runs") as error:
                 pretrainer(world, tmp_path, max_steps=2).train()
             refused.append(str(error.value))

@@ -8,21 +8,20 @@ import pytest
 from question_worlds import qa_trainer, questions
 from three_trainers import KINDS, trainer_of
 from tiny_worlds import fact_world
+from transformers import TrainerCallback
 
 from realm_hf.runs.errors import RunDirectoryError
 from realm_hf.storage.sealed_json import SEAL
-from realm_hf.training.arguments import InverseClozeTrainingArguments, RealmTrainingArguments
-from realm_hf.training.arguments_open_qa import OpenQATrainingArguments
-from realm_hf.training.callbacks import LoopCallback
-from realm_hf.training.resumed_arguments import FREE, UNTOLD
+from realm_hf.training.arguments import InverseClozeTrainingArguments, OpenQATrainingArguments, RealmTrainingArguments
+from realm_hf.training.resumed_arguments import FREE, UNREPORTED
 
 
 def stopped_run(kind, world, run, **overrides):
     """A run of 6 steps that was stopped after step 2."""
 
-    class Stop(LoopCallback):
-        def on_step_end(self, loop, record):
-            loop.stop_requested.set()
+    class Stop(TrainerCallback):
+        def on_step_end(self, args, state, control, trainer, record, **kwargs):
+            trainer.stop_requested.set()
 
     made = trainer_of(kind, world, run, max_steps=6, **overrides)
     made.callbacks.append(Stop())
@@ -136,4 +135,4 @@ def test_checkpoint_of_an_earlier_version_is_resumed_with_a_warning(world, tmp_p
 def test_arguments_that_may_change_are_arguments():
     kinds = (RealmTrainingArguments, OpenQATrainingArguments, InverseClozeTrainingArguments)
     known = {field.name for kind in kinds for field in dataclasses.fields(kind)}
-    assert known >= FREE | UNTOLD
+    assert known >= FREE | UNREPORTED

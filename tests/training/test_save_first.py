@@ -9,7 +9,7 @@ from realm_hf import RealmForOpenQA, RealmForPreTraining, RealmRetriever
 from realm_hf.generations.store import GenerationStore
 from realm_hf.training import pretraining
 from realm_hf.training.checkpoints import list_checkpoints
-from realm_hf.training.served_index import IndexService
+from realm_hf.training.index_service import IndexService
 
 
 def full_disk(*_):

@@ -8,15 +8,16 @@ import time
 
 import pytest
 from three_trainers import trainer_of
+from transformers import TrainerCallback
 
-from realm_hf.training.callbacks import LoopCallback, TrainingResult
+from realm_hf.training.result import TrainingResult
 from realm_hf.training.signals import StopRequest, resume_command
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signal_ends_the_training_after_its_step_with_a_checkpoint_and_a_status(world, tmp_path, number, status):
-    class Signal(LoopCallback):
-        def on_step_end(self, loop, record):
+    class Signal(TrainerCallback):
+        def on_step_end(self, args, state, control, trainer, record, **kwargs):
             if record["step"] == 2:
                 os.kill(os.getpid(), number)
 

@@ -4,10 +4,20 @@ import json
 
 import pytest
 from accelerate import Accelerator
+from accelerate.tracking import GeneralTracker
+from three_trainers import trainer_of
 
+from realm_hf.runs.records import read_log
 from realm_hf.training.arguments import RealmTrainingArguments
 from realm_hf.training.optimization import make_accelerator
-from realm_hf.training.tracking import StepLog, finish_trackers, read_log, start_trackers, summarize, track
+from realm_hf.training.tracking import (
+    StepLog,
+    figures_of,
+    finish_trackers,
+    start_trackers,
+    summarize,
+    track,
+)
 
 
 def lines(path):
@@ -63,14 +73,50 @@ def test_unknown_tracker_is_named_with_those_that_are_installed(tmp_path):
         make_accelerator(args)
 
 
-def test_figures_reach_tensorboard_and_words_do_not(tmp_path):
+def test_figures_reach_tensorboard_under_the_runs_name_and_words_do_not(tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    args = RealmTrainingArguments(output_dir=str(tmp_path), report_to=["tensorboard"], use_cpu=True)
+    args = RealmTrainingArguments(output_dir=str(tmp_path / "mine"), report_to=["tensorboard"], use_cpu=True)
     accelerator = make_accelerator(args)
     assert isinstance(accelerator, Accelerator)
-    start_trackers(accelerator, args, "pre-training")
-    track(accelerator, {"step": 3, "loss": 1.5, "generation": "g1", "null_mass": float("nan")})
+    start_trackers(accelerator, args)
+    swap = {"event": "swap", "name": "g2", "churn": 0.25, "stale_recall": None, "builder_pid": 7}
+    track(accelerator, {"step": 3, "loss": 1.5, "generation": "g1", "null_mass": float("nan"), "events": [swap]})
     finish_trackers(accelerator)
-    events = accumulator.EventAccumulator(str(tmp_path / "tracking" / "pre-training")).Reload()
+    events = accumulator.EventAccumulator(str(tmp_path / "mine" / "tracking" / "mine")).Reload()
     assert [(e.step, e.value) for e in events.Scalars("loss")] == [(3, 1.5)]
-    assert events.Tags()["scalars"] == ["loss"]
+    assert sorted(events.Tags()["scalars"]) == ["loss", "swap/churn"]
+
+
+class FakeTracker(GeneralTracker):
+    name, requires_logging_directory, main_process_only = "fake", False, True
+
+    def __init__(self):
+        super().__init__()
+        self.logged = []
+
+    tracker = None
+
+    def store_init_configuration(self, values):
+        self.values = values
+
+    def log(self, values, step=None, **kwargs):
+        self.logged.append((step, values))
+
+
+def test_every_figure_of_the_log_reaches_the_tracker_swaps_between_two_logged_steps_too(world, tmp_path):
+    made = trainer_of("pre-training", world, tmp_path, max_steps=4, logging_steps=4, probe_queries=4)
+    fake = FakeTracker()
+    made.accelerator.log_with = [fake]
+    made.train()
+    sent = {(step, name): value for step, values in fake.logged for name, value in values.items()}
+    swaps = [event for record in read_log(tmp_path / "log.jsonl") for event in record.get("events", [])]
+    assert [event["swapped_at_step"] for event in swaps] == [0, 2, 4]
+    for event in swaps:
+        for name in ("churn", "stale_recall", "most_retrieved_share", "staleness_steps", "build_seconds"):
+            assert sent.get((event["swapped_at_step"], f"swap/{name}")) == event[name]
+    assert {name for step, name in sent if step == 2} == set(figures_of({"events": [swaps[1]]}))
+    (last,) = [r for r in read_log(tmp_path / "log.jsonl") if r["step"] == 4 and "loss" in r]
+    assert figures_of(last).items() <= {name: value for (step, name), value in sent.items() if step == 4}.items()
+    assert {"index_seconds"} <= {name for step, name in sent if step == 0}
+    assert {"save_seconds"} <= {name for step, name in sent if step == 4}
+    assert fake.values["output_dir"] == str(tmp_path)

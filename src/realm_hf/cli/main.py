@@ -14,6 +14,7 @@ from importlib.metadata import version
 
 from realm_hf.cli import ask, convert, estimate
 from realm_hf.refresh import builder
+from realm_hf.refresh.builder_options import BuilderOptions, add_arguments
 
 EXIT_WRONG = 1
 EXIT_UNUSABLE = builder.EXIT_UNUSABLE
@@ -31,15 +32,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _build_index(options: argparse.Namespace) -> int:
-    return builder.run(options)
+    return builder.run(BuilderOptions.of(options))
 
 
 def _inspect(options: argparse.Namespace) -> int:
     from realm_hf.runs.directory import RunDirectory
-    from realm_hf.runs.inspection import describe_in_words, describe_run
+    from realm_hf.runs.inspection import describe_run, run_as_text
 
     run = RunDirectory.open(options.run)
-    print(json.dumps(describe_run(run), indent=2) if options.json else "\n".join(describe_in_words(run)))
+    print(json.dumps(describe_run(run), indent=2) if options.json else "\n".join(run_as_text(run)))
     return 0
 
 
@@ -52,7 +53,7 @@ def _verify(options: argparse.Namespace) -> int:
     for finding in verify_run(
         run, rows=options.rows, tolerance=options.tolerance, seed=options.seed, device=options.device
     ):
-        print(f"{'ok   ' if finding.is_good else 'WRONG'}  {finding.part}: {finding.words}", flush=True)
+        print(f"{'ok   ' if finding.is_good else 'WRONG'}  {finding.part}: {finding.message}", flush=True)
         wrong += not finding.is_good
         generations += finding.part != "passages"
     if not generations and not wrong:
@@ -83,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
         "(refresh='external'). Under `accelerate launch` or `torchrun` the ranks embed a share each.",
         epilog="exit codes: 0 built, 1 the build failed, 3 nothing to build, 4 RUN cannot be used",
     )
-    builder.add_arguments(build)
+    add_arguments(build)
     build.set_defaults(command=_build_index)
 
     inspect = commands.add_parser(
@@ -107,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument(
         "--tolerance",
         type=float,
-        help="largest difference of a coordinate (default: 0.001, and more for an index embedded in tf32 or bfloat16)",
+        help="how far a row may move, as a share of its length (default: 0.001; 0.008 for tf32, 0.06 for bfloat16)",
     )
     verify.add_argument("--seed", type=int, default=0, help="draws the rows (default: %(default)s)")
     verify.add_argument("--device", default="cpu", help="where to recompute (default: %(default)s)")

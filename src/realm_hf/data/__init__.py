@@ -10,7 +10,6 @@ from realm_hf.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from realm_hf.data.documents import load_documents
-    from realm_hf.data.factbook import FactbookQuestion, factbook_passages, factbook_questions, factbook_statements
     from realm_hf.data.passages.build import build_passages, passages_from_rows
     from realm_hf.data.passages.recurring import RecurringSpans, articles_of, find_recurring_spans
     from realm_hf.data.passages.store import NULL_PASSAGE, PassageStore
@@ -20,10 +19,12 @@ if TYPE_CHECKING:
     from realm_hf.data.sentences.store import SentenceStore
     from realm_hf.data.taggers.names import tagger_from_name
     from realm_hf.data.taggers.spans import Span, Tagger
+    from realm_hf.models.configuration_realm import MAX_PASSAGE_LENGTH, MAX_QUERY_LENGTH
 
 __all__ = [
+    "MAX_PASSAGE_LENGTH",
+    "MAX_QUERY_LENGTH",
     "NULL_PASSAGE",
-    "FactbookQuestion",
     "OpenQAExample",
     "PassageStore",
     "RecurringSpans",
@@ -36,9 +37,6 @@ __all__ = [
     "build_sentences",
     "contains_answer",
     "exact_match",
-    "factbook_passages",
-    "factbook_questions",
-    "factbook_statements",
     "find_recurring_spans",
     "load_documents",
     "load_questions",
@@ -51,8 +49,9 @@ __all__ = [
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
+        # A cut length belongs to the models' configuration: the reader's input has a default made of it.
+        ".models.configuration_realm": ["MAX_PASSAGE_LENGTH", "MAX_QUERY_LENGTH"],
         "documents": ["load_documents"],
-        "factbook": ["FactbookQuestion", "factbook_passages", "factbook_questions", "factbook_statements"],
         "passages.build": ["build_passages", "passages_from_rows"],
         "passages.recurring": ["RecurringSpans", "articles_of", "find_recurring_spans"],
         "passages.store": ["NULL_PASSAGE", "PassageStore"],

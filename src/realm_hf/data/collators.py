@@ -20,6 +20,7 @@ from realm_hf.data.inverse_cloze import InverseClozeExample
 from realm_hf.data.masking import MaskedQuery
 from realm_hf.data.passages.store import NULL_PASSAGE, PassageStore
 from realm_hf.data.vocabulary import SpecialTokens, tokenizer_fingerprint
+from realm_hf.models.configuration_realm import MAX_PASSAGE_LENGTH, MAX_QUERY_LENGTH
 from realm_hf.models.host_facts import IGNORED_LABEL
 
 ABSENT = -2
@@ -37,8 +38,8 @@ class PreTrainingCollator:
     Args:
         passages (`PassageStore`): Where candidate rows are looked up.
         tokenizer (`PreTrainedTokenizerBase`): The tokenizer that the passages were built with.
-        max_query_length (`int`, *optional*, defaults to 64): Lq, special tokens included.
-        max_candidate_length (`int`, *optional*, defaults to 288): Lc, special tokens included.
+        max_query_length (`int`, *optional*, defaults to `MAX_QUERY_LENGTH`): Lq, special tokens included.
+        max_candidate_length (`int`, *optional*, defaults to `MAX_PASSAGE_LENGTH`): Lc, special tokens included.
         null_candidate (`bool`, *optional*, defaults to `True`): Put the null passage first where it is not there yet.
 
     Raises:
@@ -47,8 +48,8 @@ class PreTrainingCollator:
 
     passages: PassageStore
     tokenizer: PreTrainedTokenizerBase
-    max_query_length: int = 64
-    max_candidate_length: int = 288
+    max_query_length: int = MAX_QUERY_LENGTH
+    max_candidate_length: int = MAX_PASSAGE_LENGTH
     null_candidate: bool = True
     special_tokens: SpecialTokens = field(init=False)
 
@@ -141,13 +142,15 @@ class InverseClozeCollator:
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`): The tokenizer that the passages were built with.
-        max_query_length (`int`, *optional*, defaults to 64): Wordpieces of `[CLS] sentence [SEP]`; the rest is cut.
-        max_candidate_length (`int`, *optional*, defaults to 288): Wordpieces of `[CLS] title [SEP] body [SEP]`.
+        max_query_length (`int`, *optional*, defaults to `MAX_QUERY_LENGTH`):
+            Wordpieces of `[CLS] sentence [SEP]`; the rest is cut.
+        max_candidate_length (`int`, *optional*, defaults to `MAX_PASSAGE_LENGTH`):
+            Wordpieces of `[CLS] title [SEP] body [SEP]`.
     """
 
     tokenizer: PreTrainedTokenizerBase
-    max_query_length: int = 64
-    max_candidate_length: int = 288
+    max_query_length: int = MAX_QUERY_LENGTH
+    max_candidate_length: int = MAX_PASSAGE_LENGTH
     special_tokens: SpecialTokens = field(init=False)
 
     def __post_init__(self) -> None:

@@ -43,11 +43,13 @@ class InverseClozeDataset(Dataset[InverseClozeExample]):
     """
     Map-style dataset with one example a passage and visit, the same for the same (seed, epoch, index).
 
+    `dataset[index]` is the visit of the first epoch; [`visit`] gives those of the others.
+
     Args:
         passages (`PassageStore`): The corpus.
         keep_probability (`float`, *optional*, defaults to 0.1): How often the sentence stays in the passage.
         seed (`int`, *optional*, defaults to 0): Seed of the draws.
-        rows (`np.ndarray`, *optional*): Restrict to these passage rows; see [`split_rows`]. All by default.
+        rows (`np.ndarray`, *optional*): Restrict to these passage rows; all by default.
         mask_probability (`float`, *optional*, defaults to 0.0): How often a run of 1 to 5 wordpieces of the query is
             masked. Not in the paper, whose towers start from a masked language model.
 
@@ -70,7 +72,6 @@ class InverseClozeDataset(Dataset[InverseClozeExample]):
         self.keep_probability = keep_probability
         self.mask_probability = mask_probability
         self.seed = seed
-        self.epoch = 0
         self.rows = np.arange(len(passages)) if rows is None else np.asarray(rows, np.int64)
         if not len(self.rows):
             raise ValueError("no passage rows to draw from: the corpus or the split is empty")
@@ -80,17 +81,13 @@ class InverseClozeDataset(Dataset[InverseClozeExample]):
                 "of a passage; build passages of several sentences, or keep the sentence sometimes"
             )
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose which visits `dataset[index]` gives; each epoch draws other sentences."""
-        self.epoch = epoch
-
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> InverseClozeExample:
         if not 0 <= index < len(self.rows):
             raise IndexError(f"example {index} is out of range for {len(self.rows)} passages")
-        return self.visit(index, self.epoch)
+        return self.visit(index, epoch=0)
 
     def visit(self, index: int, epoch: int) -> InverseClozeExample:
         """
@@ -124,25 +121,3 @@ class InverseClozeDataset(Dataset[InverseClozeExample]):
         masked = query.copy()
         masked[start : start + length] = self.passages.special_tokens.mask
         return masked
-
-
-def split_rows(passages: PassageStore, heldout_fraction: float) -> tuple[np.ndarray, np.ndarray]:
-    """
-    Split passages by document into rows for training and rows held out for in-batch accuracy.
-
-    A document goes to one side whole. The choice depends on its row in the source only.
-
-    Args:
-        passages (`PassageStore`): The corpus.
-        heldout_fraction (`float`): Share of the documents to hold out, in [0, 1).
-
-    Returns:
-        `tuple[np.ndarray, np.ndarray]`: Training rows and held-out rows, sorted.
-    """
-    if not 0 <= heldout_fraction < 1:
-        raise ValueError(f"heldout_fraction is {heldout_fraction}: it must lie in [0, 1)")
-    documents = passages.documents
-    # Fibonacci hashing spreads neighbouring document numbers over the whole range.
-    spread = (documents.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(11)
-    heldout = spread.astype(np.float64) / 2.0**53 < heldout_fraction
-    return np.flatnonzero(~heldout), np.flatnonzero(heldout)

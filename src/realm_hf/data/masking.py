@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from realm_hf.data.vocabulary import SpecialTokens
+from realm_hf.models.configuration_realm import MAX_QUERY_LENGTH
 
 MaskingMode = Literal["salient", "span", "uniform"]
 SkipReason = Literal["no_salient_span", "mask_outside_query", "empty_sentence"]
@@ -83,7 +84,7 @@ def mask_example(
     rng: np.random.Generator,
     mode: MaskingMode = "salient",
     max_masked: int = 10,
-    max_query_length: int = 64,
+    max_query_length: int = MAX_QUERY_LENGTH,
 ) -> MaskedQuery | Skip:
     """
     Mask one sentence for one visit.
@@ -102,7 +103,7 @@ def mask_example(
             ablation (table 2): `"span"`: one run of wordpieces anywhere, its length geometric with p = 0.2 and at most
             `max_masked`; `"uniform"`: 15 % of the wordpieces (at least one, at most `max_masked`), each on its own.
         max_masked (`int`, *optional*, defaults to 10): Most wordpieces to predict.
-        max_query_length (`int`, *optional*, defaults to 64): Lq, special tokens included (paper 64, release 96).
+        max_query_length (`int`, *optional*, defaults to `MAX_QUERY_LENGTH`): Lq, special tokens included.
 
     Returns:
         [`MaskedQuery`] or [`Skip`].

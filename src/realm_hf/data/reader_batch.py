@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from realm_hf.data.collators import ABSENT, pad_rows
 from realm_hf.data.flat_arrays import scatter_rows
-from realm_hf.data.vocabulary import SpecialTokens
+from realm_hf.data.vocabulary import SpecialTokens, encode_texts
 from realm_hf.models.host_facts import ReaderFacts
 from realm_hf.models.transfer import to_device
 
@@ -69,6 +70,32 @@ class ReaderBatch:
     def facts(self) -> ReaderFacts:
         """What the reader need not ask a device: `reader.score_spans(..., facts=batch.facts())`."""
         return ReaderFacts.of(self.input_ids, self.attention_mask, self.block_mask)
+
+
+def encode_questions(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, special_tokens: SpecialTokens, max_length: int
+) -> list[np.ndarray]:
+    """
+    The wordpieces of questions.
+
+    Args:
+        texts (sequence of `str`): The questions. Half of a surrogate pair, as in text that was cut by UTF-16 units,
+            becomes a question mark: tokenizers refuse it.
+        tokenizer (`PreTrainedTokenizerBase`): A fast one.
+        special_tokens ([`SpecialTokens`]): Ids of its special tokens.
+        max_length (`int`): Most wordpieces of a question with its special tokens; what is longer is cut, the `[SEP]`
+            kept.
+
+    Returns:
+        `list[np.ndarray]`: `[CLS] question [SEP]` of each, int64.
+    """
+    if not texts:
+        return []
+    clean = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
+    return [
+        np.array([special_tokens.cls, *ids[: max_length - 2], special_tokens.sep], np.int64)
+        for ids in encode_texts(tokenizer, clean)["input_ids"]
+    ]
 
 
 def make_reader_batch(
@@ -139,4 +166,4 @@ def make_reader_batch(
     )
 
 
-__all__ = ["ReaderBatch", "Wordpieces", "make_reader_batch"]
+__all__ = ["ReaderBatch", "Wordpieces", "encode_questions", "make_reader_batch"]

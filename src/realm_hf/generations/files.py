@@ -17,11 +17,12 @@ from realm_hf.generations.manifest import (
     FileRecord,
     GenerationInfo,
 )
+from realm_hf.index.base import IndexFileError
 from realm_hf.index.faiss_index import check_finite
-from realm_hf.index.file import IndexFileError, open_index
+from realm_hf.index.faiss_search import open_search_index
 
 if TYPE_CHECKING:
-    import faiss
+    from realm_hf.index.base import Embeddings, SearchIndex
 
 __all__ = ["check_hash", "check_pair", "check_sizes", "map_files", "write_array"]
 
@@ -29,27 +30,25 @@ _ROWS_A_CHUNK = 65_536
 _RETRY_SECONDS = (0.1, 0.4)  # a network file system may show a directory before its files' sizes
 
 
-def check_pair(embeddings: np.ndarray, index: faiss.Index) -> None:
+def check_pair(embeddings: np.ndarray, index: SearchIndex) -> None:
     """
     Refuse embeddings and an index that do not belong together.
 
     Raises:
-        ValueError: If dtype, shapes or metric are not what a generation holds.
+        ValueError: If dtype or shapes are not what a generation holds.
     """
     if embeddings.ndim != 2 or embeddings.dtype not in (np.float32, np.float16):
         raise ValueError(
             f"Embeddings must be a float32 or float16 matrix [N, D], got {embeddings.dtype} {list(embeddings.shape)}."
         )
-    if (index.ntotal, index.d) != embeddings.shape:
+    if (len(index), index.dimension) != embeddings.shape:
         raise ValueError(
-            f"The index holds {index.ntotal} rows of dimension {index.d}, the embeddings are "
+            f"The index holds {len(index)} rows of dimension {index.dimension}, the embeddings are "
             f"{list(embeddings.shape)}: build it from these embeddings."
         )
-    if index.metric_type != 0:  # faiss.METRIC_INNER_PRODUCT
-        raise ValueError(f"The index has FAISS metric {index.metric_type}, not inner product (0): use build_index.")
 
 
-def write_array(array: np.ndarray, write: Callable[[bytes | memoryview], Any]) -> None:
+def write_array(array: Embeddings, write: Callable[[bytes | memoryview], Any]) -> None:
     """
     Write an array in the `.npy` format piece by piece, refusing NaN and infinity.
 
@@ -106,7 +105,7 @@ def check_hash(path: Path, found: str, record: FileRecord) -> None:
         )
 
 
-def map_files(path: Path, info: GenerationInfo) -> tuple[np.ndarray, faiss.Index]:
+def map_files(path: Path, info: GenerationInfo) -> tuple[np.ndarray, SearchIndex]:
     """
     Map a generation's embeddings and index, and compare their headers with the manifest.
 
@@ -115,7 +114,7 @@ def map_files(path: Path, info: GenerationInfo) -> tuple[np.ndarray, faiss.Index
     """
     try:
         embeddings = np.load(path / EMBEDDINGS_FILE, mmap_mode="r", allow_pickle=False)
-        index = open_index(path / INDEX_FILE, rows=info.rows, dimension=info.dimension)
+        index = open_search_index(path / INDEX_FILE, rows=info.rows, dimension=info.dimension)
     except (ValueError, EOFError, IndexFileError) as error:
         raise CorruptGenerationError(f"{path} is damaged: {error} Quarantine it and build another.") from error
     if embeddings.shape != (info.rows, info.dimension) or embeddings.dtype.name != info.dtype:

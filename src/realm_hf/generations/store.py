@@ -5,8 +5,7 @@
     root/.tmp-*               being written; a collector removes those whose writer is gone
 
 Readers hold a lease (a shared lock on `generation.json`) and map the files; [`GenerationStore.collect`] leaves leased
-generations alone. A truncated file under a map kills the process, so sizes are checked before anything is mapped, and
-[`GenerationStore.mirror`] copies a generation from a shared file system to a node's own disk, hashed on the way.
+generations alone. A truncated file under a map kills the process, so sizes are checked before anything is mapped.
 """
 
 from __future__ import annotations
@@ -38,15 +37,18 @@ from realm_hf.generations.manifest import (
     GenerationInfo,
     GenerationNotFoundError,
 )
-from realm_hf.index.file import index_file_bytes, write_index
+from realm_hf.index.base import saveable
+from realm_hf.index.faiss_search import IndexLike, as_search_index
+from realm_hf.index.file import index_file_bytes
 from realm_hf.storage.directories import FileLock, StagedDirectory, move_into, remove_stale_staging, retire_directory
 from realm_hf.storage.errors import explain_os_errors
 from realm_hf.storage.files import file_sha256, fsync_path, read_json, write_json
 from realm_hf.storage.leases import take_lease
 
 if TYPE_CHECKING:
-    import faiss
     import numpy as np
+
+    from realm_hf.index.base import SearchIndex
 
 __all__ = [
     "CorruptGenerationError",
@@ -69,11 +71,11 @@ class Generation:
         info (`GenerationInfo`): Its record.
         path (`Path`): Its directory.
         embeddings (`np.ndarray` of shape `[N, D]`): Read-only map.
-        index (`faiss.Index`): Read-only map; changing it aborts the process.
+        index ([`SearchIndex`]): FAISS's, a read-only map; changing it aborts the process.
     """
 
     def __init__(
-        self, info: GenerationInfo, path: Path, embeddings: np.ndarray, index: faiss.Index, lease: FileLock | None
+        self, info: GenerationInfo, path: Path, embeddings: np.ndarray, index: SearchIndex, lease: FileLock | None
     ):
         self.info = info
         self.path = path
@@ -112,7 +114,7 @@ class GenerationStore:
     def write(
         self,
         embeddings: np.ndarray,
-        index: faiss.Index,
+        index: IndexLike,
         *,
         snapshot_step: int,
         passages_fingerprint: str,
@@ -129,7 +131,7 @@ class GenerationStore:
 
         Args:
             embeddings (`np.ndarray` of shape `[N, D]`, float32 or float16): Stored as they are; may be memory-mapped.
-            index (`faiss.Index`): Built from them.
+            index ([`SearchIndex`] or `faiss.Index`): Built from them.
             snapshot_step (`int`): Optimizer step of the embedder's weights.
             passages_fingerprint (`str`): Of the passages whose rows the ids are.
             tokenizer_fingerprint (`str`): Of the tokenizer.
@@ -144,12 +146,14 @@ class GenerationStore:
             [`Generation`]: The committed generation, open.
 
         Raises:
-            ValueError: If embeddings and index do not fit each other, or an embedding holds NaN.
+            ValueError: If embeddings and index do not fit each other, the index cannot be saved, or an embedding
+                holds NaN.
             OSError: If the disk is full or read-only. What was written of it is removed, all else is untouched.
         """
-        check_pair(embeddings, index)
+        stored = saveable(as_search_index(index))
+        check_pair(embeddings, stored)
         name = f"step-{snapshot_step}-{uuid.uuid4().hex[:8]}"
-        self.require_space(embeddings.nbytes + index_file_bytes(index))
+        self.require_space(embeddings.nbytes + index_file_bytes(stored))
         with (
             explain_os_errors(f"write generation {name}", self.root),
             StagedDirectory(self.root / name, place=place) as staged,
@@ -157,7 +161,7 @@ class GenerationStore:
             with staged.file(EMBEDDINGS_FILE) as embeddings_file:
                 write_array(embeddings, embeddings_file.write)
             with staged.file(INDEX_FILE) as index_file:
-                write_index(index, index_file.write)
+                stored.write(index_file.write)
             info = GenerationInfo(
                 name=name,
                 protocol=PROTOCOL,
@@ -217,8 +221,8 @@ class GenerationStore:
 
     def open(self, name: str, verify: Literal["sizes", "sha256"] = "sizes") -> Generation:
         """
-        Lease, check and map a generation. Safe in a background thread. A lock of somebody else's is waited for up to
-        30 s, then told and done without.
+        Lease, check and map a generation. Safe in a background thread. Another process's lock is waited for up to
+        30 s; after that the generation is read without a lease, with a warning.
 
         Args:
             name (`str`): The generation's name.
@@ -321,37 +325,6 @@ class GenerationStore:
         notes = map(read_json, (self.root / _QUARANTINE).glob("step-*.json"))
         return {note["name"]: note["why"] for note in notes}
 
-    def mirror(self, source: GenerationStore, name: str) -> Generation:
-        """
-        Copy a generation of another store into this one, hashed on the way, and open the copy (or the earlier one): a
-        node's own disk in front of a shared file system, once a node, before its ranks open it.
-
-        Args:
-            source ([`GenerationStore`]): The shared store; leased while copying.
-            name (`str`): The generation.
-
-        Returns:
-            [`Generation`]: The copy.
-
-        Raises:
-            CorruptGenerationError: If the bytes that were read are not those that were written.
-        """
-        if not self._path(name).exists():
-            self.require_space(source._read_info(name).total_bytes)
-            with (
-                source.open(name) as original,
-                explain_os_errors(f"copy generation {name}", self.root),
-                StagedDirectory(self.root / name) as staged,
-            ):
-                for file, record in original.info.files.items():
-                    with staged.file(file) as copy, (original.path / file).open("rb") as content:
-                        while piece := content.read(4 << 20):
-                            copy.write(piece)
-                    check_hash(original.path / file, copy.sha256, record)
-                with staged.file(MANIFEST_FILE) as manifest:
-                    manifest.write((original.path / MANIFEST_FILE).read_bytes())
-        return self.open(name)
-
     def _path(self, name: str) -> Path:
         if not NAME_PATTERN.fullmatch(name):
             raise ValueError(f"{name!r} is not a generation's name (step-<step>-<8 hexadecimal digits>).")
@@ -359,8 +332,8 @@ class GenerationStore:
 
     def _not_found(self, name: str) -> GenerationNotFoundError:
         why = self.quarantined().get(name)
-        told = f"it was quarantined ({why})" if why else f"it has {[info.name for info in self.list()]}"
-        return GenerationNotFoundError(f"Generation {name} is not in {self.root}: {told}.")
+        detail = f"it was quarantined ({why})" if why else f"it has {[info.name for info in self.list()]}"
+        return GenerationNotFoundError(f"Generation {name} is not in {self.root}: {detail}.")
 
     def _read_info(self, name: str) -> GenerationInfo:
         path = self._path(name) / MANIFEST_FILE

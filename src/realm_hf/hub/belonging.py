@@ -1,17 +1,20 @@
-"""Do model, tokenizer, passages and index belong together? Asked before anything is published."""
+"""Do model, tokenizer, passages and index belong together?
+
+Publishing compares the parts themselves; what was published carries their fingerprints, which loading compares.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from realm_hf.data.passages.build import PassageStore
 from realm_hf.data.vocabulary import tokenizer_fingerprint
-from realm_hf.hub.load import check_fingerprint
+from realm_hf.generations.tower_check import tower_movements, tower_tolerance
+from realm_hf.models.fingerprints import state_fingerprint
 from realm_hf.models.modeling_embedder import RealmEmbedder
 from realm_hf.models.modeling_realm import RealmForPreTraining
 from realm_hf.untrusted.checks import HubArtefactError
@@ -19,14 +22,11 @@ from realm_hf.untrusted.checks import HubArtefactError
 if TYPE_CHECKING:
     from realm_hf.hub.publishable import Publishable
 
-__all__ = ["check_belonging"]
+__all__ = ["check_belonging", "check_fingerprint", "query_tower_record"]
 
 logger = logging.get_logger(__name__)
 
 _PROBED_ROWS = 16
-_TOLERANCE = 0.02  # float16 rounds entries between 4 and 8 to multiples of 0.004, and bfloat16 towers wander further
-# Embeddings computed in bfloat16 differ by up to 0.03 in single coordinates, and by 0.004 in the mean.
-_ROUNDED_TOLERANCE, _ROUNDED_MEAN = 0.1, 0.01
 
 
 def check_belonging(model: PreTrainedModel, retriever: Publishable, *, force: bool) -> RealmEmbedder | None:
@@ -74,28 +74,49 @@ def check_belonging(model: PreTrainedModel, retriever: Publishable, *, force: bo
         return None
     if not isinstance(store, PassageStore):
         return tower
-    apart = _differences(tower, store, retriever.embeddings)
-    difference = float(apart.max())
-    if difference <= _TOLERANCE or (difference <= _ROUNDED_TOLERANCE and apart.mean() <= _ROUNDED_MEAN):
+    rows = np.random.default_rng(0).choice(len(store), min(_PROBED_ROWS, len(store)), replace=False)
+    moved = tower_movements(tower, store, retriever.embeddings[rows], rows=rows).max()
+    if moved <= tower_tolerance():
         return tower
-    words = (
-        f"The passage tower does not make the stored embeddings: they differ by up to {difference:.3g}. The index was "
-        "built from other weights, or is older than they are."
+    message = (
+        f"The passage tower does not make the stored embeddings: it moves them by up to {moved:.3g} of their length, "
+        f"where rounding explains {tower_tolerance():.2g}. The index was built from other weights, or is older than "
+        "they are."
     )
-    if not force:
-        raise HubArtefactError(f"{words} Build it from these weights, or pass `force=True` to publish it as it is.")
-    logger.warning("%s Published all the same (`force=True`).", words)
+    _refuse(message, "Build it from these weights, or pass `force=True` to publish it as it is.", "Published", force)
     return None
 
 
-def _differences(tower: RealmEmbedder, store: PassageStore, embeddings: np.ndarray) -> np.ndarray:
-    rows = np.random.default_rng(0).choice(len(store), min(_PROBED_ROWS, len(store)), replace=False)
-    batch = {name: torch.as_tensor(array, device=tower.device) for name, array in store.pad_candidates(rows).items()}
-    training = tower.training
-    tower.eval()
-    try:
-        with torch.no_grad():
-            made = tower.encode(batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
-    finally:
-        tower.train(training)
-    return np.abs(made.float().cpu().numpy() - embeddings[rows].astype(np.float32))
+def check_fingerprint(what: str, expected: str | None, found: str | None, *, force: bool) -> None:
+    """
+    Compare two fingerprints; where one is not known there is nothing to compare.
+
+    Args:
+        what (`str`): The part that `found` is of, for the message.
+        expected (`str`, *optional*): The fingerprint that was published.
+        found (`str`, *optional*): The fingerprint of what is there.
+        force (`bool`): Warn instead of refusing.
+
+    Raises:
+        HubArtefactError: They differ and `force` is `False`.
+    """
+    if expected is None or found is None or expected == found:
+        return
+    message = (
+        f"{what} has fingerprint {found[:16]}, but the index was published with {expected[:16]}: its answers would be "
+        "wrong without a word."
+    )
+    _refuse(message, "Load the revision that belongs to it, publish again, or pass `force=True`.", "Loaded", force)
+
+
+def query_tower_record(embedder: RealmEmbedder) -> dict[str, str]:
+    """The fingerprint of a query tower, and the type of its weights, as a publication names them."""
+    dtype = str(embedder.dtype).removeprefix("torch.")
+    return {"query_tower": state_fingerprint(embedder.state_dict()), "query_tower_dtype": dtype}
+
+
+def _refuse(message: str, remedy: str, done: str, force: bool) -> None:
+    """Raise a `HubArtefactError`, or with `force` warn that it was `done` all the same."""
+    if not force:
+        raise HubArtefactError(f"{message} {remedy}")
+    logger.warning("%s %s all the same (`force=True`).", message, done)

@@ -1,18 +1,23 @@
-"""The two cards: metadata that the Hub understands, and what a reader must know. Every figure comes from a record."""
+"""Cards of what is published: metadata for the Hub, and what a reader must know. Every figure comes from a record."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import yaml
 from huggingface_hub import DatasetCard, DatasetCardData, EvalResult, ModelCard, ModelCardData
 
 from realm_hf.hub.manifest import HubManifest
-from realm_hf.runs.recorded import RecordedRun
+from realm_hf.runs.records import EVALUATION_PREFIX, RunRecord
 from realm_hf.untrusted.checks import human_bytes
 
-__all__ = ["CardFacts", "dataset_card", "model_card"]
+__all__ = ["CardFacts", "dataset_card", "model_card", "retriever_card"]
+
+_CONFIGS = [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}]
+"""Where the Hub's viewer and `load_dataset` find the rows."""
 
 _SIZES = (
     (1e3, "n<1K"),
@@ -57,7 +62,7 @@ def model_card(
     model: Any,
     manifest: HubManifest,
     facts: CardFacts,
-    run: RecordedRun,
+    run: RunRecord | None,
     *,
     retriever_place: str,
     recall_against_exact: float | None,
@@ -71,7 +76,7 @@ def model_card(
         model (`PreTrainedModel`): [`RealmForOpenQA`] or [`RealmForPreTraining`].
         manifest ([`HubManifest`]): Of the retriever.
         facts ([`CardFacts`]): What the publisher says.
-        run ([`RecordedRun`]): What the run recorded.
+        run ([`RunRecord`], *optional*): The training run.
         retriever_place (`str`): Where the retriever lies, in words with its commit.
         recall_against_exact (`float`, *optional*): Measured when it was published.
         is_one_repository (`bool`): Whether the retriever lies in the model's own repository.
@@ -79,6 +84,7 @@ def model_card(
     Raises:
         ValueError: If the metadata is not valid.
     """
+    run = run or RunRecord(Path())  # of which nothing is known
     kind = type(model).__name__
     answers = kind == "RealmForOpenQA"
     name = repo_id.split("/")[-1]
@@ -155,7 +161,7 @@ def dataset_card(repo_id: str, model_id: str, manifest: HubManifest, facts: Card
         size_categories=next((size for most, size in _SIZES if manifest.rows < most), "n>100M"),
         pretty_name=repo_id.split("/")[-1],
         tags=["realm", "retrieval", "faiss"],
-        configs=[{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}],
+        configs=_CONFIGS,
     )
     name = repo_id.split("/")[-1]
     indexes = [
@@ -195,6 +201,39 @@ The rows alone, without this package: `load_dataset("{repo_id}")`.
 """)
 
 
+def retriever_card(repo_id: str, manifest: HubManifest, tags: list[str] | None) -> str:
+    """
+    The card of a retriever that was pushed alone: what lies there, and how to load it.
+
+    Args:
+        repo_id (`str`): The repository.
+        manifest ([`HubManifest`]): What is published.
+        tags (`list[str]`, *optional*): Further tags.
+    """
+    metadata: dict[str, Any] = {
+        "tags": sorted({"realm_hf", "retrieval", *(tags or [])}),
+        "task_categories": ["question-answering"],
+        "configs": _CONFIGS,
+    }
+    title = repo_id.split("/")[1]
+    search = 'retriever.search("a question", k=5)\n' if "query_tower" in manifest.fingerprints else ""
+    return f"""---
+{yaml.safe_dump(metadata, sort_keys=False)}---
+
+# {title}
+
+{manifest.rows:,} passages with embeddings of {manifest.dimension} numbers and a FAISS index.
+
+```python
+from realm_hf import RealmRetriever
+
+retriever = RealmRetriever.from_pretrained("{repo_id}")
+{search}```
+
+The rows alone: `load_dataset("{repo_id}")`.
+"""
+
+
 def _answer_example(repo_id: str) -> str:
     return f"""import realm_hf
 from transformers import pipeline
@@ -214,36 +253,37 @@ def _fingerprints(manifest: HubManifest) -> list[tuple[str, str]]:
     return [(name.replace("_", " "), f"`{value[:16]}`") for name, value in sorted(manifest.fingerprints.items())]
 
 
-def _training(facts: CardFacts, run: RecordedRun) -> str:
+def _training(facts: CardFacts, run: RunRecord) -> str:
     rows: list[tuple[str, str]] = []
     if facts.base_model:
         rows.append(("started from", facts.base_model))
-    if run.steps is not None:
-        rows.append(("optimizer steps", f"{run.steps:,}"))
-    if run.best_learning_rate is not None:
-        rows.append(("largest learning rate", f"{run.best_learning_rate:.3g}"))
+    if run.steps_taken is not None:
+        rows.append(("optimizer steps", f"{run.steps_taken:,}"))
+    learning_rate = run.largest("lr")
+    if learning_rate is not None:
+        rows.append(("largest learning rate", f"{learning_rate:.3g}"))
     rows += [(f"seconds: {phase}", f"{seconds:,.0f}") for phase, seconds in run.seconds.items()]
     rows += [(name, str(value)) for name, value in facts.training.items()]
     rows += [(name, version) for name, version in run.packages.items()]
     return _table([("setting", "value"), *rows]) if rows else "No run was recorded."
 
 
-def _index(manifest: HubManifest, run: RecordedRun, recall: float | None) -> str:
+def _index(manifest: HubManifest, run: RunRecord, recall: float | None) -> str:
     assert manifest.default_index is not None
     record = manifest.indexes[manifest.default_index]
     rows = [("kind", record.kind), ("rows", f"{manifest.rows:,}"), ("size", human_bytes(record.bytes))]
     if manifest.generation_name:
         rows.append(("generation", f"`{manifest.generation_name}`"))
     found = next((one for one in run.generations if one.get("name") == manifest.generation_name), None)
-    if found and run.steps is not None:
-        behind = run.steps - int(found["snapshot_step"])
+    if found and run.steps_taken is not None:
+        behind = run.steps_taken - int(found["snapshot_step"])
         rows.append(("staleness", f"built from the weights of step {found['snapshot_step']}, {behind} steps behind"))
     if recall is not None:
         rows.append(("recall@10 against exact search", f"{100 * recall:.1f} % (256 passages as queries)"))
     return _table([("index", "value"), *rows])
 
 
-def _results(facts: CardFacts, run: RecordedRun) -> str:
+def _results(facts: CardFacts, run: RunRecord) -> str:
     parts = []
     if facts.results:
         measured: list[tuple[str, ...]] = [("data", "split", "metric", "value")]
@@ -260,7 +300,7 @@ def _results(facts: CardFacts, run: RecordedRun) -> str:
     if run.evaluation:
         last: list[tuple[str, ...]] = [("figure", "value")]
         for name, value in run.evaluation.items():
-            last.append((name.removeprefix("eval_").replace("_", " "), f"{value:.4g}"))
+            last.append((name.removeprefix(EVALUATION_PREFIX).replace("_", " "), f"{value:.4g}"))
         parts.append("Held out, after the last step:\n\n" + _table(last))
     return "\n\n".join(parts) if parts else "None were recorded."
 

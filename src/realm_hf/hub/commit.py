@@ -15,7 +15,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.hf_api import RepoFile
 
-from realm_hf.hub.reading import RepoType
+from realm_hf.hub.hub_files import RepoType
 
 __all__ = ["HubCommit"]
 

@@ -19,7 +19,6 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -30,14 +29,13 @@ from tqdm.auto import tqdm
 from realm_hf.data.passages.build import PassageStore
 from realm_hf.generations.manifest import FileRecord
 from realm_hf.hub.manifest import ARRAYS, COLUMNS, HubManifest, IndexRecord, ShardRecord
+from realm_hf.index.base import Embeddings, Saveable, saveable
 from realm_hf.index.faiss_index import check_finite
-from realm_hf.index.file import index_file_bytes, write_index
+from realm_hf.index.faiss_search import IndexLike, as_search_index
+from realm_hf.index.file import index_file_bytes
 from realm_hf.knowledge.corpus import Corpus
 from realm_hf.knowledge.files import RetrieverFiles
 from realm_hf.storage.files import HashingFile, file_sha256, json_sha256
-
-if TYPE_CHECKING:
-    import faiss
 
 __all__ = ["ExportSettings", "export_retriever", "hub_features"]
 
@@ -64,7 +62,7 @@ class ExportSettings:
     shard_bytes: int = 500_000_000
     part_bytes: int = 20_000_000_000
     index_name: str = "default"
-    variants: Mapping[str, faiss.Index] = field(default_factory=dict)
+    variants: Mapping[str, IndexLike] = field(default_factory=dict)
     extra: Mapping[str, Path] = field(default_factory=dict)
     fingerprints: Mapping[str, str] = field(default_factory=dict)
 
@@ -111,10 +109,11 @@ def export_retriever(content: RetrieverFiles, staging: Path, settings: ExportSet
     else:
         passages_fingerprint = json_sha256({shard.file: files[shard.file].sha256 for shard in shards})[:16]
     indexes = {}
-    for name, index in {settings.index_name: content.index, **settings.variants}.items():
-        if (index.ntotal, index.d) != (rows, dimension):
+    for name, given in {settings.index_name: content.index, **settings.variants}.items():
+        index = saveable(as_search_index(given))
+        if (len(index), index.dimension) != (rows, dimension):
             raise ValueError(
-                f"Index {name!r} holds {index.ntotal} rows of dimension {index.d}, the embeddings are "
+                f"Index {name!r} holds {len(index)} rows of dimension {index.dimension}, the embeddings are "
                 f"{[rows, dimension]}: build it from them."
             )
         indexes[name] = _export_index(name, index, staging, settings.part_bytes, done)
@@ -167,7 +166,7 @@ def _export_rows(content: RetrieverFiles, staging: Path, shard_bytes: int, done:
     return shards
 
 
-def _tables(dataset: Dataset, embeddings: np.ndarray, first: int, last: int, schema: pa.Schema) -> Iterator[pa.Table]:
+def _tables(dataset: Dataset, embeddings: Embeddings, first: int, last: int, schema: pa.Schema) -> Iterator[pa.Table]:
     arrow = dataset.with_format("arrow")
     for start in range(first, last, _ROWS_A_GROUP):
         stop = min(last, start + _ROWS_A_GROUP)
@@ -224,12 +223,12 @@ class _Parts:
         self._file.close()
 
 
-def _export_index(name: str, index: faiss.Index, staging: Path, limit: int, done: Add) -> IndexRecord:
+def _export_index(name: str, index: Saveable, staging: Path, limit: int, done: Add) -> IndexRecord:
     total = index_file_bytes(index)
     parts = _Parts(staging / f"{name}.faiss", total, limit)
-    write_index(index, parts.write)
+    index.write(parts.write)
     parts.close()
     names = tuple(f"index/{path.name}" for path in parts.paths)
     for part, path in zip(names, parts.paths, strict=True):
         done(part, path)
-    return IndexRecord(names, total, parts.sha256.hexdigest(), type(index).__name__)
+    return IndexRecord(names, total, parts.sha256.hexdigest(), index.kind)

@@ -4,35 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
-from transformers.utils import logging
 
 from realm_hf.data.passages.build import PassageStore
-from realm_hf.data.vocabulary import tokenizer_fingerprint
-from realm_hf.hub.download import open_published_index, open_published_passages
+from realm_hf.hub.belonging import check_fingerprint
+from realm_hf.hub.hub_files import HubFiles, find_hub_files
 from realm_hf.hub.manifest import HubManifest
-from realm_hf.hub.reading import HubFiles, open_source
-from realm_hf.hub.tokenizer import load_published_tokenizer
-from realm_hf.hub.tower import load_tower
-from realm_hf.models.fingerprints import state_fingerprint
+from realm_hf.hub.published_index import open_published_index
+from realm_hf.hub.published_passages import open_published_passages
+from realm_hf.hub.published_tokenizer import load_published_tokenizer
+from realm_hf.hub.published_tower import load_published_tower, query_tower_source
 from realm_hf.models.modeling_embedder import RealmEmbedder
 from realm_hf.models.places import DESCRIPTION, PUBLICATION
-from realm_hf.models.towers import TowerSource, load_model_tower
+from realm_hf.models.tower_files import TowerSource
 from realm_hf.untrusted.checks import HubArtefactError
-from realm_hf.untrusted.refusing import refusing
 
 if TYPE_CHECKING:
-    import faiss
+    from realm_hf.index.base import SearchIndex
 
-__all__ = ["PublishedRetriever", "check_fingerprint", "load_published", "query_tower_record"]
-
-logger = logging.get_logger(__name__)
+__all__ = ["PublishedRetriever", "load_published"]
 
 _FORMAT_VERSION = 1
 
@@ -45,7 +40,7 @@ class PublishedRetriever:
     Args:
         passages ([`PassageStore`] or `Dataset`): N passages.
         embeddings (`np.ndarray` of shape `[N, D]`): Memory-mapped.
-        index (`faiss.Index`, *optional*): Memory-mapped; `None` if none was asked for.
+        index ([`SearchIndex`], *optional*): Memory-mapped; `None` if none was asked for.
         tokenizer (`PreTrainedTokenizerBase`, *optional*): The passages'.
         embedder ([`RealmEmbedder`], *optional*): The passage tower.
         query_embedder ([`TowerSource`], *optional*): The query tower, downloaded and checked when it is first needed.
@@ -55,36 +50,12 @@ class PublishedRetriever:
 
     passages: PassageStore | Dataset
     embeddings: np.ndarray
-    index: faiss.Index | None
+    index: SearchIndex | None
     tokenizer: PreTrainedTokenizerBase | None
     embedder: RealmEmbedder | None
     generation_name: str | None
     fingerprints: dict[str, str] = field(default_factory=dict)
     query_embedder: TowerSource = None
-
-
-def check_fingerprint(what: str, expected: str | None, found: str | None, *, force: bool) -> None:
-    """
-    Compare two fingerprints; where one is not known there is nothing to compare.
-
-    Raises:
-        HubArtefactError: If they differ and `force` is `False`; with it, they are warned of.
-    """
-    if expected is None or found is None or expected == found:
-        return
-    words = (
-        f"{what} has fingerprint {found[:16]}, but the index was published with {expected[:16]}: its answers would be "
-        "wrong without a word."
-    )
-    if not force:
-        raise HubArtefactError(f"{words} Load the revision that belongs to it, publish again, or pass `force=True`.")
-    logger.warning("%s Loaded all the same (`force=True`).", words)
-
-
-def query_tower_record(embedder: RealmEmbedder) -> dict[str, str]:
-    """The fingerprint of a query tower, and the type its weights have with it."""
-    dtype = str(embedder.dtype).removeprefix("torch.")
-    return {"query_tower": state_fingerprint(embedder.state_dict()), "query_tower_dtype": dtype}
 
 
 def load_published(
@@ -118,19 +89,19 @@ def load_published(
         HubArtefactError: If what was published is damaged, does not belong together, or is not what it says.
     """
     arguments: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
-    source, found = open_source(name_or_path, [PUBLICATION, DESCRIPTION], revision=revision, **arguments)
+    source, found = find_hub_files(name_or_path, [PUBLICATION, DESCRIPTION], revision=revision, **arguments)
     fingerprints: dict[str, str] = {}
     pinned = model = None
     if found == PUBLICATION:
         model = source
         source, fingerprints, pinned = _follow(source, arguments)
-    manifest = HubManifest.from_dict(source.read_description(DESCRIPTION), source.words)
-    check_fingerprint(f"What lies at {source.words}", pinned, manifest.content, force=force)
+    manifest = HubManifest.from_dict(source.read_description(DESCRIPTION), source.label)
+    check_fingerprint(f"What lies at {source.label}", pinned, manifest.content, force=force)
     for name in ("passages", "tokenizer", "passage_tower"):
         known = manifest.fingerprints.get(name)
-        check_fingerprint(f"{name} of {source.words}", fingerprints.get(name), known, force=force)
-    tokenizer = _load_tokenizer(source, manifest, force)
-    tower = _open_tower(source, manifest, "embedder", force) if embedder else None
+        check_fingerprint(f"{name} of {source.label}", fingerprints.get(name), known, force=force)
+    tokenizer = load_published_tokenizer(source, manifest, force=force)
+    tower = load_published_tower(source, manifest, "embedder", force=force) if embedder else None
     passages, embeddings = open_published_passages(source, manifest)
     return PublishedRetriever(
         passages=passages,
@@ -140,7 +111,7 @@ def load_published(
         embedder=tower,
         generation_name=manifest.generation_name,
         fingerprints={**fingerprints, **manifest.fingerprints},
-        query_embedder=_query_tower(source, manifest, model, fingerprints.get("query_tower"), force),
+        query_embedder=query_tower_source(source, manifest, model, fingerprints.get("query_tower"), force=force),
     )
 
 
@@ -159,52 +130,6 @@ def _follow(source: HubFiles, arguments: Mapping[str, Any]) -> tuple[HubFiles, d
         if not isinstance(repo_id, str) or not isinstance(revision, str) or repo_id.startswith((".", "/", "~")):
             raise TypeError(f"{repo_id!r} at {revision!r} is no commit of a repository")
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise HubArtefactError(f"{PUBLICATION} of {source.words} is damaged ({error}): publish again.") from error
-    retriever, _ = open_source(repo_id, [DESCRIPTION], repo_type="dataset", revision=revision, **arguments)
+        raise HubArtefactError(f"{PUBLICATION} of {source.label} is damaged ({error}): publish again.") from error
+    retriever, _ = find_hub_files(repo_id, [DESCRIPTION], repo_type="dataset", revision=revision, **arguments)
     return retriever, fingerprints, pinned
-
-
-def _load_tokenizer(source: HubFiles, manifest: HubManifest, force: bool) -> PreTrainedTokenizerBase | None:
-    tokenizer = load_published_tokenizer(source, manifest)
-    if tokenizer is not None:
-        with refusing(f"The tokenizer of {source.words}"):
-            found = tokenizer_fingerprint(tokenizer)
-        expected = manifest.fingerprints.get("tokenizer")
-        check_fingerprint(f"The tokenizer of {source.words}", expected, found, force=force)
-    return tokenizer
-
-
-def _query_tower(
-    source: HubFiles, manifest: HubManifest, model: HubFiles | None, expected: str | None, force: bool
-) -> TowerSource:
-    """What loads the query tower: from its own files, as the passage tower, or out of the model that was published."""
-    for folder in ("query_embedder", "embedder"):
-        if "query_tower" in manifest.fingerprints and manifest.below(folder):
-            return partial(_open_tower, source, manifest, folder, force)
-    return None if model is None else partial(_open_model_tower, model, expected, force)
-
-
-def _open_model_tower(model: HubFiles, expected: str | None, force: bool) -> RealmEmbedder:
-    name = str(model.root) if model.repo_id is None else model.repo_id
-    hub = {"token": model.token, "cache_dir": model.cache_dir, "local_files_only": model.local_files_only}
-    tower = load_model_tower(name, **({} if model.repo_id is None else {"revision": model.revision, **hub}))
-    found = state_fingerprint(tower.state_dict())
-    check_fingerprint(f"The query tower of {model.words}", expected, found, force=force)
-    return tower
-
-
-def _open_tower(source: HubFiles, manifest: HubManifest, folder: str, force: bool) -> RealmEmbedder | None:
-    """The passage tower (`embedder`) or the query tower (`query_embedder`)."""
-    tower = load_tower(source, manifest, folder)
-    if tower is None:
-        return None
-    which = "query" if folder == "query_embedder" else "passage"
-    if tower.config.retriever_proj_size != manifest.dimension:
-        raise HubArtefactError(
-            f"The {which} tower of {source.words} makes embeddings of {tower.config.retriever_proj_size} numbers, the "
-            f"published ones have {manifest.dimension}."
-        )
-    found = state_fingerprint(tower.state_dict())
-    expected = manifest.fingerprints.get(f"{which}_tower")
-    check_fingerprint(f"The {which} tower of {source.words}", expected, found, force=force)
-    return tower

@@ -35,11 +35,12 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """One Parquet file.
+    """
+    One Parquet file.
 
     Args:
-        file: Its name.
-        rows: How many passages it holds.
+        file (`str`): Its name.
+        rows (`int`): How many passages it holds.
     """
 
     file: str
@@ -48,13 +49,14 @@ class ShardRecord:
 
 @dataclass(frozen=True)
 class IndexRecord:
-    """One variant of the index, in one file or in parts that are joined.
+    """
+    One variant of the index, in one file or in parts that are joined.
 
     Args:
-        parts: Names of the files, in order.
-        bytes: Size of the whole.
-        sha256: Of the whole.
-        kind: FAISS class, for people.
+        parts (`tuple[str, ...]`): Names of the files, in order.
+        bytes (`int`): Size of the whole.
+        sha256 (`str`): Of the whole.
+        kind (`str`): FAISS class, for people.
     """
 
     parts: tuple[str, ...]

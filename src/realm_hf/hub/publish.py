@@ -19,21 +19,19 @@ from huggingface_hub import ModelCard
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from realm_hf.hub.belonging import check_belonging
+from realm_hf.hub.belonging import check_belonging, query_tower_record
 from realm_hf.hub.cards import CardFacts, dataset_card, model_card
 from realm_hf.hub.commit import HubCommit
 from realm_hf.hub.export import ExportSettings
-from realm_hf.hub.load import query_tower_record
 from realm_hf.hub.manifest import HubManifest
 from realm_hf.hub.retriever import add_retriever, owned_by_retriever, parse_size
 from realm_hf.models.places import PUBLICATION
-from realm_hf.models.towers import query_tower_of
-from realm_hf.runs.recorded import RecordedRun, read_run
+from realm_hf.models.tower_files import query_tower_of
+from realm_hf.runs.records import RunRecord, read_run
 
 if TYPE_CHECKING:
-    import faiss
-
     from realm_hf.hub.publishable import Publishable
+    from realm_hf.index.faiss_search import IndexLike
 
 __all__ = ["Publication", "publish"]
 
@@ -75,9 +73,9 @@ def publish(
     repo_id: str,
     *,
     dataset_repo_id: str | None = None,
-    run: str | Path | RecordedRun | None = None,
+    run: str | Path | RunRecord | None = None,
     facts: CardFacts | None = None,
-    indexes: Mapping[str, faiss.Index] | None = None,
+    indexes: Mapping[str, IndexLike] | None = None,
     private: bool | None = None,
     revision: str | None = None,
     tag: str | None = None,
@@ -99,7 +97,7 @@ def publish(
             if that is not the model's.
         repo_id (`str`): `"owner/name"` of the model's repository.
         dataset_repo_id (`str`, *optional*): Of the passages'; without it all lies in the model's repository.
-        run (`str`, `Path` or [`RecordedRun`], *optional*): The training run that the model's card tells of.
+        run (`str`, `Path` or [`RunRecord`], *optional*): The training run that the model's card tells of.
         facts ([`CardFacts`], *optional*): What else the cards say.
         indexes (`Mapping[str, faiss.Index]`, *optional*): Further indexes over the same embeddings, by name.
         private (`bool`, *optional*): Visibility of repositories that are made.
@@ -126,7 +124,7 @@ def publish(
     ```
     """
     facts = facts or CardFacts()
-    recorded = run if isinstance(run, RecordedRun) else RecordedRun() if run is None else read_run(run)
+    recorded = read_run(run) if isinstance(run, str | Path) else run
     retriever.files()  # refuses a retriever without an index, or with edits, before anything is made
     tower = check_belonging(model, retriever, force=force)
     settings = ExportSettings(

@@ -1,4 +1,5 @@
-"""Passages -> embeddings -> FAISS index -> store of immutable generations.
+"""Indexes: the protocol behind which all of them stand ([`base`]), FAISS, and exact search.
 
-Nothing is imported here: importing `faiss_index` changes settings of FAISS, and reading a fingerprint should not.
+`faiss` is imported by this package only. Importing it changes no setting of FAISS; the first search or build does
+([`faiss_search`]).
 """

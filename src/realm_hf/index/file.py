@@ -9,14 +9,15 @@ from typing import Any
 
 import faiss
 
+from realm_hf.index.base import IndexFileError, Saveable
 from realm_hf.index.guarded_read import ForeignListsError, read_guarded
 from realm_hf.index.structure import StructureError, check_structure
 from realm_hf.storage.files import replacement
 
 __all__ = [
-    "IndexFileError",
     "check_family",
     "faiss_reason",
+    "flat_index_head",
     "index_file_bytes",
     "open_index",
     "save_index",
@@ -27,10 +28,6 @@ _FAISS_CLASSES = re.compile(
     r"Index(Flat(IP)?|ScalarQuantizer|PQ(FastScan)?|IVF(Flat|PQ|ScalarQuantizer|PQFastScan)|HNSW(Flat|SQ|PQ)"
     r"|PreTransform|Refine(Flat)?)"
 )
-
-
-class IndexFileError(RuntimeError):
-    """A `.faiss` file cannot be what it is said to be; the message says in which respect."""
 
 
 def check_family(index: faiss.Index, what: str) -> None:
@@ -77,15 +74,29 @@ def write_index(index: faiss.Index, write: Callable[[bytes], Any]) -> None:
     faiss.write_index(index, faiss.PyCallbackIOWriter(take))  # type: ignore[attr-defined]  # not in its stub
 
 
-def index_file_bytes(index: faiss.Index) -> int:
-    """The exact size of the index's file, counted by serialising it to nowhere (about 8 GB/s)."""
+def flat_index_head(rows: int, dimension: int) -> bytes:
+    """
+    The bytes of a "Flat" inner-product index file before its numbers, which follow as float32, row by row.
+
+    FAISS writes them for an empty index; the two places that count rows and numbers are filled in.
+    """
+    pieces: list[bytes] = []
+    write_index(faiss.IndexFlatIP(dimension), pieces.append)
+    head = bytearray(b"".join(pieces))
+    head[8:16] = rows.to_bytes(8, "little")
+    head[-8:] = (rows * dimension).to_bytes(8, "little")
+    return bytes(head)
+
+
+def index_file_bytes(index: Saveable) -> int:
+    """The exact size of the index's file, counted by writing it to nowhere (about 8 GB/s)."""
     total = 0
 
     def count(piece: bytes) -> None:
         nonlocal total
         total += len(piece)
 
-    write_index(index, count)
+    index.write(count)
     return total
 
 

@@ -1,8 +1,8 @@
 """Reading an index file that may be anyone's: damaged, or made to do harm.
 
 A header can claim any size, and an IVF index may keep its lists in another file ("OnDiskInvertedLists"), which FAISS
-would map, writable, while it reads. This module imports nothing of the package: a child process that looks at a
-stranger's index loads it by its path.
+would map, writable, while it reads. This module imports nothing of the package: a child process that looks at an
+untrusted index loads it by its path.
 """
 
 from __future__ import annotations

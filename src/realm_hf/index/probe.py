@@ -1,4 +1,4 @@
-"""Is a stranger's `.faiss` file safe to open? A child process with little memory reads and searches it first.
+"""Is an untrusted `.faiss` file safe to open? A child process with little memory reads and searches it first.
 
 A damaged graph or header may crash the process that reads or searches it; an index of another corpus returns rows
 that are not there; a part of another dimension reads past the queries.

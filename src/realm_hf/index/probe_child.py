@@ -50,7 +50,7 @@ def search(index: faiss.Index, queries: np.ndarray, rows: int, k: int) -> None:
 
 
 def main(path: Path, rows: int, dimension: int) -> None:
-    """Read, compare, search; an exit with words if something is wrong."""
+    """Read, compare, search; an exit with a message if something is wrong."""
     guard, structure = load("guarded_read"), load("structure")
     faiss.omp_set_num_threads(1)
     faiss.cvar.distance_compute_blas_threshold = 512  # as this package searches, and far faster

@@ -2,7 +2,7 @@
 
 A coarse quantizer of another dimension reads past the queries, a code that is longer than its list past the list: a
 few queries find nothing wrong, and thousands kill the process. Like `guarded_read` this module imports nothing of the
-package: the child process that looks at a stranger's index loads it by its path.
+package: the child process that looks at an untrusted index loads it by its path.
 """
 
 from __future__ import annotations

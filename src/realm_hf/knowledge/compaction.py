@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, cast
+from typing import Self
 
-import faiss
 import numpy as np
 from datasets import Dataset, concatenate_datasets
 
-from realm_hf.data.passages.edited import write_edited_passages
+from realm_hf.data.passages.in_memory import write_edited_passages
 from realm_hf.data.passages.store import PassageStore
+from realm_hf.index.base import Embeddings, SearchIndex, extendable
 from realm_hf.knowledge.edited_corpus import EditedCorpus
 from realm_hf.knowledge.knowledge import Knowledge
 from realm_hf.knowledge.overlay import EditedEmbeddings, Overlay
@@ -49,14 +49,14 @@ class CompactedFiles:
 
     Args:
         passages ([`EditedStore`] or `Dataset`): n passages.
-        index (`faiss.Index`): Over their embeddings.
+        index ([`SearchIndex`]): Over their embeddings.
         embeddings (array of shape `[n, D]`): Still to be gathered, piece by piece.
         generation_name (`str`, *optional*): The generation that was edited, and how often.
     """
 
     passages: EditedStore | Dataset
-    index: faiss.Index
-    embeddings: np.ndarray
+    index: SearchIndex
+    embeddings: Embeddings
     generation_name: str | None
 
     @classmethod
@@ -69,7 +69,7 @@ class CompactedFiles:
             name (`str`, *optional*): The generation's name.
 
         Raises:
-            ValueError: If the retriever has no embeddings.
+            ValueError: If the retriever has no embeddings, or no rows can be added to its kind of index.
         """
         index, embeddings = _compact_index(corpus.original, corpus.overlay)
         return cls(_compact_passages(corpus), index, embeddings, name)
@@ -102,7 +102,7 @@ def _compact_passages(corpus: EditedCorpus) -> EditedStore | Dataset:
     return concatenate_datasets([rows, edited]).select(np.where(places < 0, live, overlay.base_rows + places))
 
 
-def _compact_index(served: Knowledge, overlay: Overlay) -> tuple[faiss.Index, np.ndarray]:
+def _compact_index(served: Knowledge, overlay: Overlay) -> tuple[SearchIndex, Embeddings]:
     """
     Index and embeddings of the passages that are left.
 
@@ -114,13 +114,8 @@ def _compact_index(served: Knowledge, overlay: Overlay) -> tuple[faiss.Index, np
             "Saving edits builds the index again, from embeddings, and the retriever was made without them: pass "
             "`embeddings` beside the index."
         )
-    embeddings = cast("np.ndarray", EditedEmbeddings(served.embeddings, overlay, overlay.live_rows))
-    if type(served.index) is faiss.IndexFlatIP or type(served.index) is faiss.IndexFlat:
-        index: faiss.Index = faiss.IndexFlatIP(served.index.d)
-    else:
-        # Through bytes, because emptying a memory-mapped index makes FAISS abort the process.
-        index = faiss.deserialize_index(faiss.serialize_index(served.index))
-        index.reset()
+    embeddings = EditedEmbeddings(served.embeddings, overlay, overlay.live_rows)
+    index = extendable(served.index).emptied()
     for start in range(0, len(embeddings), _ROWS_A_CHUNK):
-        index.add(np.ascontiguousarray(embeddings[start : start + _ROWS_A_CHUNK], np.float32))
+        index.add(embeddings[start : start + _ROWS_A_CHUNK])
     return index, embeddings

@@ -15,9 +15,10 @@ from realm_hf.data.passages.build import NULL_PASSAGE, PassageStore
 from realm_hf.data.passages.packing import normalised_text_hash
 from realm_hf.data.reader_batch import Wordpieces
 from realm_hf.data.vocabulary import SpecialTokens, encode_texts
+from realm_hf.index.faiss_search import raw_faiss
 
 if TYPE_CHECKING:
-    import faiss
+    from realm_hf.index.base import SearchIndex
 
 __all__ = ["Corpus"]
 
@@ -77,13 +78,14 @@ class Corpus:
         """A numeric column of a dataset as one array."""
         return np.asarray(self.dataset.with_format("numpy")[name][:])
 
-    def attach(self, index: faiss.Index, name: str) -> None:
-        """Give [`dataset`] an index of that name, in place of an earlier one."""
+    def attach(self, index: SearchIndex, name: str) -> None:
+        """Give [`dataset`] an index of that name, in place of an earlier one; a `ValueError` if it is not FAISS's."""
+        raw = raw_faiss(index)
         silent = are_progress_bars_disabled()
         disable_progress_bars()  # `datasets` would show one over no vectors
         try:
-            nothing = np.empty((0, index.d), dtype=np.float32)
-            self.dataset.add_faiss_index_from_external_arrays(nothing, name, custom_index=index)
+            nothing = np.empty((0, index.dimension), dtype=np.float32)
+            self.dataset.add_faiss_index_from_external_arrays(nothing, name, custom_index=raw)
         finally:
             if not silent:
                 enable_progress_bars()

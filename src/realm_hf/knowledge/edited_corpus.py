@@ -15,8 +15,7 @@ from realm_hf.data.reader_batch import Wordpieces
 from realm_hf.knowledge.corpus import Corpus
 
 if TYPE_CHECKING:
-    import faiss
-
+    from realm_hf.index.base import SearchIndex
     from realm_hf.knowledge.knowledge import Knowledge
     from realm_hf.knowledge.overlay import Overlay
 
@@ -66,7 +65,7 @@ class EditedCorpus(Corpus):
             "`save_pretrained` and load the copy, whose dataset holds the edits."
         )
 
-    def attach(self, index: faiss.Index, name: str) -> None:
+    def attach(self, index: SearchIndex, name: str) -> None:
         """Nothing: there is no [`dataset`] to attach an index to."""
 
     def groups_of(self, rows: np.ndarray) -> np.ndarray:

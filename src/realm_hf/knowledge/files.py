@@ -25,11 +25,12 @@ from datasets import Dataset
 from realm_hf.data.passages.build import PassageStore
 from realm_hf.generations.files import check_hash, write_array
 from realm_hf.generations.manifest import EMBEDDINGS_FILE, INDEX_FILE, FileRecord
-from realm_hf.index.file import open_index, write_index
+from realm_hf.index.base import Embeddings, SearchIndex, saveable
+from realm_hf.index.faiss_search import open_search_index
 from realm_hf.knowledge.compaction import CompactedFiles, EditedStore
 from realm_hf.knowledge.corpus import Corpus
-from realm_hf.models.places import DESCRIPTION, PUBLICATION
-from realm_hf.models.towers import TowerSource, has_query_tower, load_model_tower, same_tower
+from realm_hf.models.places import DESCRIPTION, PUBLICATION, what_is
+from realm_hf.models.tower_files import TowerSource, has_query_tower, load_model_tower, same_tower
 from realm_hf.storage.directories import StagedDirectory
 from realm_hf.storage.errors import explain_os_errors
 from realm_hf.storage.files import (
@@ -44,8 +45,6 @@ from realm_hf.storage.files import (
 from realm_hf.untrusted.checks import check_name
 
 if TYPE_CHECKING:
-    import faiss
-
     from realm_hf.generations.store import Generation
     from realm_hf.models.modeling_embedder import RealmEmbedder
 
@@ -69,7 +68,7 @@ class RetrieverFiles:
 
     Args:
         passages ([`PassageStore`] or `Dataset`): N passages.
-        index (`faiss.Index`): Over their embeddings.
+        index ([`SearchIndex`]): Over their embeddings.
         embeddings (`np.ndarray` of shape `[N, D]`, *optional*): What the index was built from.
         generation_name (`str`, *optional*): The generation it was.
         embedder ([`TowerSource`], *optional*): The passage tower, or where it lies.
@@ -77,8 +76,8 @@ class RetrieverFiles:
     """
 
     passages: PassageStore | Dataset
-    index: faiss.Index
-    embeddings: np.ndarray | None
+    index: SearchIndex
+    embeddings: Embeddings | None
     generation_name: str | None
     embedder: TowerSource = None
     query_embedder: TowerSource = None
@@ -101,13 +100,14 @@ def save_retriever_files(
 
     Raises:
         OSError: If the disk is full or read-only, in words.
-        ValueError: If a publication lies in the directory.
+        ValueError: If a publication lies in the directory, or the index is of a kind that cannot be saved.
     """
     if published := [name for name in (DESCRIPTION, PUBLICATION) if (folder / name).exists()]:
         raise ValueError(
             f"{folder} holds {published[0]}, so that a publication would be loaded from it and not what is saved: "
             "choose another directory."
         )
+    index = saveable(content.index)
     with explain_os_errors("save the retriever into", folder):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / MANIFEST).unlink(missing_ok=True)
@@ -117,12 +117,12 @@ def save_retriever_files(
                 write_array(content.embeddings, file.write)
             files[EMBEDDINGS_FILE] = FileRecord(file.bytes, file.sha256)
         with replacement(folder / INDEX_FILE) as temporary, HashingFile(temporary) as file:
-            write_index(content.index, file.write)
+            index.write(file.write)
         files[INDEX_FILE] = FileRecord(file.bytes, file.sha256)
         files |= _save_tower(folder / _EMBEDDER, embedder)
         place = _query_place(folder, embedder, query_embedder)
         files |= _save_tower(folder / _QUERY_EMBEDDER, query_embedder if place == _QUERY_EMBEDDER else None)
-        rows, dimension = content.index.ntotal, content.index.d
+        rows, dimension = len(index), index.dimension
         write_manifest(
             folder,
             files,
@@ -209,10 +209,9 @@ def load_retriever_files(
     """
     path = folder / MANIFEST
     if not path.is_file():
-        old = "block_records.npy of transformers 4 is there; " if (folder / "block_records.npy").exists() else ""
         raise FileNotFoundError(
-            f"{folder} holds no saved retriever ({MANIFEST} is missing; {old}an interrupted `save_pretrained` leaves "
-            "none): save one with `RealmRetriever.save_pretrained`."
+            f"{folder} holds no saved retriever, it is {what_is(folder)}: {MANIFEST} is missing (an interrupted "
+            "`save_pretrained` leaves none). Save one with `RealmRetriever.save_pretrained`."
         )
     manifest = read_json(path)
     records = _checked_records(manifest, path)
@@ -231,11 +230,13 @@ def load_retriever_files(
     embeddings = None
     if EMBEDDINGS_FILE in records:
         embeddings = np.load(folder / EMBEDDINGS_FILE, mmap_mode="r" if mmap else None, allow_pickle=False)
-    index = open_index(folder / INDEX_FILE, mmap=mmap, rows=manifest["rows"], dimension=manifest["dimension"])
+    rows, dimension = manifest["rows"], manifest["dimension"]
+    index = open_search_index(folder / INDEX_FILE, mmap=mmap, rows=rows, dimension=dimension)
     towers = {name: folder / name for name in (_EMBEDDER, _QUERY_EMBEDDER) if f"{name}/config.json" in records}
     beside: Path | None = folder if has_query_tower(folder) else None
     query = towers.get(str(manifest.get("query_embedder")), beside)
-    return RetrieverFiles(passages, index, embeddings, manifest["generation_name"], towers.get(_EMBEDDER), query)
+    name = manifest["generation_name"]
+    return RetrieverFiles(passages, index, embeddings, name, towers.get(_EMBEDDER), query)
 
 
 def _query_place(folder: Path, embedder: RealmEmbedder | None, query_embedder: RealmEmbedder | None) -> str | None:

@@ -5,11 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 if TYPE_CHECKING:
-    import faiss
-
+    from realm_hf.index.base import Embeddings, SearchIndex
     from realm_hf.knowledge.corpus import Corpus
 
 __all__ = ["Knowledge"]
@@ -22,25 +19,23 @@ class Knowledge:
 
     Args:
         corpus ([`Corpus`]): The passages.
-        index (`faiss.Index` or [`EditedIndex`]): Over them.
+        index ([`SearchIndex`]): Over them; an [`EditedIndex`] after edits.
         embeddings (array of shape `[N, D]`, *optional*): What the index was built from; perhaps [`EditedEmbeddings`].
         name (`str`, *optional*): The generation.
     """
 
     corpus: Corpus
-    index: faiss.Index
-    embeddings: np.ndarray | None
+    index: SearchIndex
+    embeddings: Embeddings | None
     name: str | None
 
     def check(self) -> None:
         """Raise a `ValueError` if index, embeddings and the number of passages do not belong together."""
-        passages = len(self.corpus)
-        if self.index.ntotal != passages:
-            raise ValueError(f"The index has {self.index.ntotal} rows for {passages} passages: it belongs to others.")
-        if self.index.metric_type != 0:  # faiss.METRIC_INNER_PRODUCT
-            raise ValueError(f"The index has FAISS metric {self.index.metric_type}, not inner product (0).")
-        if self.embeddings is not None and self.embeddings.shape != (passages, self.index.d):
+        passages, dimension = len(self.corpus), self.index.dimension
+        if len(self.index) != passages:
+            raise ValueError(f"The index has {len(self.index)} rows for {passages} passages: it belongs to others.")
+        if self.embeddings is not None and self.embeddings.shape != (passages, dimension):
             raise ValueError(
                 f"The embeddings are {list(self.embeddings.shape)}, the index is over {passages} rows of dimension "
-                f"{self.index.d}: they do not belong together."
+                f"{dimension}: they do not belong together."
             )

@@ -17,16 +17,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import faiss
 import numpy as np
 
 from realm_hf.data.passages.in_memory import PassageRecord
+from realm_hf.index.base import ABSENT, Embeddings, SearchIndex
+from realm_hf.index.exact import ExactIndex
+from realm_hf.index.ranking import RankingIndex, deepening, rank_deeper
 
 __all__ = ["EditedEmbeddings", "EditedIndex", "Overlay"]
 
-_DEEPER = 4
 _SLACK = 16
-_CELLS_A_SEARCH = 1 << 22  # queries x depth: 48 MiB of scores and rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,76 +99,67 @@ class Overlay:
         return Overlay(self.base_rows, self.row_count, self.records, self.vectors, removed, self.edits + 1)
 
 
-class EditedIndex:
+class EditedIndex(RankingIndex):
     """
-    A base index with an overlay; [`search`](faiss_index.search) takes it as it takes a `faiss.Index`.
+    A base index with an overlay.
 
     Scores of passages in the overlay are exact. Beside an index that compresses, whose scores are not, they may rank a
     little higher or lower than once they are in it themselves.
 
     Args:
-        base (`faiss.Index`): Inner product, over the base's rows.
+        base ([`SearchIndex`]): Over the base's rows.
         overlay ([`Overlay`]): What differs.
-
-    Attributes:
-        d (`int`): The dimension.
-        ntotal (`int`): Row numbers are below it.
     """
 
-    def __init__(self, base: faiss.Index, overlay: Overlay):
+    def __init__(self, base: SearchIndex, overlay: Overlay):
         self.base, self.overlay = base, overlay
-        self.d: int = base.d
-        self.ntotal = overlay.row_count
-        self.metric_type: int = base.metric_type
         self._live = np.array([row for row in overlay.numbers.tolist() if row not in overlay.removed], np.int64)
-        self._exact = faiss.IndexFlatIP(base.d)
-        if len(self._live):
-            vectors = np.stack([overlay.vectors[row] for row in self._live.tolist()])
-            self._exact.add(np.ascontiguousarray(vectors, np.float32))
+        vectors = [np.asarray(overlay.vectors[row], np.float32) for row in self._live.tolist()]
+        self._fresh = ExactIndex(np.stack(vectors) if vectors else np.empty((0, base.dimension), np.float32))
 
-    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """
-        The `k` best rows of each query that were not removed.
+    @property
+    def dimension(self) -> int:
+        """D, the length of a vector."""
+        return self.base.dimension
 
-        Args:
-            queries (`np.ndarray` of shape `[Q, D]`): float32.
-            k (`int`): How many rows.
+    def __len__(self) -> int:
+        """Row numbers are below it; those of removed passages are never found."""
+        return self.overlay.row_count
 
-        Returns:
-            `tuple` of scores float32 `[Q, k]`, best first, and rows int64 `[Q, k]`; -1 where there is nothing more.
-        """
-        scores, rows = self._search_base(queries, k)
+    def rank(self, queries: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
+        """As [`RankingIndex.rank`]: rows that were not removed, those of the overlay among the base's."""
+        scores, rows = self._rank_base(queries, depth)
         if not len(self._live):
             return scores, rows
-        fresh_scores, places = self._exact.search(queries, min(k, len(self._live)))
-        scores = np.concatenate([scores, fresh_scores], axis=1)
-        rows = np.concatenate([rows, self._live[places]], axis=1)
+        fresh = self._fresh.search(queries, min(depth, len(self._live)))
+        scores = np.concatenate([scores, fresh.scores], axis=1)
+        rows = np.concatenate([rows, self._live[fresh.rows]], axis=1)
         # Stable, and -inf where there is no row: those stay last.
-        best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        best = np.argsort(-scores, axis=1, kind="stable")[:, :depth]
         return np.take_along_axis(scores, best, 1), np.take_along_axis(rows, best, 1)
 
-    def _search_base(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    def _rank_base(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The base's ranking without the rows that the overlay supersedes."""
         scores = np.full((len(queries), k), -np.inf, np.float32)
-        rows = np.full((len(queries), k), -1, np.int64)
-        dead = self.overlay.superseded
-        enough = min(k + len(dead), self.base.ntotal)
-        depth, pending = min(k + min(len(dead), _SLACK), enough), np.arange(len(queries))
-        while len(pending):
-            unfinished = []
-            for start in range(0, len(pending), max(1, _CELLS_A_SEARCH // depth)):
-                part = pending[start : start + max(1, _CELLS_A_SEARCH // depth)]
-                found_scores, found = self.base.search(queries[part], depth)
-                live = (found >= 0) & ~np.isin(found, dead)
-                order = np.argsort(~live, axis=1, kind="stable")[:, :k]  # the live ones first, in their order
-                kept = np.take_along_axis(live, order, 1)
-                width = order.shape[1]
-                rows[part, :width] = np.where(kept, np.take_along_axis(found, order, 1), -1)
-                scores[part, :width] = np.where(kept, np.take_along_axis(found_scores, order, 1), -np.inf)
-                exhausted = (found < 0).any(axis=1)
-                unfinished.append(part[(live.sum(axis=1) < k) & ~exhausted])
-            if depth == enough:
-                break
-            pending, depth = np.concatenate(unfinished), min(_DEEPER * depth, enough)
+        rows = np.full((len(queries), k), ABSENT, np.int64)
+        superseded = self.overlay.superseded
+
+        def ranked(queries: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
+            found = self.base.search(queries, depth)
+            return found.scores, found.rows
+
+        def take(part: np.ndarray, found_scores: np.ndarray, found: np.ndarray) -> np.ndarray:
+            live = (found >= 0) & ~np.isin(found, superseded)
+            order = np.argsort(~live, axis=1, kind="stable")[:, :k]  # the live ones first, in their order
+            kept = np.take_along_axis(live, order, 1)
+            width = order.shape[1]
+            rows[part, :width] = np.where(kept, np.take_along_axis(found, order, 1), ABSENT)
+            scores[part, :width] = np.where(kept, np.take_along_axis(found_scores, order, 1), -np.inf)
+            exhausted = (found < 0).any(axis=1)
+            return part[(live.sum(axis=1) < k) & ~exhausted]
+
+        enough = min(k + len(superseded), len(self.base))
+        rank_deeper(ranked, queries, deepening(k + min(len(superseded), _SLACK), enough), take)
         return scores, rows
 
 
@@ -183,7 +174,7 @@ class EditedEmbeddings:
             removed row has what it had.
     """
 
-    def __init__(self, base: np.ndarray, overlay: Overlay, rows: np.ndarray | None = None):
+    def __init__(self, base: Embeddings, overlay: Overlay, rows: np.ndarray | None = None):
         self.base, self.overlay = base, overlay
         self.rows = rows
         self.dtype = base.dtype

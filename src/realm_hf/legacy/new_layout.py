@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import faiss
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,7 +23,7 @@ from tqdm.auto import tqdm
 from realm_hf.generations.manifest import EMBEDDINGS_FILE, INDEX_FILE, FileRecord
 from realm_hf.index.default_index import plan_index
 from realm_hf.index.faiss_index import build_index, check_finite
-from realm_hf.index.file import write_index
+from realm_hf.index.file import flat_index_head, write_index
 from realm_hf.knowledge.files import write_manifest
 from realm_hf.legacy.block_records import BlockRecords
 from realm_hf.legacy.retriever import check_counts
@@ -32,7 +31,7 @@ from realm_hf.storage.checkpoint_tensors import StoredTensor
 from realm_hf.storage.files import HashingFile, describe_files, file_sha256
 from realm_hf.untrusted.checks import check_room
 
-__all__ = ["Part", "flat_index_head", "write_new_layout"]
+__all__ = ["Part", "write_new_layout"]
 
 _PARQUET = "passages.parquet"
 _SCHEMA = pa.schema([("title", pa.large_string()), ("text", pa.large_string())])
@@ -159,17 +158,3 @@ def _finite(source: StoredTensor) -> Iterator[np.ndarray]:
 
 def _bytes(array: np.ndarray) -> memoryview:
     return array.reshape(-1).view(np.uint8).data
-
-
-def flat_index_head(rows: int, dimension: int) -> bytes:
-    """
-    The bytes of a "Flat" inner-product index file before its numbers, which follow as float32, row by row.
-
-    FAISS writes them for an empty index; the two places that count rows and numbers are filled in.
-    """
-    pieces: list[bytes] = []
-    write_index(faiss.IndexFlatIP(dimension), pieces.append)
-    head = bytearray(b"".join(pieces))
-    head[8:16] = rows.to_bytes(8, "little")
-    head[-8:] = (rows * dimension).to_bytes(8, "little")
-    return bytes(head)

@@ -15,6 +15,7 @@ from transformers.utils import logging
 
 from realm_hf.hub.load import PublishedRetriever, load_published
 from realm_hf.index.faiss_index import build_index
+from realm_hf.index.faiss_search import FaissIndex
 from realm_hf.knowledge.files import MANIFEST
 from realm_hf.legacy.block_records import BLOCK_RECORDS_FILE, BlockRecords, BlockRecordsError
 from realm_hf.legacy.checkpoint import find_block_embeddings, old_checkpoint_folder
@@ -107,7 +108,7 @@ def load_old_retriever(
                 folder,
                 embeddings.nbytes / 1e9,
             )
-        built = build_index(embeddings)
+        built = FaissIndex(build_index(embeddings))
     has_tokenizer = any((folder / name).is_file() for name in ("vocab.txt", "tokenizer.json"))
     return PublishedRetriever(
         passages=passages,

@@ -6,6 +6,12 @@ from typing import Any, Literal, Self
 from huggingface_hub.dataclasses import strict
 from transformers import BertConfig
 
+MAX_QUERY_LENGTH = 64
+"""Where queries and questions are cut by default: wordpieces, special tokens included (paper 64, release 96)."""
+MAX_PASSAGE_LENGTH = 288
+"""Where passages are cut by default: wordpieces, title and special tokens included (section 4.3 of the paper)."""
+_READER_QUESTION_LENGTH = 32
+
 _MOST_LABELS = 10_000
 """Of a configuration's file. No REALM model has labels; for each, transformers makes two entries of a dictionary."""
 _LARGEST_NUMBER = 1 << 31
@@ -53,7 +59,7 @@ class RealmConfig(BertConfig):
         reader_beam_size (`int`, *optional*, defaults to 5):
             Passages that the reader reads per question.
         reader_seq_len (`int`, *optional*, defaults to 320):
-            Length of the reader's input, in wordpieces: 288 for the passage and 32 for the question.
+            Length of the reader's input, in wordpieces: `MAX_PASSAGE_LENGTH` for the passage, 32 for the question.
         num_block_records (`int`, *optional*, defaults to 13353718):
             Rows of the index inside an old open-domain QA checkpoint. Not read here: a retriever knows its own. Set it
             to the number of passages before a file goes back to transformers 4.57.6, which allocates that many.
@@ -97,7 +103,7 @@ class RealmConfig(BertConfig):
     max_span_width: int = 10
     reader_layer_norm_eps: float = 1e-3
     reader_beam_size: int = 5
-    reader_seq_len: int = 288 + 32
+    reader_seq_len: int = MAX_PASSAGE_LENGTH + _READER_QUESTION_LENGTH
     num_block_records: int = 13353718
     searcher_beam_size: int = 5000
     projection_dropout: float | int = 0.0
@@ -133,4 +139,4 @@ def _check_bounds(content: Mapping[str, Any]) -> None:
         raise ValueError(f"The configuration has {max(labels)} labels; at most {_MOST_LABELS} are read.")
 
 
-__all__ = ["RealmConfig"]
+__all__ = ["MAX_PASSAGE_LENGTH", "MAX_QUERY_LENGTH", "RealmConfig"]

@@ -196,9 +196,7 @@ def span_marginal_loss(
         return torch.where(answerless, torch.zeros_like(loss), loss)
 
 
-def retriever_marginal_loss(
-    scores: torch.Tensor, correct: torch.Tensor, mask: torch.Tensor | None = None
-) -> torch.Tensor:
+def retriever_marginal_loss(scores: torch.Tensor, correct: torch.Tensor) -> torch.Tensor:
     """
     The retriever's loss: -log of the summed probability of all passages with an answer (ORQA, "Learning", L_early).
 
@@ -206,7 +204,6 @@ def retriever_marginal_loss(
         scores (`torch.Tensor` of shape `(B, S)`): Relevance scores of the beam; minus infinity where there is no
             passage.
         correct (`torch.BoolTensor` of shape `(B, S)`): Whether the passage contains an answer.
-        mask (`torch.BoolTensor` of shape `(B, S)`, *optional*): False where there is no passage.
 
     Returns:
         `torch.Tensor` of shape `(B,)`: The losses in nats, in at least float32; 0, without gradient, for a question
@@ -214,12 +211,9 @@ def retriever_marginal_loss(
     """
     with torch.autocast(scores.device.type, enabled=False):
         scores = full_precision(scores)
-        present = ~scores.isneginf()
-        present = present if mask is None else present & mask
         count, beam = scores.shape
         question = torch.arange(count, device=scores.device).unsqueeze(1).expand(count, beam)
-        scores = scores.masked_fill(~present, -torch.inf)
-        return span_marginal_loss(scores.flatten(), (correct & present).flatten(), question.flatten(), count)
+        return span_marginal_loss(scores.flatten(), correct.flatten(), question.flatten(), count)
 
 
 __all__ = [

@@ -31,10 +31,29 @@ from realm_hf.models.configuration_realm import RealmConfig
 from realm_hf.models.host_facts import RowFacts
 from realm_hf.models.transfer import to_device
 
-# What `torch.compile` makes of a linear layer and its activation: private to torch, and in all releases since 1.13.
-_linear_and_activation: Callable[..., torch.Tensor] | None = (
-    getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
+# What `torch.compile` makes of a linear layer and its activation. It is private to torch, so that it is taken only
+# with this signature, that of torch 2.8 to 2.13; elsewhere the two are computed one after the other.
+_FUSED_SIGNATURE = (
+    "mkldnn::_linear_pointwise(Tensor X, Tensor W, Tensor? B, str attr, Scalar?[] scalars, str? algorithm) -> Tensor Y"
 )
+
+
+def fused_linear(operators: Any = torch.ops.mkldnn) -> Callable[..., torch.Tensor] | None:
+    """
+    OneDNN's linear layer with its activation, in one kernel.
+
+    Args:
+        operators (`Any`, *optional*, defaults to `torch.ops.mkldnn`): Where torch keeps it.
+
+    Returns:
+        `Callable[..., torch.Tensor]`, *optional*: `None` where torch has none, or one with another signature.
+    """
+    packet = getattr(operators, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
+    operator = getattr(packet, "default", None)
+    return operator if operator is not None and str(operator._schema) == _FUSED_SIGNATURE else None
+
+
+_linear_and_activation = fused_linear()
 
 
 def gather_rows(hidden_states: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:

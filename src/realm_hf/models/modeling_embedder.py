@@ -6,8 +6,7 @@ in both directions, and frozen so that neither optimizers nor DistributedDataPar
 come.
 """
 
-from os import PathLike
-from typing import Any, Self, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -15,80 +14,19 @@ from torch import nn
 from transformers.models.bert.modeling_bert import BertPooler
 from transformers.utils.generic import can_return_tuple
 
-from realm_hf.models.bert_initialization import BertStart, FromBertModel, initialize_pooler, initialize_projection
+from realm_hf.models.bert_initialization import BertStart, initialize_pooler, initialize_projection
 from realm_hf.models.configuration_realm import RealmConfig
-from realm_hf.models.embedding_head import RealmScorerProjection, mean_of_tokens
 from realm_hf.models.host_facts import RowFacts
 from realm_hf.models.losses import relevance_scores
+from realm_hf.models.modeling_base import RealmPreTrainedModel, flatten_candidates, refuse_head_mask
 from realm_hf.models.modeling_bert_tower import (
-    RealmBertModel,
-    UnreadPooler,
-    UnreadPredictionHead,
     distinct_words,
     padding_mask,
 )
 from realm_hf.models.modeling_outputs import RealmEmbedderOutput, RealmScorerOutput
-from realm_hf.models.places import check_kind, find_model
+from realm_hf.models.pooling import RealmScorerProjection, mean_of_tokens
 from realm_hf.models.ragged_encoding import ragged_apply
 from realm_hf.models.text_encoding import TextEncoder
-
-
-def flatten_candidates(tensor: torch.Tensor | None) -> torch.Tensor | None:
-    """`(B, K, L)` as `(B * K, L)`; two dimensions and `None` stay."""
-    return tensor.flatten(0, -2) if tensor is not None else None
-
-
-def refuse_head_mask(head_mask: torch.Tensor | None) -> None:
-    """`head_mask` keeps its place in the old positional signatures, but transformers 5 removed what it did."""
-    if head_mask is not None:
-        raise ValueError(
-            "`head_mask` was given, but transformers 5 has no head masks: leave it out, or zero the heads' rows in "
-            "`attention.output.dense.weight`."
-        )
-
-
-class RealmPreTrainedModel(FromBertModel):
-    """Weight initialization, loading, tying and freezing common to all REALM models."""
-
-    config: RealmConfig
-    base_model_prefix = "realm"
-
-    @classmethod
-    def from_pretrained(
-        cls, pretrained_model_name_or_path: str | PathLike[str] | None, *model_args: Any, **kwargs: Any
-    ) -> Self:
-        """As in transformers; a run directory stands for its `model` folder, see [`~places.find_model`]."""
-        place = pretrained_model_name_or_path and find_model(pretrained_model_name_or_path, cls.__name__)
-        loaded: Any = super().from_pretrained(place, *model_args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
-        # What came from the Hub shows only now what it is.
-        check_kind(cls.__name__, model.config.architectures or [], str(place))
-        return loaded
-
-    def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict[str, str]:
-        """A head's two biases are one parameter whatever `tie_word_embeddings` says, as in the port."""
-        keys: dict[str, str] = super().get_expanded_tied_weights_keys(all_submodels)
-        biases = {k: v for k, v in (self._tied_weights_keys or {}).items() if k.endswith("decoder.bias")}
-        return biases | keys
-
-    def tie_weights(self, *args: Any, **kwargs: Any) -> None:
-        """Tie, then freeze unread parts: this runs after initialization, loading and resizing, which unfreeze them."""
-        super().tie_weights(*args, **kwargs)
-        self.freeze_unread_parameters()
-
-    def requires_grad_(self, requires_grad: bool = True) -> "RealmPreTrainedModel":
-        """As in `torch.nn.Module`, but unread parts stay frozen."""
-        super().requires_grad_(requires_grad)
-        self.freeze_unread_parameters()
-        return self
-
-    def freeze_unread_parameters(self) -> None:
-        """Freeze embedders' and readers' prediction heads, and encoders' and readers' poolers."""
-        for module in self.modules():
-            if isinstance(module, UnreadPooler | UnreadPredictionHead):
-                module.requires_grad_(False)
-            elif isinstance(module, RealmScorerProjection):
-                module.predictions.requires_grad_(False)
 
 
 class RealmEmbedder(TextEncoder, RealmPreTrainedModel):
@@ -107,7 +45,7 @@ class RealmEmbedder(TextEncoder, RealmPreTrainedModel):
 
     def __init__(self, config: RealmConfig) -> None:
         super().__init__(config)
-        self.realm = RealmBertModel(config, pooler_is_read=config.pooling_mode == "cls")
+        self.realm = self.tower_class(config, pooler_is_read=config.pooling_mode == "cls")
         self.cls = RealmScorerProjection(config)
         self.post_init()
 
@@ -361,9 +299,5 @@ class RealmScorer(RealmPreTrainedModel):
 
 __all__ = [
     "RealmEmbedder",
-    "RealmPreTrainedModel",
     "RealmScorer",
-    "RealmScorerProjection",
-    "flatten_candidates",
-    "refuse_head_mask",
 ]

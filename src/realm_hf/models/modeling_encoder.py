@@ -13,8 +13,8 @@ from realm_hf.models.bert_initialization import BertStart, initialize_prediction
 from realm_hf.models.configuration_realm import RealmConfig
 from realm_hf.models.host_facts import RowFacts
 from realm_hf.models.losses import full_precision, gold_log_probs, marginal_log_likelihood
-from realm_hf.models.modeling_bert_tower import RealmBertModel, distinct_words, padding_mask
-from realm_hf.models.modeling_embedder import RealmPreTrainedModel, flatten_candidates, refuse_head_mask
+from realm_hf.models.modeling_base import RealmPreTrainedModel, flatten_candidates, refuse_head_mask
+from realm_hf.models.modeling_bert_tower import distinct_words, padding_mask
 from realm_hf.models.ragged_encoding import ragged_apply
 
 
@@ -33,7 +33,7 @@ class RealmKnowledgeAugEncoder(RealmPreTrainedModel):
 
     def __init__(self, config: RealmConfig) -> None:
         super().__init__(config)
-        self.realm = RealmBertModel(config, pooler_is_read=False)
+        self.realm = self.tower_class(config, pooler_is_read=False)
         self.cls = BertOnlyMLMHead(config)
         self.post_init()
 

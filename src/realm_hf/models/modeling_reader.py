@@ -17,11 +17,12 @@ from transformers.utils.generic import can_return_tuple
 from realm_hf.models.bert_initialization import BertStart
 from realm_hf.models.configuration_realm import RealmConfig
 from realm_hf.models.host_facts import ReaderFacts, on_host
-from realm_hf.models.losses import full_precision, retriever_marginal_loss, span_marginal_loss
-from realm_hf.models.modeling_bert_tower import RealmBertModel, UnreadPredictionHead, distinct_words, padding_mask
-from realm_hf.models.modeling_embedder import RealmPreTrainedModel, flatten_candidates, refuse_head_mask
+from realm_hf.models.losses import full_precision
+from realm_hf.models.modeling_base import RealmPreTrainedModel, flatten_candidates, refuse_head_mask
+from realm_hf.models.modeling_bert_tower import UnreadPredictionHead, distinct_words, padding_mask
 from realm_hf.models.modeling_outputs import RealmReaderOutput, SpanScores
 from realm_hf.models.ragged_encoding import ragged_tokens
+from realm_hf.models.reading import ReadBeam
 from realm_hf.models.transfer import to_device
 
 
@@ -109,7 +110,7 @@ class RealmReader(RealmPreTrainedModel):
     def __init__(self, config: RealmConfig) -> None:
         super().__init__(config)
         self.num_labels = config.num_labels
-        self.realm = RealmBertModel(config, pooler_is_read=False)
+        self.realm = self.tower_class(config, pooler_is_read=False)
         self.cls = UnreadPredictionHead(config)
         self.qa_outputs = RealmReaderProjection(config)
         self.post_init()
@@ -275,17 +276,15 @@ class RealmReader(RealmPreTrainedModel):
             places = {"tokens": np.flatnonzero(_from_first_to_last(passages))}
             tokens = to_device(places, body.device)["tokens"]
             spans = self.qa_outputs(outputs.last_hidden_state.flatten(0, 1)[tokens], passages)
-        question = spans.pair // read
-        scores = full_precision(relevance_score)
-        logits = spans.logits + scores[:, :read].flatten()[spans.pair]
-        result = self._best_spans(spans, logits, question, len(scores), read, length)
+        number = torch.arange(len(body), device=body.device)
+        found = ReadBeam(spans, full_precision(relevance_score), number // read, number % read, length)
+        result = self._best_spans(found)
         if start_positions is not None and end_positions is not None and has_answers is not None:
             labels = (start_positions, end_positions, has_answers.bool())
             starts, ends, has_answer = (label if batched else label.unsqueeze(0) for label in labels)
             gold = self._gold_candidates(starts[:, :read], ends[:, :read], length)
             correct = gold.flatten(0, 1)[spans.pair, self._candidate(spans.start, spans.end, length)]
-            result["retriever_loss"] = retriever_marginal_loss(scores, has_answer)
-            result["reader_loss"] = span_marginal_loss(logits, correct, question, len(scores))
+            result["retriever_loss"], result["reader_loss"] = found.losses(has_answer, correct)
             result["retriever_correct"], result["reader_correct"] = has_answer, gold
         if not batched:
             # The port's positions have one dimension, its other results none.
@@ -314,35 +313,16 @@ class RealmReader(RealmPreTrainedModel):
         gold[batch, passage, self._candidate(first, last, length)] = True
         return gold
 
-    def _best_spans(
-        self,
-        spans: SpanScores,
-        logits: torch.Tensor,
-        question: torch.Tensor,
-        num_questions: int,
-        read: int,
-        length: int,
-    ) -> dict[str, torch.Tensor]:
-        """
-        The best span of each question, `(B,)` each; zeros where there is no span.
-
-        Of equal ones the best passage's, then the first candidate, as in the port.
-        """
-        scores, candidate = logits.detach(), self._candidate(spans.start, spans.end, length)
-        best = scores.new_full((num_questions,), -torch.inf).scatter_reduce(0, question, scores, "amax")
-        ties = (scores == best[question]).nonzero().flatten()
-        # Spans come by passage and start; candidates are counted by width first.
-        ties = ties[(spans.pair[ties] * length**2 + candidate[ties]).argsort()]
-        places = torch.arange(len(ties), device=scores.device)
-        none = torch.full((num_questions,), len(ties), dtype=torch.long, device=scores.device)
-        chosen = F.pad(ties, (0, 1), value=len(scores))[none.scatter_reduce(0, question[ties], places, "amin")]
+    def _best_spans(self, found: ReadBeam) -> dict[str, torch.Tensor]:
+        """The best span of each question as the port names it, `(B,)` each; zeros where there is no span."""
+        spans, chosen = found.spans, found.best_of_questions()
 
         def of_best(values: torch.Tensor) -> torch.Tensor:
             return F.pad(values, (0, 1))[chosen]
 
         return {
-            "block_idx": of_best(spans.pair % read),
-            "candidate": of_best(candidate),
+            "block_idx": of_best(found.input_rank[spans.pair]),
+            "candidate": of_best(self._candidate(spans.start, spans.end, found.length)),
             "start_pos": of_best(spans.start),
             "end_pos": of_best(spans.end),
         }

@@ -11,7 +11,8 @@ from transformers.utils.generic import can_return_tuple
 from realm_hf.models.configuration_realm import RealmConfig
 from realm_hf.models.host_facts import NULL_PASSAGE, PreTrainingFacts
 from realm_hf.models.losses import gold_log_probs, marginal_log_likelihood, relevance_scores, retrieval_utility
-from realm_hf.models.modeling_embedder import RealmEmbedder, RealmPreTrainedModel, RealmScorer
+from realm_hf.models.modeling_base import RealmPreTrainedModel
+from realm_hf.models.modeling_embedder import RealmEmbedder, RealmScorer
 from realm_hf.models.modeling_encoder import RealmKnowledgeAugEncoder
 from realm_hf.models.modeling_outputs import RealmForPreTrainingOutput
 from realm_hf.models.transfer import to_device

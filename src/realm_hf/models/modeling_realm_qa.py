@@ -4,8 +4,9 @@ The retriever is injected and holds passages and index. That port kept the index
 (6.8 GB for Wikipedia) and took one question at a time.
 """
 
+from collections.abc import Mapping
 from os import PathLike
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -13,25 +14,14 @@ from torch import nn
 from transformers.utils.generic import can_return_tuple
 
 from realm_hf.models.configuration_realm import RealmConfig
-from realm_hf.models.host_facts import RowFacts
-from realm_hf.models.losses import relevance_scores
-from realm_hf.models.modeling_embedder import RealmEmbedder, RealmPreTrainedModel
+from realm_hf.models.host_facts import ReaderFacts, RowFacts
+from realm_hf.models.modeling_base import RealmPreTrainedModel
+from realm_hf.models.modeling_embedder import RealmEmbedder
 from realm_hf.models.modeling_outputs import RealmForOpenQAOutput, RealmReaderOutput
 from realm_hf.models.modeling_reader import RealmReader
 from realm_hf.models.modeling_realm import RealmForPreTraining
-
-
-class BeamRetriever(Protocol):
-    """What the model asks of its retriever; [`RealmRetriever`] is one."""
-
-    def retrieve(self, query_embeddings: torch.Tensor, k: int, *, null_passage: bool) -> Any:
-        """Return an object whose `rows`, int64 `[B, k]`, are passages, best first; negative where there is none."""
-
-    def beam_embeddings(self, rows: np.ndarray) -> np.ndarray:
-        """Return the stored embeddings of `rows` `[B, S]` as float32 `[B, S, D]`."""
-
-    def __call__(self, retrieved_block_ids: Any, question_input_ids: Any, answer_ids: Any, max_length: int) -> Any:
-        """Return `has_answers`, `start_pos`, `end_pos` and the reader's inputs for one question."""
+from realm_hf.models.reading import Beam, BeamRetriever, ReadBeam, beam_relevance
+from realm_hf.models.transfer import to_device
 
 
 class RealmForOpenQA(RealmPreTrainedModel):
@@ -141,6 +131,33 @@ class RealmForOpenQA(RealmPreTrainedModel):
         """
         return self.embedder.encode(input_ids, attention_mask, facts=facts)
 
+    @property
+    def reader_length(self) -> int:
+        """Wordpieces of a joint input: `config.reader_seq_len`, as far as the reader has positions."""
+        return min(self.config.reader_seq_len, self.reader.config.max_position_embeddings)
+
+    def read_beam(
+        self, queries: torch.Tensor, beam: Mapping[str, torch.Tensor], facts: ReaderFacts | None = None
+    ) -> ReadBeam:
+        """
+        Score the passages of a beam, and all spans in those that are read.
+
+        Training and answering come through here. `forward` takes the same steps with the port's padded inputs.
+
+        Args:
+            queries (`torch.Tensor` of shape `(B, D)`): What [`~RealmForOpenQA.embed_questions`] gave.
+            beam (`Mapping[str, torch.Tensor]`): What [`Beam.to_device`] gave.
+            facts ([`~host_facts.ReaderFacts`], *optional*): Of the joint inputs, where the host knows them.
+
+        Returns:
+            [`ReadBeam`]: Gradients flow into both towers.
+        """
+        relevance = beam_relevance(queries, beam, self.config.score_scale)
+        spans = self.reader.score_spans(
+            beam["input_ids"], beam["attention_mask"], beam["token_type_ids"], beam["block_mask"], facts=facts
+        )
+        return ReadBeam(spans, relevance, beam["question"], beam["rank"], beam["input_ids"].size(1))
+
     @can_return_tuple
     def forward(
         self,
@@ -183,15 +200,11 @@ class RealmForOpenQA(RealmPreTrainedModel):
         if len(answers) != batch_size:
             raise ValueError(f"`answer_ids` has {len(answers)} entries for {batch_size} questions: give each a list.")
         questions = self.embedder.encode(input_ids, attention_mask, token_type_ids)
-        rows = np.asarray(
-            self.retriever.retrieve(questions.detach(), self.searcher_beam_size, null_passage=False).rows
-        )
-        # A small corpus gives fewer passages than asked for.
-        rows = rows[:, : max(1, int((rows >= 0).sum(-1).max()))]
-        beam = torch.as_tensor(self.retriever.beam_embeddings(rows), device=questions.device)
-        relevance = relevance_scores(questions, beam, self.config.score_scale)
-        relevance = relevance.masked_fill(torch.as_tensor(rows < 0, device=relevance.device), -torch.inf)
-        inputs = self._read_beams(rows, input_ids, answers)
+        beam = Beam.retrieve(self.retriever, questions, self.searcher_beam_size, list(input_ids.cpu().numpy()))
+        inputs = self._joint_inputs(beam.rows, input_ids, answers)
+        sent = to_device({**beam.arrays(), **inputs}, questions.device)
+        relevance = beam_relevance(questions, sent, self.config.score_scale)
+        inputs = {name: sent[name] for name in inputs}
         if batch_size == 1:
             relevance, inputs = relevance[0], {name: value[0] for name, value in inputs.items()}
         output = self.reader(relevance_score=relevance, return_dict=True, **inputs)
@@ -199,8 +212,12 @@ class RealmForOpenQA(RealmPreTrainedModel):
             reader_output=output, predicted_answer_ids=_predicted_ids(inputs["input_ids"], output)
         )
 
-    def _read_beams(self, rows: np.ndarray, input_ids: torch.Tensor, answers: list[Any]) -> dict[str, torch.Tensor]:
-        """The reader's arguments for a batch: rows `[B, S]` as inputs `[B, R, L]`, answers `[B, R, A]`, `[B, S]`."""
+    def _joint_inputs(self, rows: np.ndarray, input_ids: torch.Tensor, answers: list[Any]) -> dict[str, torch.Tensor]:
+        """
+        The reader's arguments as the port makes them, from texts, on the host.
+
+        Of rows `[B, S]`: inputs `(B, R, L)` and, with answers, their positions `(B, R, A)` and `has_answers` `(B, S)`.
+        """
         assert self.retriever is not None
         found = [
             self.retriever(torch.from_numpy(beam[beam >= 0]), ids[None].cpu(), answer, self.config.reader_seq_len)
@@ -231,7 +248,7 @@ class RealmForOpenQA(RealmPreTrainedModel):
         batch["block_mask"] = (batch.pop("special_tokens_mask") == 0) & (batch["token_type_ids"] != 0)
         if answers[0] is not None:
             batch |= {"start_positions": starts, "end_positions": ends, "has_answers": has_answers}
-        return {name: value.to(self.reader.device) for name, value in batch.items()}
+        return batch
 
 
 def _predicted_ids(input_ids: torch.Tensor, output: RealmReaderOutput) -> torch.Tensor | list[torch.Tensor]:

@@ -1,1 +1,1 @@
-"""Questions in, answers out: reading what was retrieved, judging answers, predictions, the transformers pipeline."""
+"""Questions in, answers out: answering, evidence, scores of a benchmark, predictions, the transformers pipeline."""

@@ -1,4 +1,4 @@
-"""Questions -> retrieval -> reading -> answers, batch by batch, without padding and without a loop over spans."""
+"""`QuestionAnswerer`: from questions to answers, batch by batch, without padding and without a loop over spans."""
 
 from __future__ import annotations
 
@@ -14,15 +14,18 @@ from transformers import PreTrainedTokenizerBase
 
 from realm_hf.data.collators import check_tokenizer, pad_rows
 from realm_hf.data.passages.build import NULL_PASSAGE, PassageStore
-from realm_hf.data.vocabulary import SpecialTokens, encode_texts, require_fast_tokenizer
-from realm_hf.index.faiss_index import ABSENT
+from realm_hf.data.reader_batch import encode_questions
+from realm_hf.data.vocabulary import SpecialTokens, require_fast_tokenizer
+from realm_hf.index.base import ABSENT
+from realm_hf.models.configuration_realm import MAX_QUERY_LENGTH
 from realm_hf.models.host_facts import RowFacts
 from realm_hf.models.losses import relevance_scores
 from realm_hf.models.precision import in_float64
+from realm_hf.models.reading import Beam
 from realm_hf.models.transfer import to_device
 from realm_hf.qa.answers import Answer
 from realm_hf.qa.best_spans import best_spans
-from realm_hf.qa.read_passages import ReadPassages
+from realm_hf.qa.evidence import ReadPassages
 from realm_hf.retriever.retriever import RealmRetriever, RetrievalBatch
 
 if TYPE_CHECKING:
@@ -60,8 +63,8 @@ class QuestionAnswerer:
             (`embedder`) for [`Answer`]'s null probability.
         tokenizer (`PreTrainedTokenizerBase`, *optional*): `retriever.tokenizer` by default.
         batch_size (`int`, *optional*, defaults to 32): Questions read at once. Memory grows with it, and with `top_k`.
-        max_question_length (`int`, *optional*, defaults to 64): Wordpieces of `[CLS] question [SEP]`; what is longer
-            is cut, the `[SEP]` kept (64 is the release's).
+        max_question_length (`int`, *optional*, defaults to `MAX_QUERY_LENGTH`):
+            Wordpieces of `[CLS] question [SEP]`; what is longer is cut, the `[SEP]` kept.
         device (`str` or `torch.device`, *optional*): Where the model is moved; its own by default.
 
     Raises:
@@ -83,7 +86,7 @@ class QuestionAnswerer:
         tokenizer: PreTrainedTokenizerBase | None = None,
         *,
         batch_size: int = 32,
-        max_question_length: int = 64,
+        max_question_length: int = MAX_QUERY_LENGTH,
         device: str | torch.device | None = None,
     ):
         retriever = cast("RealmRetriever | None", model.retriever) if retriever is None else retriever
@@ -135,14 +138,15 @@ class QuestionAnswerer:
         now.retriever = self.retriever.snapshot()
         with self._evaluating():
             for texts in self._batches(questions, batch_size):
-                answers += now._answer(texts, now._retrieve(texts, top_k))
+                found = now._retrieve(texts, top_k)
+                answers += now._answer(texts, found.question_ids, found.embeddings, now._beam(found.batch))
         return answers
 
     def retrieve(
         self, questions: str | Sequence[str], *, top_k: int | None = None, batch_size: int | None = None
     ) -> RetrievedQuestions:
         """
-        Only embed questions and search, for figures such as recall.
+        Embed questions and search, without reading: for figures such as recall.
 
         Args:
             questions (`str` or sequence of `str`): At least one.
@@ -201,11 +205,8 @@ class QuestionAnswerer:
             for batch in self._batches(texts, batch_size):
                 question_ids, embeddings = self._embed(batch)
                 given = rows[len(answers) : len(answers) + len(batch)]
-                stored = torch.from_numpy(self.retriever.beam_embeddings(given)).to(embeddings.device)
-                scores = relevance_scores(embeddings, stored, 1.0).cpu().numpy()
-                nothing = np.zeros(len(batch), np.int64)
-                found = RetrievalBatch(given, np.where(given == ABSENT, -np.inf, scores), nothing, nothing, None)
-                answers += self._answer(batch, RetrievedQuestions(question_ids, embeddings, found))
+                beam = Beam(given, self.retriever.beam_embeddings(given))
+                answers += self._answer(batch, question_ids, embeddings, beam)
         return answers
 
     def _batches(self, questions: str | Sequence[str], batch_size: int | None) -> Iterator[list[str]]:
@@ -220,7 +221,9 @@ class QuestionAnswerer:
     def _retrieve(self, texts: list[str], top_k: int) -> RetrievedQuestions:
         _at_least_one("top_k", top_k)
         question_ids, embeddings = self._embed(texts)
-        batch = self.retriever.retrieve(embeddings, min(top_k, len(self.retriever)), null_passage=False)
+        batch = self.retriever.retrieve(
+            embeddings, min(top_k, len(self.retriever)), token_ids=question_ids, null_passage=False
+        )
         nothing_asked = [len(ids) <= 2 for ids in question_ids]
         batch.rows[nothing_asked], batch.scores[nothing_asked] = ABSENT, -np.inf
         return RetrievedQuestions(question_ids, embeddings, batch)
@@ -235,53 +238,41 @@ class QuestionAnswerer:
         return question_ids, self.model.embed_questions(sent["input_ids"], sent["attention_mask"], facts)
 
     def _question_ids(self, texts: list[str]) -> list[np.ndarray]:
-        # Half of a surrogate pair, as in text that was cut by UTF-16 units, is no character: tokenizers refuse it.
-        clean = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
-        room = min(self.max_question_length, self.model.embedder.config.max_position_embeddings) - 2
-        cls, sep = [self._special_tokens.cls], [self._special_tokens.sep]
-        return [
-            np.concatenate([cls, ids[:room], sep]).astype(np.int64)
-            for ids in encode_texts(self.tokenizer, clean)["input_ids"]
-        ]
+        most = min(self.max_question_length, self.model.embedder.config.max_position_embeddings)
+        return encode_questions(texts, self.tokenizer, self._special_tokens, most)
+
+    def _beam(self, found: RetrievalBatch) -> Beam:
+        """The passages found. An index may compress: its scores find them, but no probability rests on those."""
+        stored = self.retriever.embeddings is not None
+        return Beam(found.rows, self.retriever.beam_embeddings(found.rows) if stored else None, found.scores)
 
     @torch.no_grad()
-    def _answer(self, texts: list[str], retrieved: RetrievedQuestions) -> list[Answer]:
-        rows = retrieved.batch.rows
-        reader = self.model.reader
-        max_length = min(self.model.config.reader_seq_len, reader.config.max_position_embeddings)
-        read = self.retriever.reader_batch(retrieved.question_ids, rows, max_length)
-        relevance, probabilities, null = self._relevance(retrieved)
-        sent = to_device({**read.tensors(), "question": read.question, "rank": read.rank}, self.model.device)
-        question = sent["question"]
-        spans = reader.score_spans(
-            sent["input_ids"],
-            sent["attention_mask"],
-            sent["token_type_ids"],
-            sent["block_mask"],
-            facts=read.facts(),
+    def _answer(
+        self, texts: list[str], question_ids: list[np.ndarray], queries: torch.Tensor, beam: Beam
+    ) -> list[Answer]:
+        joint = self.retriever.reader_batch(question_ids, beam.rows, self.model.reader_length)
+        null = self.retriever.null_embedding()
+        sent = beam.to_device(joint, queries.device, {} if null is None else {"null": null})
+        read = self.model.read_beam(queries, sent, joint.facts())
+        probabilities, of_null = self._retrieval_probabilities(queries, read.relevance, sent.get("null"))
+        found = best_spans(read, sent["input_ids"])
+        passages = ReadPassages(
+            self.retriever, joint, found, probabilities[joint.question, joint.rank], self.tokenizer
         )
-        found = best_spans(spans, relevance[question, sent["rank"]], question, len(texts), sent["input_ids"])
-        passages = ReadPassages(self.retriever, read, found, probabilities[read.question, read.rank], self.tokenizer)
         return [
-            passages.answer(number, text, None if null is None else float(null[number]))
+            passages.answer(number, text, None if of_null is None else float(of_null[number]))
             for number, text in enumerate(texts)
         ]
 
-    def _relevance(self, retrieved: RetrievedQuestions) -> tuple[torch.Tensor, np.ndarray, np.ndarray | None]:
-        """Relevance scores `(B, K)` on the model's device, p(z|x) `[B, K]`, and the null passage's `[B]` if known."""
-        rows, queries, scale = retrieved.batch.rows, retrieved.embeddings, self.model.config.score_scale
-        null, stored = self.retriever.null_embedding(), self.retriever.embeddings is not None
-        # An index may compress: its scores find passages, but no probability rests on them.
-        beam = self.retriever.beam_embeddings(rows) if stored else retrieved.batch.scores
-        arrays = {"beam": beam, "absent": rows == ABSENT, **({} if null is None else {"null": null})}
-        sent = to_device(arrays, queries.device)
-        scores = relevance_scores(queries, sent["beam"], scale) if stored else sent["beam"] * scale
-        scores = scores.masked_fill(sent["absent"], -torch.inf)
+    def _retrieval_probabilities(
+        self, queries: torch.Tensor, relevance: torch.Tensor, null: torch.Tensor | None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """p(z|x) `[B, S]` in float64, and the null passage's `[B]` where its embedding `(D,)` is known."""
         if null is None:
-            return scores, torch.softmax(in_float64(scores), -1).nan_to_num(0.0).cpu().numpy(), None
-        of_null = relevance_scores(queries, sent["null"].expand(len(queries), 1, -1), scale)
-        shares = torch.softmax(in_float64(torch.cat([of_null, scores], dim=-1)), -1).cpu().numpy()
-        return scores, shares[:, 1:], shares[:, 0]
+            return torch.softmax(in_float64(relevance), -1).nan_to_num(0.0).cpu().numpy(), None
+        of_null = relevance_scores(queries, null.expand(len(queries), 1, -1), self.model.config.score_scale)
+        shares = torch.softmax(in_float64(torch.cat([of_null, relevance], dim=-1)), -1).cpu().numpy()
+        return shares[:, 1:], shares[:, 0]
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:

@@ -21,7 +21,7 @@ class Evidence:
         retrieval_probability (`float`): p(z|x): the softmax of the relevance scores over the passages read, and over
             the null passage where its score is known (see [`Answer`]).
         share (`float`): The sum of the probabilities of all spans in it. Shares of a question's passages add up to 1.
-        best_span (`str`): Its most probable span, `text[start_char:end_char]`; empty if no span stands in it.
+        best_span (`str`): Its most probable span, `text[start_char:end_char]`; empty if it has no span.
         start_char (`int`): First character of the span in `text`.
         end_char (`int`): The character after the span.
         span_probability (`float`): Probability of that one span.
@@ -49,7 +49,7 @@ class Answer:
     Args:
         question (`str`): The question as asked.
         text (`str`): The answer, the exact characters of its passage.
-        row (`int`, *optional*): The passage that it stands in.
+        row (`int`, *optional*): The passage that holds it; `None` without an answer.
         title (`str`): Title of that passage.
         start_char (`int`): First character in the passage's text: `text == passage[start_char:end_char]`.
         end_char (`int`): The character after the last.
@@ -62,7 +62,7 @@ class Answer:
         evidence (`tuple[Evidence, ...]`): The passages read, the largest share first.
         null_probability (`float`, *optional*): Share of the null passage in the retrieval probabilities: how little
             the retriever expects of any passage. `None` if the retriever has no passage tower (`embedder`), which
-            embeds the null passage. No answer stands in it, so it takes no part in the other probabilities.
+            embeds the null passage. It holds no answer and is in none of the other probabilities.
     """
 
     question: str
@@ -80,7 +80,17 @@ class Answer:
 
     @classmethod
     def none(cls, question: str, evidence: tuple[Evidence, ...] = (), null_probability: float | None = None) -> Answer:
-        """No answer to a question."""
+        """
+        The answer where nothing was found.
+
+        Args:
+            question (`str`): The question as asked.
+            evidence (`tuple[Evidence, ...]`, *optional*, defaults to `()`): The passages read, if any.
+            null_probability (`float`, *optional*): See the class.
+
+        Returns:
+            [`Answer`]: With an empty text and probabilities of 0.
+        """
         return cls(question, "", None, "", 0, 0, 0.0, 0.0, -math.inf, "", evidence, null_probability)
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,21 +1,20 @@
-"""From the scores of all spans to the few that are shown, by operations on whole arrays.
+"""From the scores of all spans to the few that are shown.
 
-A batch of 32 questions has about half a million spans, so nothing here loops over them. Spans with equal wordpieces
-are found by a 64-bit hash of their ids and summed; only sums of a thousandth or more (at most a thousand a question,
-a handful as a rule) are handed on to be compared as strings.
+A batch of 32 questions has about half a million spans, so all operations are on whole arrays. Spans with equal
+wordpieces are found by a 64-bit hash of their ids and summed; only sums of a thousandth or more (at most a thousand a
+question, a handful as a rule) are compared as strings later.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
 import torch
 
-from realm_hf.models.losses import span_log_softmax
 from realm_hf.models.modeling_outputs import SpanScores
-from realm_hf.models.precision import has_float64
+from realm_hf.models.reading import ReadBeam
 
 __all__ = ["BestSpans", "SpanTable", "best_spans"]
 
@@ -30,7 +29,7 @@ class SpanTable:
     Some spans, one an entry.
 
     Args:
-        pair (`np.ndarray`, int64 `[S]`): The joint input that it stands in; -1 where there is no span.
+        pair (`np.ndarray`, int64 `[S]`): The joint input of each; -1 where there is no span.
         start (`np.ndarray`, int64 `[S]`): First wordpiece in the joint input.
         end (`np.ndarray`, int64 `[S]`): Last wordpiece, inclusive.
         probability (`np.ndarray`, float64 `[S]`): Its probability among all spans of the question; 0 without a span.
@@ -73,39 +72,25 @@ class BestSpans:
     string_of_best: np.ndarray
 
 
-def best_spans(
-    spans: SpanScores,
-    relevance: torch.Tensor,
-    pair_question: torch.Tensor,
-    num_questions: int,
-    input_ids: torch.Tensor,
-) -> BestSpans:
+def best_spans(read: ReadBeam, input_ids: torch.Tensor) -> BestSpans:
     """
     One softmax over all spans of all passages of a question, and its best spans.
 
-    Of equal scores the first wins, in the order of transformers 4.57.6: by rank of the passage, width, start. (Where
-    passages tie, that release may take the span's place from another one than the passage that it names.)
-
     Args:
-        spans ([`SpanScores`]): T spans of P joint inputs.
-        relevance (`torch.Tensor` of shape `(P,)`): Relevance score of each joint input's passage; it is added to the
-            logits, so that the retriever's belief is part of the softmax (ORQA).
-        pair_question (`torch.LongTensor` of shape `(P,)`): The question of each joint input.
-        num_questions (`int`): B.
+        read ([`ReadBeam`]): T spans of P joint inputs of B questions.
         input_ids (`torch.LongTensor` of shape `(P, L)`): Wordpieces of the joint inputs.
 
     Returns:
-        [`BestSpans`]
+        [`BestSpans`]: Of equal scores the first wins, see [`ReadBeam.best_of_questions`].
     """
     # In float32 the shares of half a million spans would add up to 1 only to the fifth digit.
-    if not has_float64(spans.logits.device):
-        spans = replace(spans, **{column.name: getattr(spans, column.name).cpu() for column in fields(spans)})
-        relevance, pair_question, input_ids = relevance.cpu(), pair_question.cpu(), input_ids.cpu()
-    scores = spans.logits.double() + relevance[spans.pair]
+    read = read.in_float64()
+    input_ids = input_ids.to(read.relevance.device)
+    spans, scores, question = read.spans, read.logits, read.question
+    pairs = len(read.input_question)
     if not len(scores):
-        return _nothing_found(num_questions, len(pair_question))
-    question = pair_question[spans.pair]
-    probabilities = span_log_softmax(scores, question, num_questions).exp()
+        return _nothing_found(len(read.relevance), pairs)
+    probabilities = read.log_probs().exp()
 
     def table(chosen: torch.Tensor, sums: torch.Tensor | None = None) -> torch.Tensor:
         """The columns of a [`SpanTable`], float64 `(5, S)`; T in `chosen` stands for no span."""
@@ -125,11 +110,8 @@ def best_spans(
             ]
         )
 
-    # [T]: number of each span by joint input, width, start; `spans` are by joint input, start, width
-    width, length = spans.end - spans.start, input_ids.size(1)
-    place = (spans.pair * length + width) * length + spans.start
-    best = _first_largest(scores, question, num_questions, place)
-    share = probabilities.new_zeros(len(pair_question)).index_add(0, spans.pair, probabilities)
+    best = read.best_of_questions()
+    share = probabilities.new_zeros(pairs).index_add(0, spans.pair, probabilities)
     kind, first = _equal_runs(spans, question, input_ids)
     sums = probabilities.new_zeros(len(first)).index_add(0, kind, probabilities)
     answered = best < len(scores)
@@ -139,7 +121,7 @@ def best_spans(
     strings = kept.nonzero().flatten()
     found = _read(
         of_question=table(best),
-        of_pair=table(_first_largest(scores, spans.pair, len(pair_question), place)),
+        of_pair=table(read.best_of_inputs()),
         share=share,
         strings=table(first[strings], sums[strings]),
         string_question=question[first[strings]],
@@ -168,17 +150,6 @@ def _nothing_found(questions: int, pairs: int) -> BestSpans:
 
     none = np.zeros(0, np.int64)
     return BestSpans(absent(questions), absent(pairs), np.zeros(pairs), absent(0), none, np.full(questions, -1))
-
-
-def _first_largest(scores: torch.Tensor, segment: torch.Tensor, segments: int, place: torch.Tensor) -> torch.Tensor:
-    """Index of each segment's largest score, `(segments,)`; T in one without any. Of equal ones the lowest place."""
-    largest = scores.new_full((segments,), -torch.inf).scatter_reduce(0, segment, scores, "amax")
-    behind = torch.iinfo(torch.long).max
-    tied = place.where(scores == largest[segment], behind)
-    lowest = place.new_full((segments,), behind).scatter_reduce(0, segment, tied, "amin")
-    # Places differ, so this is one span of each segment that has any.
-    chosen = torch.arange(len(scores), device=scores.device).where(place == lowest[segment], len(scores))
-    return place.new_full((segments,), len(scores)).scatter_reduce(0, segment, chosen, "amin")
 
 
 def _equal_runs(

@@ -1,8 +1,8 @@
-"""Ask all questions of a benchmark and judge the answers, on one process or on many.
+"""Ask all questions of a benchmark and score the answers, in one process or in many.
 
-The steps are kept apart because they measure different things: answers in batches (throughput), the wide beam
-(recall), single questions (latency), and the passages of other questions (what retrieval is worth). How a question is
-judged does not depend on the number of processes.
+Four passes measure different things: answers in batches (throughput), the wide beam (recall), single questions
+(latency), and the passages of other questions (what retrieval is worth). The scores do not depend on the number of
+processes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from realm_hf.data.questions.matching import (
     regex_match,
     token_f1,
 )
-from realm_hf.qa.scores import OpenQAResult, QuestionRecord
+from realm_hf.qa.results import OpenQAResult, QuestionRecord
 
 if TYPE_CHECKING:
     from realm_hf.data.questions.load import OpenQAExample
@@ -49,17 +49,17 @@ def evaluate_open_qa(
     progress: Callable[[int, int], object] | None = None,
 ) -> OpenQAResult:
     """
-    Answers questions and judges the answers by the rules of their benchmarks.
+    Answers questions and scores the answers by the rules of their benchmarks.
 
     Args:
         answerer ([`~realm_hf.QuestionAnswerer`]): Model and corpus.
         examples (`Sequence[OpenQAExample]`): The questions, each with its right answers.
-        ks (`Sequence[int]`, *optional*, defaults to `(1, 5, 20)`): Depths of recall by answer string. Beyond the
-            corpus a depth means all of it.
+        ks (`Sequence[int]`, *optional*, defaults to `(1, 5, 20)`): Depths of recall by answer string. A depth
+            beyond the corpus means all of it.
         top_k (`int`, *optional*): Passages read a question; `config.reader_beam_size` by default.
         batch_size (`int`, *optional*): Questions read at once; the answerer's by default.
-        latency_questions (`int`, *optional*, defaults to 100): The first so many questions are asked again, one at a
-            time, by the main process alone; 0 for none.
+        latency_questions (`int`, *optional*, defaults to 100): This many questions, the first ones, are asked again,
+            one at a time, by the main process alone; 0 for none.
         retrieval_utility (`bool`, *optional*, defaults to `True`): Whether to read every question with the passages of
             another one too; see [`OpenQAResult`]. Left out if there is a single question, or if the retriever has no
             embeddings to score those passages with.
@@ -134,30 +134,30 @@ def _check(example: OpenQAExample) -> None:
 
 def _judge(example: OpenQAExample, answer: Answer, passages: Sequence[str], shuffled: str | None) -> QuestionRecord:
     """The record of one question; `passages` are the texts of its wide beam, best first."""
-    right = _Right(example)
+    right = _RightAnswers(example)
     return QuestionRecord(
         id=example.id,
         question=example.question,
         answers=tuple(example.answers),
         regex=example.regex,
         answer=answer,
-        correct=right.answer(answer.text),
-        best_string_correct=right.answer(answer.best_string),
+        correct=right.match(answer.text),
+        best_string_correct=right.match(answer.best_string),
         f1=None if example.regex else token_f1(answer.text, example.answers),
         answer_rank=next((rank for rank, text in enumerate(passages, 1) if right.held_by(text)), None),
-        shuffled_correct=None if shuffled is None else right.answer(shuffled),
+        shuffled_correct=None if shuffled is None else right.match(shuffled),
         pattern_timed_out=right.timed_out,
     )
 
 
-class _Right:
-    """The right answers of one question. A pattern without end costs the question, with a warning, and no more."""
+class _RightAnswers:
+    """The right answers of one question. A pattern that times out ends it: nothing matches from then on."""
 
     def __init__(self, example: OpenQAExample):
         self._example = example
         self.timed_out = False
 
-    def answer(self, text: str) -> bool:
+    def match(self, text: str) -> bool:
         return self._decide(regex_match if self._example.regex else exact_match, text)
 
     def held_by(self, passage: str) -> bool:
@@ -187,7 +187,8 @@ def _answers_shuffled(
     everybody = dict(pair for part in _gather([list(zip(mine, rows, strict=True))], accelerator) for pair in part)
     if not questions:
         return []
-    # Neighbours ask about the same passage in SQuAD; a fixed shuffle parts them. A cycle gives no question its own.
+    # In SQuAD neighbours ask about the same passage, so the questions are shuffled, with a fixed seed. A cycle through
+    # them gives no question its own passages.
     order = np.random.default_rng(0).permutation(total)
     partner = np.empty(total, np.int64)
     partner[order] = np.roll(order, 1)
@@ -196,7 +197,7 @@ def _answers_shuffled(
 
 
 def _latencies(answerer: QuestionAnswerer, questions: Sequence[str], top_k: int | None) -> list[float]:
-    """Seconds of each question, asked alone; the first one is asked once before, to warm up."""
+    """Seconds of each question, asked alone, after one question to warm up."""
     seconds = []
     for question in [*questions[:1], *questions]:
         started = time.perf_counter()

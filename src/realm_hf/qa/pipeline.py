@@ -1,7 +1,7 @@
 """`transformers.pipeline("open-domain-qa", model=..., retriever=...)`.
 
-`import realm_hf` registers the task. The base class's way (one question at a time, tensors padded by a DataLoader) is
-left for batches of plain questions, which a [`QuestionAnswerer`] encodes, searches and reads together.
+`import realm_hf` registers the task. Batches of questions go to a [`QuestionAnswerer`], which encodes, searches and
+reads them together; the base class would take one question at a time, with a DataLoader that pads.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class OpenQAPipeline(Pipeline):
     ```
     """
 
-    # The retriever brings the right tokenizer; the others have nothing to do here.
+    # The tokenizer comes with the retriever; there is nothing else to load.
     _load_tokenizer: Any = False
     _load_processor: Any = False
     _load_image_processor: Any = False
@@ -71,7 +71,7 @@ class OpenQAPipeline(Pipeline):
         tokenizer: Any = kwargs.pop("tokenizer", None)
         if isinstance(tokenizer, str | Path):
             tokenizer = AutoTokenizer.from_pretrained(tokenizer)
-        # Before the base class, which moves the model: what is wrong shall change nothing.
+        # Before the base class, which moves the model: where an argument is wrong, nothing has changed.
         self.answerer = QuestionAnswerer(model, _retriever(model, retriever), tokenizer)
         super().__init__(model, **{**kwargs, "tokenizer": self.answerer.tokenizer})
 
@@ -157,7 +157,7 @@ def _retriever(model: RealmForOpenQA, retriever: RealmRetriever | str | Path | N
     from realm_hf.retriever.retriever import RealmRetriever
 
     if retriever is None and model.retriever is None and model.name_or_path:
-        # From the Hub: the commit that the model is of, so that the two belong together whatever was pushed since.
+        # From the Hub: the commit of the model, so that the two belong together whatever was pushed later.
         commit = getattr(model.config, "_commit_hash", None)
         found = RealmRetriever.from_pretrained(model.name_or_path, revision=commit)
         found.check_model(model)

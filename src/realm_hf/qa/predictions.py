@@ -1,4 +1,4 @@
-"""Predictions as JSON lines: what was answered, whether it was right, and the passages that it rests on.
+"""Predictions as JSON lines: the answer, whether it is right, and the passages that were read.
 
 A line has the released evaluation's fields `question` and `prediction`, so that other tools read the file too.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from realm_hf.data.questions.matching import answer_places
-from realm_hf.qa.scores import QuestionRecord
+from realm_hf.qa.results import QuestionRecord
 from realm_hf.storage.files import replacement
 
 __all__ = ["read_predictions", "write_predictions"]
@@ -58,9 +58,13 @@ def read_predictions(path: str | Path) -> list[dict[str, Any]]:
             try:
                 row = json.loads(line)
             except json.JSONDecodeError as error:
-                raise ValueError(f"{path}, line {number} is no JSON ({error}): write the predictions anew.") from error
+                raise ValueError(
+                    f"{path}, line {number} is no JSON ({error}): write the predictions again."
+                ) from error
             if not isinstance(row, dict) or not {"question", "prediction"} <= set(row):
-                raise ValueError(f"{path}, line {number} has no question and prediction: is this such a file?")
+                raise ValueError(
+                    f"{path}, line {number} has no question and prediction: give a file of write_predictions."
+                )
             predictions.append(row)
     return predictions
 
@@ -69,13 +73,13 @@ def _line(record: QuestionRecord) -> dict[str, Any]:
     answer = record.answer.to_dict()
     evidence = [{**passage, "answer_places": _places(record, passage["text"])} for passage in answer["evidence"]]
     judged = {name: value for name, value in vars(record).items() if name not in ("answer", "id", "question")}
-    said = {name: value for name, value in answer.items() if name not in ("question", "text", "evidence")}
+    answered = {name: value for name, value in answer.items() if name not in ("question", "text", "evidence")}
     return {
         "id": record.id,
         "question": record.question,
         "prediction": record.answer.text,
         **judged,
-        **said,
+        **answered,
         "evidence": evidence,
     }
 

@@ -33,7 +33,7 @@ class Background:
         def settle() -> None:
             try:
                 work()
-            except BaseException as error:  # noqa: BLE001 - whoever asks the future hears of it; the thread lives on
+            except BaseException as error:  # noqa: BLE001 - the future holds it; the thread goes on
                 future.set_exception(error)
             else:
                 future.set_result(None)

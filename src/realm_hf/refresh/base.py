@@ -39,20 +39,25 @@ class RefreshError(RuntimeError):
 
 @dataclass(frozen=True)
 class RefreshHealth:
-    """How the refresh is doing, for the log.
+    """
+    How the refresh is doing, for the log.
 
     Args:
-        mode: "sync", "async", "external" or "off".
-        building: Whether a generation is being built now, as far as can be seen from here.
-        builder_pid: Process id of the builder at work ("async"), or `None`.
-        heartbeat_age_seconds: Seconds since a builder was last seen to make progress, by this process's monotonic
-            clock.
-        submitted_step: Step of the newest snapshot that was submitted, or -1.
-        built_step: Snapshot step of the newest complete generation of this epoch, or -1.
-        failures: Failed builds, or failed writes of a snapshot, in a row.
-        last_error: What went wrong in the last of them.
-        snapshot_seconds: Seconds that the last snapshot kept the training loop.
-        commit_seconds: Seconds that it then took to reach the disk, beside training.
+        mode (`RefreshMode`): "sync", "async", "external" or "off".
+        building (`bool`, *optional*, defaults to `False`): Whether a generation is being built now, as far as can be
+            seen from here.
+        builder_pid (`int`, *optional*): Process id of the builder at work ("async"), or `None`.
+        heartbeat_age_seconds (`float`, *optional*): Seconds since a builder was last seen to make progress, by this
+            process's monotonic clock.
+        submitted_step (`int`, *optional*, defaults to -1): Step of the newest snapshot that was submitted, or -1.
+        built_step (`int`, *optional*, defaults to -1): Snapshot step of the newest complete generation of this
+            epoch, or -1.
+        failures (`int`, *optional*, defaults to 0): Failed builds, or failed writes of a snapshot, in a row.
+        last_error (`str`, *optional*): What went wrong in the last of them.
+        snapshot_seconds (`float`, *optional*, defaults to 0.0): Seconds that the last snapshot kept the training
+            loop.
+        commit_seconds (`float`, *optional*, defaults to 0.0): Seconds that it then took to reach the disk, beside
+            training.
     """
 
     mode: RefreshMode
@@ -68,9 +73,7 @@ class RefreshHealth:
 
 
 class Refresher(Protocol):
-    """What the training loop asks of a refresh mode. Every rank holds one and makes the same calls at the same
-    steps.
-    """
+    """What the training loop asks of a refresh mode; every rank makes the same calls at the same steps."""
 
     mode: RefreshMode
 
@@ -78,28 +81,24 @@ class Refresher(Protocol):
         """Make ready; on rank 0 of "async" a builder process begins to warm up."""
 
     def build(self, step: int, embedder: RealmEmbedder) -> GenerationInfo | None:
-        """Build a generation from `embedder` now, on all ranks together, and return it on rank 0 (`None`
-        elsewhere).
-        """
+        """Build a generation from `embedder` now, on all ranks together; returns it on rank 0 only."""
 
     def submit(self, step: int, embedder: RealmEmbedder) -> None:
-        """Hand over the embedder as it is after `step`. Only "sync" builds before it returns."""
+        """Submit the embedder as it is after `step`. Only "sync" builds before it returns."""
 
     def poll(self) -> GenerationInfo | None:
-        """On rank 0 the newest complete generation of this epoch that is newer than the one served; never waits.
+        """
+        On rank 0 the newest complete generation of this epoch that is newer than the one served; never waits.
 
         Raises:
             RefreshError: The builder failed more often in a row than is allowed.
         """
 
     def mark_served(self, info: GenerationInfo) -> None:
-        """Tell which generation is served now."""
+        """Note which generation is served now."""
 
     def check_health(self) -> RefreshHealth:
         """How the refresh is doing."""
-
-    def wait(self, timeout: float) -> GenerationInfo | None:
-        """Poll for up to `timeout` seconds; on other ranks than 0 it returns at once."""
 
     def stop(self) -> None:
         """End the builder, if this process started one, and every thread."""

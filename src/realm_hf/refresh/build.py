@@ -1,6 +1,6 @@
 """One index generation from one snapshot: embed all passages, build the index, write it to the store.
 
-The same function serves the builder process and the trainer's ranks in "sync" mode; a team of ranks embeds a shard
+The same function serves the builder process and the trainer's ranks in "sync" mode; a group of ranks embeds a shard
 each.
 """
 
@@ -17,7 +17,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import faiss
 import numpy as np
 import torch
 from transformers.utils import logging
@@ -26,10 +25,12 @@ from realm_hf.data.passages.store import PassageStore
 from realm_hf.generations.embedding import embed_passages, shard
 from realm_hf.generations.manifest import newest_generation
 from realm_hf.generations.store import GenerationInfo, GenerationStore
+from realm_hf.index.base import SearchIndex
 from realm_hf.index.exact import recall_at_k
-from realm_hf.index.faiss_index import build_index, search_threads
+from realm_hf.index.faiss_index import build_index
+from realm_hf.index.faiss_search import FaissIndex, faiss_threads, search_threads
 from realm_hf.models.precision import encoding_in, resolved_encode_dtype
-from realm_hf.refresh.team import Team
+from realm_hf.refresh.rank_group import RankGroup
 from realm_hf.runs.directory import RunDirectory
 from realm_hf.runs.errors import RunDirectoryError
 from realm_hf.runs.snapshots import SnapshotInfo
@@ -49,14 +50,15 @@ _RECALL_TOLERANCE = 0.05
 
 @dataclass(frozen=True)
 class RecallRecord:
-    """A line of RUN/logs/index-recall.jsonl: how exact an approximate index is, so that its drift can be seen.
+    """
+    A line of RUN/logs/index-recall.jsonl: how exact an approximate index is, so that its drift can be seen.
 
     Args:
-        snapshot_step: Step of the snapshot.
-        epoch: Its epoch.
-        factory: FAISS factory string.
-        reused: Whether centroids and codebooks were taken from an earlier generation.
-        recall: Share of the exact best 10 passages found, for 64 passages taken as queries.
+        snapshot_step (`int`): Step of the snapshot.
+        epoch (`int`): Its epoch.
+        factory (`str`): FAISS factory string.
+        reused (`bool`): Whether centroids and codebooks were taken from an earlier generation.
+        recall (`float`): Share of the exact best 10 passages found, for 64 passages taken as queries.
     """
 
     snapshot_step: int
@@ -74,59 +76,61 @@ def build_generation(
     passages: PassageStore,
     store: GenerationStore,
     device: str | torch.device = "cpu",
-    team: Team | None = None,
+    ranks: RankGroup | None = None,
     progress: Progress | None = None,
     index_threads: int | None = None,
 ) -> GenerationInfo | None:
-    """Build and commit the generation of a snapshot. All ranks of the team call it; rank 0 gets the result.
+    """
+    Build and commit the generation of a snapshot. All ranks of the group call it; rank 0 gets the result.
 
     Args:
-        run: The run directory.
-        snapshot: What the generation is recorded to be built from.
-        embedder: The passage tower with that snapshot's weights.
-        passages: RUN/passages.
-        store: RUN/index.
-        device: Where the passages are embedded.
-        team: The ranks that embed a shard each; this process alone by default.
-        progress: Told of every batch and phase.
-        index_threads: Of training and filling the index; FAISS's own by default. Embedding is not concerned: each rank
-            has its threads for that, and where torch and FAISS share an OpenMP library one count would be both's.
+        run ([`RunDirectory`]): The run directory.
+        snapshot ([`SnapshotInfo`]): What the generation is recorded to be built from.
+        embedder ([`RealmEmbedder`]): The passage tower with that snapshot's weights.
+        passages ([`PassageStore`]): RUN/passages.
+        store ([`GenerationStore`]): RUN/index.
+        device (`str` or `torch.device`, *optional*, defaults to `"cpu"`): Where the passages are embedded.
+        ranks ([`RankGroup`], *optional*): The ranks that embed a shard each; this process alone by default.
+        progress (`Progress`, *optional*): Called at every batch and phase.
+        index_threads (`int`, *optional*): Of training and filling the index; FAISS's own by default. Embedding is not
+            concerned: each rank has its threads for that, and where torch and FAISS share an OpenMP library one count
+            would be both's.
 
     Raises:
         RunDirectoryError: The passages are not those of the run.
         ValueError: An embedding is NaN or infinite (the row is named), or the factory does not fit the corpus.
         OSError: There is not enough space; checked before anything is embedded.
-        RefreshError: Another rank of the team failed, hangs or is lost.
+        RefreshError: Another rank of the group failed, hangs or is lost.
     """
     if passages.fingerprint != run.config.passages_fingerprint:
         raise RunDirectoryError(
             f"{run.passages} has fingerprint {passages.fingerprint}, run.json says {run.config.passages_fingerprint}: "
             "the passages were replaced under the run. Restore them, or start a new run."
         )
-    team = team or Team()
-    tell = progress or _tell_nobody
+    ranks = ranks or RankGroup()
+    report = progress or _log_progress
     started = time.monotonic()
-    shares = run.shards / team.share(f"{snapshot.name}-{uuid.uuid4().hex[:8]}")
+    shards = run.shards / ranks.broadcast(f"{snapshot.name}-{uuid.uuid4().hex[:8]}")
 
     dtype = resolved_encode_dtype(run.config.encode_dtype, torch.device(device))
 
     def embed() -> np.ndarray | None:
-        if team.rank == 0:
+        if ranks.rank == 0:
             store.require_space(_bytes_at_least(run, embedder))
         with encoding_in(dtype, torch.device(device)):
-            return _embed(run, embedder, passages, device, team, shares, tell)
+            return _embed(run, embedder, passages, device, ranks, shards, report)
 
-    embeddings = team.together(f"embedding the passages of {snapshot.name}", embed)
+    embeddings = ranks.together(f"embedding the passages of {snapshot.name}", embed)
 
     def index_and_write() -> GenerationInfo | None:
         if embeddings is None:
             return None
-        _join_shares(embeddings, shares, team)
-        tell("indexing", len(passages), len(passages))
+        _join_shards(embeddings, shards, ranks)
+        report("indexing", len(passages), len(passages))
         with search_threads(index_threads):
-            logger.info("building index %s on %d threads", run.config.index_factory, faiss.omp_get_max_threads())
+            logger.info("building index %s on %d threads", run.config.index_factory, faiss_threads())
             index = _index(run, snapshot, embeddings, store)
-        tell("writing", len(passages), len(passages))
+        report("writing", len(passages), len(passages))
         generation = store.write(
             embeddings,
             index,
@@ -143,7 +147,7 @@ def build_generation(
         generation.close()
         return generation.info
 
-    return team.together(f"writing the generation of {snapshot.name}", index_and_write)
+    return ranks.together(f"writing the generation of {snapshot.name}", index_and_write)
 
 
 def _bytes_at_least(run: RunDirectory, embedder: RealmEmbedder) -> int:
@@ -152,7 +156,7 @@ def _bytes_at_least(run: RunDirectory, embedder: RealmEmbedder) -> int:
     return run.config.rows * embedder.config.retriever_proj_size * per_coordinate
 
 
-def _tell_nobody(phase: str, done: int, total: int) -> None:
+def _log_progress(phase: str, done: int, total: int) -> None:
     logger.debug("%s: %d of %d", phase, done, total)
 
 
@@ -161,44 +165,45 @@ def _embed(
     embedder: RealmEmbedder,
     passages: PassageStore,
     device: str | torch.device,
-    team: Team,
-    shares: Path,
-    tell: Progress,
+    ranks: RankGroup,
+    shards: Path,
+    report: Progress,
 ) -> np.ndarray | None:
-    """On rank 0 an array for all embeddings `[N, D]`, with its own filled in, else `None`. Ranks hand their rows over
-    as files: the run directory is shared by them all, and a gather would need the whole array in a GPU's memory.
+    """
+    On rank 0 an array for all embeddings `[N, D]`, with its own filled in, else `None`. Ranks hand their rows over as
+    files: the run directory is shared by them all, and a gather would need the whole array in a GPU's memory.
     """
     total, dtype = len(passages), np.dtype(run.config.embedding_dtype)
-    embeddings = np.empty((total, embedder.config.retriever_proj_size), dtype) if team.rank == 0 else None
+    embeddings = np.empty((total, embedder.config.retriever_proj_size), dtype) if ranks.rank == 0 else None
 
-    def told(done: int, of: int) -> None:
-        tell("embedding", done, of)
-        team.mark()
+    def embedded(done: int, of: int) -> None:
+        report("embedding", done, of)
+        ranks.mark()
 
     mine = embed_passages(
         embedder,
         passages,
         embeddings,
-        rows=shard(total, team.rank, team.world_size),
+        rows=shard(total, ranks.rank, ranks.world_size),
         max_tokens_per_batch=run.config.max_tokens_per_batch,
         device=device,
-        progress=told,
+        progress=embedded,
     )
-    if team.rank > 0:
-        shares.mkdir(parents=True, exist_ok=True)
-        np.save(shares / f"{team.rank}.npy", mine.astype(dtype, copy=False))
+    if ranks.rank > 0:
+        shards.mkdir(parents=True, exist_ok=True)
+        np.save(shards / f"{ranks.rank}.npy", mine.astype(dtype, copy=False))
     return embeddings
 
 
-def _join_shares(embeddings: np.ndarray, shares: Path, team: Team) -> None:
+def _join_shards(embeddings: np.ndarray, shards: Path, ranks: RankGroup) -> None:
     """Fill in what the other ranks have embedded, and remove their files."""
     total = len(embeddings)
-    for rank in range(1, team.world_size):
-        embeddings[shard(total, rank, team.world_size)] = np.load(shares / f"{rank}.npy", allow_pickle=False)
-    shutil.rmtree(shares, ignore_errors=True)
+    for rank in range(1, ranks.world_size):
+        embeddings[shard(total, rank, ranks.world_size)] = np.load(shards / f"{rank}.npy", allow_pickle=False)
+    shutil.rmtree(shards, ignore_errors=True)
 
 
-def _index(run: RunDirectory, snapshot: SnapshotInfo, embeddings: np.ndarray, store: GenerationStore) -> faiss.Index:
+def _index(run: RunDirectory, snapshot: SnapshotInfo, embeddings: np.ndarray, store: GenerationStore) -> SearchIndex:
     config = run.config
     reuse = _earlier_index(run, store)
     log = run.logs / "index-recall.jsonl"
@@ -209,7 +214,7 @@ def _index(run: RunDirectory, snapshot: SnapshotInfo, embeddings: np.ndarray, st
         train_size=config.index_train_size,
         recall=config.index_recall,
     )
-    index = build(reuse=reuse)
+    index = FaissIndex(build(reuse=reuse))
     if config.index_factory == "Flat":
         return index  # exact, nothing trained
     probes = np.random.default_rng(0).choice(len(embeddings), min(_RECALL_PROBES, len(embeddings)), replace=False)
@@ -221,7 +226,7 @@ def _index(run: RunDirectory, snapshot: SnapshotInfo, embeddings: np.ndarray, st
             "recall@%d fell from %.3f to %.3f with reused centroids: training anew", _RECALL_DEPTH, trained, recall
         )
         reuse = None
-        index = build()
+        index = FaissIndex(build())
         recall = recall_at_k(embeddings, index, queries, _RECALL_DEPTH)
     record = RecallRecord(snapshot.step, snapshot.epoch, config.index_factory, reuse is not None, round(recall, 4))
     with log.open("a", encoding="utf-8") as file:

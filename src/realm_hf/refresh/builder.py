@@ -22,16 +22,17 @@ import uuid
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-import faiss
 import torch
 
 from realm_hf.data.passages.store import PassageStore
 from realm_hf.generations.store import GenerationInfo, GenerationStore
+from realm_hf.index.faiss_search import set_faiss_threads
 from realm_hf.index.threads import usable_cores
 from realm_hf.refresh.build import build_generation
 from realm_hf.refresh.builder_device import known_device
+from realm_hf.refresh.builder_options import BuilderOptions, add_arguments
 from realm_hf.refresh.priority import lower_priority
-from realm_hf.refresh.team import Team
+from realm_hf.refresh.rank_group import RankGroup
 from realm_hf.runs.directory import RunDirectory
 from realm_hf.runs.errors import RunDirectoryError
 from realm_hf.runs.heartbeat import Heartbeat
@@ -49,14 +50,15 @@ _LOOKS = 5
 
 
 class Builder:
-    """Builds generations of one run.
+    """
+    Builds generations of one run.
 
     Args:
-        run: The run directory.
-        name: Names its heartbeat file; unique among the run's builders.
-        device: Where passages are embedded.
-        team: The ranks that build together; this process alone by default.
-        index_threads: See [`build_generation`].
+        run ([`RunDirectory`]): The run directory.
+        name (`str`, *optional*): Names its heartbeat file; unique among the run's builders.
+        device (`str`, *optional*, defaults to `"cpu"`): Where passages are embedded.
+        ranks ([`RankGroup`], *optional*): The ranks that build together; this process alone by default.
+        index_threads (`int`, *optional*): See [`build_generation`].
     """
 
     def __init__(
@@ -65,13 +67,13 @@ class Builder:
         *,
         name: str | None = None,
         device: str = "cpu",
-        team: Team | None = None,
+        ranks: RankGroup | None = None,
         index_threads: int | None = None,
     ):
         self.run = run
         self.index_threads = index_threads
         self.device = device
-        self.team = team or Team()
+        self.ranks = ranks or RankGroup()
         self.passages = PassageStore.load(run.passages)
         self.store = GenerationStore(run.index)
         name = name or f"builder-{uuid.uuid4().hex[:12]}"
@@ -89,15 +91,15 @@ class Builder:
     def build_newest(self) -> GenerationInfo | None:
         """Build the newest snapshot; `None` if there is nothing to build (on other ranks than 0: always)."""
         with ExitStack() as lease:
-            found = self.team.together("looking for a snapshot", lambda: self._lease_newest_unbuilt(lease))
-            name = self.team.share(found.name if found is not None else "")
+            found = self.ranks.together("looking for a snapshot", lambda: self._lease_newest_unbuilt(lease))
+            name = self.ranks.broadcast(found.name if found is not None else "")
             return self._build(name) if name else None
 
     def _lease_newest_unbuilt(self, lease: ExitStack) -> SnapshotInfo | None:
         """On rank 0 the newest unbuilt snapshot, which is kept from being collected until `lease` is closed."""
         for left in reversed(range(_LOOKS)):
             try:
-                newest = self.newest_unbuilt() if self.team.rank == 0 else None
+                newest = self.newest_unbuilt() if self.ranks.rank == 0 else None
                 return None if newest is None else lease.enter_context(leased_snapshot(self.run, newest.name))
             except FileNotFoundError:  # collected between two of these lines, as there is a newer one
                 if not left:
@@ -107,7 +109,7 @@ class Builder:
     def _build(self, name: str) -> GenerationInfo | None:
         self.heartbeat.mark("starting", name)
         snapshot = read_snapshot(self.run, name)
-        embedder = self.team.together(f"loading {name}", lambda: load_snapshot(self.run, snapshot, self.device))
+        embedder = self.ranks.together(f"loading {name}", lambda: load_snapshot(self.run, snapshot, self.device))
         logger.info("building %s: %d passages on %s", name, len(self.passages), self.device)
         info = build_generation(
             self.run,
@@ -116,7 +118,7 @@ class Builder:
             passages=self.passages,
             store=self.store,
             device=self.device,
-            team=self.team,
+            ranks=self.ranks,
             progress=lambda phase, done, total: self.heartbeat.mark(phase, name, done, total),
             index_threads=self.index_threads,
         )
@@ -125,19 +127,19 @@ class Builder:
         return info
 
     def watch(self, poll_seconds: float) -> None:
-        """Build every newest snapshot that appears, without end; a failed build is told and tried again."""
+        """Build every newest snapshot that appears, without end; a failed build is logged and tried again later."""
         failures = 0
         while True:
             pause = poll_seconds
             try:
                 self.build_newest()
                 failures = 0
-                self.heartbeat.tell_failure(0)
+                self.heartbeat.report_failure(0)
             except (OSError, RuntimeError, ValueError) as error:
-                if self.team.world_size > 1:
+                if self.ranks.world_size > 1:
                     raise  # the other ranks are in the middle of the build: only the launcher can start all anew
                 failures += 1
-                self.heartbeat.tell_failure(failures, f"{type(error).__name__}: {error}")
+                self.heartbeat.report_failure(failures, f"{type(error).__name__}: {error}")
                 pause = min(_MAX_BACKOFF_SECONDS, poll_seconds * 2**failures)
                 logger.exception("the build failed (%d in a row); trying again in %.0f s", failures, pause)
             deadline = time.monotonic() + pause
@@ -152,25 +154,25 @@ class Builder:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line and run a builder; returns its exit code."""
-    return run(_parser().parse_args(arguments))
+    return run(BuilderOptions.of(_parser().parse_args(arguments)))
 
 
-def run(options: argparse.Namespace) -> int:
-    """Run a builder with the options of [`add_arguments`]; returns its exit code."""
+def run(options: BuilderOptions) -> int:
+    """Run a builder; returns its exit code."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     logging.getLogger("realm_hf").setLevel(logging.INFO)
     if options.nice:
         lower_priority(os.getpid(), options.nice)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-        faiss.omp_set_num_threads(options.threads)
+        set_faiss_threads(options.threads)
     # A launcher leaves each rank one thread, but only the first of them builds the index, and the others wait for it.
     index_threads = options.index_threads or options.threads or usable_cores()
     try:
         directory = RunDirectory.open(options.run)
         known_device(options.device)
-        team, device = _team(options.device)
-        builder = Builder(directory, name=options.name, device=device, team=team, index_threads=index_threads)
+        ranks, device = _launched_ranks(options.device)
+        builder = Builder(directory, name=options.name, device=device, ranks=ranks, index_threads=index_threads)
     except (RunDirectoryError, OSError, ValueError) as error:
         logger.error("%s", error)
         return EXIT_UNUSABLE
@@ -186,7 +188,7 @@ def _once(builder: Builder) -> int:
     except (OSError, RuntimeError, ValueError):
         logger.exception("the build failed")
         return EXIT_FAILED
-    if built is None and builder.team.rank == 0:
+    if built is None and builder.ranks.rank == 0:
         logger.info("nothing to build: no snapshot of epoch %d lacks its generation", builder.run.read_epoch())
         return EXIT_NOTHING
     return EXIT_BUILT
@@ -202,36 +204,15 @@ def _watch(builder: Builder, poll_seconds: float) -> int:
     return EXIT_BUILT
 
 
-def _team(device: str) -> tuple[Team, str]:
+def _launched_ranks(device: str) -> tuple[RankGroup, str]:
     """The ranks of `accelerate launch` or `torchrun`, if this is one of them, and this rank's device."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return Team(), device
+        return RankGroup(), device
     from accelerate import PartialState
 
-    # Unless told so, accelerate takes several processes without a GPU for one process each.
+    # Without `cpu=True` accelerate takes several processes without a GPU for one process each.
     state = PartialState(cpu=device == "cpu")
-    return Team(state.process_index, state.num_processes), str(state.device)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that `realm-hf build-index` shares."""
-    parser.add_argument("run", metavar="RUN", help="the run directory (output_dir of the training run)")
-    mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--once", action="store_true", help="build the newest snapshot and end (default)")
-    mode.add_argument("--watch", action="store_true", help="build each newest snapshot, until interrupted")
-    parser.add_argument("--device", default="cpu", help="where to embed, such as cuda:1 (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=None, help="processor threads (default: the libraries' own)")
-    parser.add_argument(
-        "--index-threads",
-        type=int,
-        default=None,
-        help="threads of k-means and of filling the index (default: those of --threads, else all usable cores)",
-    )
-    parser.add_argument("--nice", type=int, default=0, help="niceness to add, for a processor that others use too")
-    parser.add_argument("--name", help=argparse.SUPPRESS)  # of the heartbeat file: the trainer knows it beforehand
-    parser.add_argument(
-        "--poll-seconds", type=float, default=2.0, help="with --watch: pause between looks (default: %(default)s)"
-    )
+    return RankGroup(state.process_index, state.num_processes), str(state.device)
 
 
 def _parser() -> argparse.ArgumentParser:

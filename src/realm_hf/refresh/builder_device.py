@@ -15,12 +15,12 @@ import torch
 
 from realm_hf.models.ragged_encoding import CHUNK_TOKENS
 from realm_hf.refresh.builder_process import builder_environment
-from realm_hf.refresh.team import Team
+from realm_hf.refresh.rank_group import RankGroup
 
 if TYPE_CHECKING:
     from realm_hf.models.modeling_realm import RealmEmbedder
 
-# Prints the free bytes of the device that is given, or -1 where it does not tell; fails where nothing can be computed.
+# Prints the free bytes of the given device, or -1 where that is not known; fails where nothing can be computed.
 _TRIAL = """
 import sys, torch
 device = torch.device(sys.argv[1])
@@ -33,11 +33,12 @@ _REMEDY = "Give a free one instead, such as cuda:1, or cpu."
 
 
 def check_builder_device(device: str, needed_bytes: int = 0) -> None:
-    """Refuse a builder's device on which a build would fail.
+    """
+    Refuse a builder's device on which a build would fail.
 
     Args:
-        device: As `builder_device`.
-        needed_bytes: Memory that a build takes there, see [`build_bytes`].
+        device (`str`): As `builder_device`.
+        needed_bytes (`int`, *optional*, defaults to 0): Memory that a build takes there, see [`build_bytes`].
 
     Raises:
         ValueError: Torch does not know it, this machine does not have it, nothing can be computed there, or too little
@@ -59,16 +60,17 @@ def check_builder_device(device: str, needed_bytes: int = 0) -> None:
             f"{_named(device)}, but it did not add up 64 x 64 numbers in {_TRIAL_SECONDS:.0f} s. {_REMEDY}"
         ) from error
     if trial.returncode:
-        told = trial.stderr.strip().splitlines()
+        lines = trial.stderr.strip().splitlines()
         raise ValueError(
             f"{_named(device)}, but nothing can be computed there: "
-            f"{told[-1] if told else f'exit code {trial.returncode}'}. {_REMEDY}"
+            f"{lines[-1] if lines else f'exit code {trial.returncode}'}. {_REMEDY}"
         )
     check_room(device, int(trial.stdout), needed_bytes)
 
 
 def known_device(device: str) -> torch.device:
-    """The device of a name.
+    """
+    The device of a name.
 
     Raises:
         ValueError: Torch does not know the name, or sees no such CUDA device here.
@@ -87,13 +89,14 @@ def known_device(device: str) -> torch.device:
 def check_on_all_ranks(device: str, needed_bytes: int = 0) -> None:
     """[`check_builder_device`] on the main process, beside which the builder runs; its error is every rank's."""
     if device != "cpu":
-        Team.of_all_ranks().on_main(
+        RankGroup.of_all_ranks().on_main(
             lambda: check_builder_device(device, needed_bytes), "try the device of the index builder"
         )
 
 
 def check_room(device: str, free_bytes: int, needed_bytes: int) -> None:
-    """Refuse a device with too little free memory; a negative number of free bytes says that it is not known.
+    """
+    Refuse a device with too little free memory; a negative number of free bytes says that it is not known.
 
     Raises:
         ValueError: It has less than is needed.
@@ -106,11 +109,12 @@ def check_room(device: str, free_bytes: int, needed_bytes: int) -> None:
 
 
 def build_bytes(embedder: RealmEmbedder, max_tokens_per_batch: int | None) -> int:
-    """Memory that embedding passages takes on an accelerator: the weights, and the widest layer of one batch.
+    """
+    Memory that embedding passages takes on an accelerator: the weights, and the widest layer of one batch.
 
     Args:
-        embedder: The passage tower.
-        max_tokens_per_batch: As in `run.json`; `None` for the default of such a device.
+        embedder ([`RealmEmbedder`]): The passage tower.
+        max_tokens_per_batch (`int`, *optional*): As in `run.json`; `None` for the default of such a device.
     """
     config = embedder.config
     tokens = max_tokens_per_batch or CHUNK_TOKENS["cuda"][1]

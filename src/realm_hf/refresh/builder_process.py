@@ -1,6 +1,10 @@
 """The builder as its trainer sees it: started clean, asked to build, watched, read when it ends, and never left
 behind.
 
+Three things are seen of a build, each by what is still right when the build is killed at that moment: the pipe of
+its server says when its process starts and ends, its heartbeat file whether it makes progress, and the store whether
+its generation is complete. [`Build`] holds the first two; the third is the store's, in all refresh modes.
+
 `subprocess` with a cleaned environment was chosen over `multiprocessing`: a fork of a trainer that has searched with
 threads hangs, and a spawned child would inherit the launcher's RANK, MASTER_ADDR and thread settings and take itself
 for one of its ranks.
@@ -20,29 +24,39 @@ from typing import BinaryIO, cast
 
 from transformers.utils import logging
 
-from realm_hf.refresh import guarded_start
-from realm_hf.refresh.builder_logs import mark_failed, prune_logs
-from realm_hf.refresh.priority import lower_priority
 from realm_hf.runs.directory import RunDirectory
 from realm_hf.runs.heartbeat import HeartbeatMonitor, ProcessorMonitor
 from realm_hf.storage.errors import explain_os_errors
 
 logger = logging.get_logger(__name__)
 
-# What a launcher tells its ranks; a builder that believed it would wait for peers that never come.
+# What a launcher sets for its ranks; a builder that read it would wait for other ranks that never come.
 _LAUNCHER_PREFIXES = ("ACCELERATE_", "FSDP_", "TORCHELASTIC_", "PET_", "GROUP_", "ROLE_", "OMPI_", "PMI_", "SLURM_")
 _LAUNCHER_NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "NODE_RANK")
 
+# The interpreter's arguments that start a trainer's builder; TRAINER_PID and RUN follow. `guarded_start.py` is run by
+# its path, and imported by nobody: it imports the server, which imports this module.
+GUARDED_START = (
+    "-c",
+    "import runpy, sys; runpy.run_path(sys.argv[1], run_name='__main__')",
+    str(Path(__file__).with_name("guarded_start.py")),
+)
+
+# RUN/logs/builder-*.log, one for each build and each server: the newest stay, and beside them the newest that failed.
+KEPT_LOGS = 20
+KEPT_FAILED_LOGS = 20
+_FAILED = "failed-"
 _TAIL_BYTES = 4096
 _KILL_SECONDS = 10.0
 
 
 def builder_environment(threads: int, environment: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment of a builder: the trainer's without its launcher's variables, with thread settings of its own.
+    """
+    The environment of a builder: the trainer's without its launcher's variables, with thread settings of its own.
 
     Args:
-        threads: Processor threads that each library may use.
-        environment: Instead of this process's own.
+        threads (`int`): Processor threads that each library may use.
+        environment (`Mapping[str, str]`, *optional*): Instead of this process's own.
     """
     inherited = os.environ if environment is None else environment
     cleaned = {
@@ -69,10 +83,11 @@ def builder_environment(threads: int, environment: Mapping[str, str] | None = No
 
 
 class Build:
-    """One build that was asked for.
+    """
+    One build that was asked for.
 
     Args:
-        run: The run directory.
+        run ([`RunDirectory`]): The run directory.
     """
 
     def __init__(self, run: RunDirectory):
@@ -86,19 +101,18 @@ class Build:
     def describe_failure(self) -> str:
         """How it stands or why it ended, with the end of its log, which is kept for longer than that of a good one."""
         self.log_path = mark_failed(self.log_path)
-        return f"The index builder (process {self.pid}) {_in_words(self.status)}; {_tail(self.log_path)}"
+        return f"The index builder (process {self.pid}) {_describe_status(self.status)}; {_tail(self.log_path)}"
 
 
 class BuilderProcess:
-    """The [`BuilderServer`] of one trainer.
+    """
+    The [`BuilderServer`] of one trainer.
 
     Args:
-        run: The run directory.
-        threads: Processor threads of a build.
-        device: Where builds embed, such as "cpu" or "cuda:1".
-        index_threads: Those of its index; `threads` by default.
-        nice: Added to the trainer's niceness, so that the trainer's threads go first on a shared processor; see
-            [`lower_priority`].
+        run ([`RunDirectory`]): The run directory.
+        threads (`int`, *optional*, defaults to 1): Processor threads of a build.
+        device (`str`, *optional*, defaults to `"cpu"`): Where builds embed, such as "cpu" or "cuda:1".
+        index_threads (`int`, *optional*): Those of its index; `threads` by default.
     """
 
     def __init__(
@@ -108,7 +122,6 @@ class BuilderProcess:
         threads: int = 1,
         index_threads: int | None = None,
         device: str = "cpu",
-        nice: int = 0,
     ):
         self.run = run
         self.build: Build | None = None
@@ -117,9 +130,7 @@ class BuilderProcess:
         prune_logs(run.logs)
         command = [
             sys.executable,
-            "-c",
-            guarded_start.RUN_BY_PATH,
-            guarded_start.__file__,
+            *GUARDED_START,
             str(os.getpid()),
             str(run.root),
         ]
@@ -137,9 +148,6 @@ class BuilderProcess:
             )
         self._loading = ProcessorMonitor(self._process.pid)
         os.set_blocking(self._stdout.fileno(), False)
-        # Set from here rather than by a preexec_fn, which may deadlock in a process with threads; the threads and
-        # builds that the server starts later inherit it.
-        lower_priority(self._process.pid, nice)
 
     @property
     def pid(self) -> int:
@@ -152,7 +160,7 @@ class BuilderProcess:
         return self._process.poll() is None
 
     def request(self) -> Build:
-        """Ask for a build of the newest snapshot; a server that is still loading finds the word when it is ready."""
+        """Ask for a build of the newest snapshot; a server that is still loading reads the request afterwards."""
         prune_logs(self.run.logs, living=self.log_path)
         self.build = Build(self.run)
         with contextlib.suppress(BrokenPipeError):  # a dead server is noticed by `is_alive`
@@ -168,14 +176,14 @@ class BuilderProcess:
         return silent if self.build.monitor.has_moved else min(silent, self._loading.silent_seconds())
 
     def look(self) -> None:
-        """Take in what the server has said about its build; never waits."""
+        """Read what the server has answered about its build; never waits."""
         with contextlib.suppress(BlockingIOError):
             while received := os.read(self._stdout.fileno(), 4096):
                 self._unread += received
         *lines, self._unread = self._unread.split(b"\n")
-        for word, name, number in (line.decode().split() for line in lines):
+        for answer, name, number in (line.decode().split() for line in lines):
             if self.build is not None and name == self.build.name:
-                if word == "started":
+                if answer == "started":
                     self.build.pid = int(number)
                     self._loading = ProcessorMonitor(self.build.pid)
                 else:
@@ -186,7 +194,7 @@ class BuilderProcess:
         self.log_path = mark_failed(self.log_path)
         if self.build is not None:
             self.build.log_path = mark_failed(self.build.log_path)
-        how = _in_words(self._process.poll())
+        how = _describe_status(self._process.poll())
         return f"The index builder's server (process {self.pid}) {how}; {_tail(self.log_path)}"
 
     def kill(self) -> None:
@@ -209,10 +217,8 @@ class BuilderProcess:
             self.build.monitor.path.unlink(missing_ok=True)
 
     def stop(self, grace_seconds: float = 2.0) -> None:
-        """Tell the server to kill its build and end. One that is still loading its libraries is killed: it holds
-        nothing.
-        """
-        # Said, not only hinted at by closing the pipe: a forked data loader worker may hold a copy of our end of it.
+        """End the server, which kills its build. One that is still loading libraries is killed: it holds nothing."""
+        # Written, not only implied by closing the pipe: a forked data loader worker may hold a copy of our end of it.
         with contextlib.suppress(BrokenPipeError):
             self._stdin.write(b"stop\n")
             self._stdin.flush()
@@ -229,7 +235,31 @@ class BuilderProcess:
         return cast(BinaryIO, self._process.stdout)
 
 
-def _in_words(status: int | None) -> str:
+def mark_failed(log: Path) -> Path:
+    """Name a log that of a failed build; returns its new path, or the old one where that cannot be done."""
+    failed = log.with_name(_FAILED + log.name)
+    try:
+        return log.rename(failed)
+    except OSError:
+        return log  # it was never opened, or the disk does not answer; the failure that is being reported matters more
+
+
+def prune_logs(logs: Path, living: Path | None = None) -> None:
+    """
+    Remove all but the newest logs.
+
+    Args:
+        logs (`Path`): RUN/logs.
+        living (`Path`, *optional*): The log of a server that runs, however old it is.
+    """
+    for pattern, kept in (("builder-*.log", KEPT_LOGS), (f"{_FAILED}builder-*.log", KEPT_FAILED_LOGS)):
+        with contextlib.suppress(OSError):  # another disk error will say so; old logs are no reason to stop
+            found = [path for path in logs.glob(pattern) if path != living]
+            for old in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)[kept:]:
+                old.unlink(missing_ok=True)
+
+
+def _describe_status(status: int | None) -> str:
     if status is None:
         return "still runs"
     if status >= 0:

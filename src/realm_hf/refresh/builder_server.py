@@ -10,7 +10,7 @@ is safe here for the reason for which it is not in a trainer: this process has o
 new interpreter for each build was tried: on two cores its start took 8 processor seconds from training at every
 refresh.)
 
-Words on standard input, answers on standard output, one a line:
+Requests on standard input, answers on standard output, one a line:
 
     build NAME      ->  started NAME PID        a process was forked; its log is RUN/logs/NAME.log
                         ended NAME STATUS       its exit code, or minus the signal that killed it
@@ -31,37 +31,34 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import replace
+from typing import NoReturn
 
 import realm_hf.data.passages.store
 import realm_hf.models.modeling_realm  # noqa: F401 - what a build needs is loaded before the fork
-from realm_hf.refresh.guarded_start import ParentGuard
+from realm_hf.refresh.builder_options import BuilderOptions, add_arguments
+from realm_hf.refresh.parent_guard import ParentGuard
 
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 
 
 class BuilderServer:
-    """Serves one run until it is told to stop.
+    """
+    Serves one run until it is asked to stop.
 
     Args:
-        run: RUN.
-        device: Where builds embed.
-        threads: Processor threads of a build.
-        index_threads: Those of its index.
-        trainer: Process id of its trainer, with which it ends.
+        options ([`BuilderOptions`]): Of every build; each gets a name of its own.
+        trainer (`int`): Process id of its trainer, with which it ends.
     """
 
-    def __init__(self, run: Path, *, device: str, threads: int, index_threads: int, trainer: int):
-        self.run = run
-        self.device = device
-        self.threads = threads
-        self.index_threads = index_threads
+    def __init__(self, options: BuilderOptions, trainer: int):
+        self.options = options
         self._trainer = trainer
         self._build: tuple[str, int] | None = None
         self._unread = b""
 
     def serve(self) -> None:
-        """Answer words until the last one."""
+        """Answer requests until the last one, or the end of the trainer."""
         while os.getppid() == self._trainer:
             readable, _, _ = select.select([_STDIN], [], [], 0.02 if self._build else 0.5)
             if readable and not self._listen():
@@ -73,10 +70,10 @@ class BuilderServer:
         received = os.read(_STDIN, 4096)
         *lines, self._unread = (self._unread + received).split(b"\n")
         for line in lines:
-            word, _, name = line.decode().partition(" ")
-            if word == "stop":
+            request, _, name = line.decode().partition(" ")
+            if request == "stop":
                 return False
-            if word == "build" and self._build is None:
+            if request == "build" and self._build is None:
                 self._fork(name)
         return bool(received)
 
@@ -84,9 +81,9 @@ class BuilderServer:
         server = os.getpid()
         pid = os.fork()
         if pid == 0:
-            _be_a_build(self.run, name, self.device, self.threads, self.index_threads, server)
+            _build_and_exit(replace(self.options, name=name), server)
         self._build = (name, pid)
-        _say(f"started {name} {pid}")
+        _answer(f"started {name} {pid}")
 
     def _reap(self) -> None:
         if self._build is None:
@@ -95,38 +92,44 @@ class BuilderServer:
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:
             self._build = None
-            _say(f"ended {name} {os.waitstatus_to_exitcode(status)}")
+            _answer(f"ended {name} {os.waitstatus_to_exitcode(status)}")
 
     def _kill_build(self) -> None:
         if self._build is not None:
             name, pid = self._build
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
-            (self.run / "heartbeats" / f"{name}.json").unlink(missing_ok=True)
+            (self.options.run / "heartbeats" / f"{name}.json").unlink(missing_ok=True)
 
 
-def _say(line: str) -> None:
+def _answer(line: str) -> None:
     # The trainer may be dead; then the loop ends of itself, and the build must still be killed.
     with contextlib.suppress(BrokenPipeError):
         os.write(_STDOUT, f"{line}\n".encode())
 
 
-def _be_a_build(run: Path, name: str, device: str, threads: int, index_threads: int, server: int) -> None:
-    """The forked child: never returns."""
+def _build_and_exit(options: BuilderOptions, server: int) -> NoReturn:
+    """
+    What the forked child does.
+
+    Args:
+        options ([`BuilderOptions`]): Of this build.
+        server (`int`): Process id of the server, with which the build ends.
+    """
     code = 1
     try:
-        log = os.open(run / "logs" / f"{name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        path = options.run / "logs" / f"{options.name}.log"
+        log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         nothing = os.open(os.devnull, os.O_RDWR)
         os.dup2(nothing, _STDIN)
         os.dup2(log, _STDOUT)
         os.dup2(log, _STDERR)
         ParentGuard(server)
         # Read by FAISS's OpenBLAS, which is loaded only here.
-        os.environ["OPENBLAS_NUM_THREADS"] = str(index_threads)
-        from realm_hf.refresh.builder import main
+        os.environ["OPENBLAS_NUM_THREADS"] = str(options.index_threads or options.threads or 1)
+        from realm_hf.refresh import builder
 
-        counts = ["--threads", str(threads), "--index-threads", str(index_threads)]
-        code = main([str(run), "--once", "--name", name, "--device", device, *counts])
+        code = builder.run(options)
     except BaseException:  # noqa: BLE001 - a forked child must not run on as a second server
         traceback.print_exc()
     finally:
@@ -136,23 +139,19 @@ def _be_a_build(run: Path, name: str, device: str, threads: int, index_threads: 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the server."""
+    """
+    Run the server; returns its exit code.
+
+    Args:
+        arguments (`Sequence[str]`, *optional*): Those of the command line by default.
+    """
     parser = argparse.ArgumentParser(prog="python -m realm_hf.refresh.builder_server")
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--index-threads", type=int, default=1)
+    add_arguments(parser)
     parser.add_argument("--trainer", type=int, default=os.getppid(), help="process id (default: of the parent)")
-    options = parser.parse_args(arguments)
+    parsed = parser.parse_args(arguments)
     # What is loaded by now lives as long as the process: the collector need not touch it, nor a fork copy it.
     gc.freeze()
-    BuilderServer(
-        options.run,
-        device=options.device,
-        threads=options.threads,
-        index_threads=options.index_threads,
-        trainer=options.trainer,
-    ).serve()
+    BuilderServer(BuilderOptions.of(parsed), parsed.trainer).serve()
     return 0
 
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from transformers.utils import logging
 
 from realm_hf.generations.store import GenerationInfo
-from realm_hf.refresh.async_refresh import AsyncRefresher
-from realm_hf.refresh.base import Refresher, RefreshError, RefreshHealth, RefreshMode
-from realm_hf.refresh.store_refresher import SnapshotRefresher, StoreRefresher
+from realm_hf.refresh.base import Refresher, RefreshHealth, RefreshMode
+from realm_hf.refresh.builder_process import Build, BuilderProcess
+from realm_hf.refresh.store_refresher import MAX_FAILURES, SnapshotRefresher, StoreRefresher
 from realm_hf.runs.directory import RunDirectory
 from realm_hf.runs.heartbeat import FleetMonitor
 
@@ -19,21 +19,12 @@ if TYPE_CHECKING:
 
     from realm_hf.models.modeling_realm import RealmEmbedder
 
-__all__ = [
-    "AsyncRefresher",
-    "ExternalRefresher",
-    "OffRefresher",
-    "RefreshError",
-    "RefreshHealth",
-    "RefreshMode",
-    "Refresher",
-    "SyncRefresher",
-    "make_refresher",
-]
-
 logger = logging.get_logger(__name__)
 
+HEARTBEAT_TIMEOUT_SECONDS = 120.0
+"""Seconds without progress after which a builder is replaced ("async") or reported missing ("external")."""
 _LOOK_SECONDS = 1.0
+_SUPERVISION_SECONDS = 0.1
 
 
 class OffRefresher(StoreRefresher):
@@ -56,17 +47,17 @@ class SyncRefresher(StoreRefresher):
 
 
 class ExternalRefresher(SnapshotRefresher):
-    """Refresh "external": builders that were started elsewhere watch the run directory; here one only looks.
+    """
+    Refresh "external": builders that were started elsewhere watch the run directory; here one only looks.
 
     Args:
-        run: See [`StoreRefresher`].
-        accelerator: See [`StoreRefresher`].
-        heartbeat_timeout: Seconds without any builder's progress after which its absence is told, once a minute.
-        retry_seconds: See [`SnapshotRefresher`].
-        max_failures: See [`SnapshotRefresher`]; here it is the snapshots' writes that count. A builder that failed
-            more often in a row is not taken to be building any more.
-        keep_generations: See [`StoreRefresher`].
-        build_threads: See [`StoreRefresher`].
+        run ([`RunDirectory`]): See [`StoreRefresher`].
+        accelerator (`Accelerator`): See [`StoreRefresher`].
+        retry_seconds (`float`, *optional*, defaults to 1.0): See [`SnapshotRefresher`].
+        max_failures (`int`, *optional*, defaults to 10): See [`SnapshotRefresher`]; here it is the snapshots' writes
+            that count. A builder that failed more often in a row is not taken to be building any more.
+        keep_generations (`int`, *optional*, defaults to 2): See [`StoreRefresher`].
+        build_threads (`int`, *optional*): See [`StoreRefresher`].
     """
 
     mode: RefreshMode = "external"
@@ -76,9 +67,8 @@ class ExternalRefresher(SnapshotRefresher):
         run: RunDirectory,
         accelerator: Accelerator,
         *,
-        heartbeat_timeout: float = 120.0,
         retry_seconds: float = 1.0,
-        max_failures: int | None = 10,
+        max_failures: int | None = MAX_FAILURES,
         keep_generations: int | None = 2,
         build_threads: int | None = None,
     ):
@@ -91,13 +81,13 @@ class ExternalRefresher(SnapshotRefresher):
             build_threads=build_threads,
         )
         self._written_step = -1
-        self.heartbeat_timeout = heartbeat_timeout
         self._fleet = FleetMonitor(run.heartbeats)
         self._next_look = 0.0
-        self._told_at = 0.0
+        self._warned_at = 0.0
 
     def poll(self) -> GenerationInfo | None:
-        """On rank 0 the newest generation of this epoch that is newer than the served one.
+        """
+        On rank 0 the newest generation of this epoch that is newer than the served one.
 
         Raises:
             RefreshError: More than `max_failures` snapshots in a row could not be written, another trainer has taken
@@ -113,8 +103,12 @@ class ExternalRefresher(SnapshotRefresher):
             self._require_own_epoch()
             self._look_for_newest()
             silent = self._fleet.silent_seconds()
-            if self._committed_step > self._built_step() and silent > self.heartbeat_timeout and now > self._told_at:
-                self._told_at = now + 60.0
+            if (
+                self._committed_step > self._built_step()
+                and silent > HEARTBEAT_TIMEOUT_SECONDS
+                and now > self._warned_at
+            ):
+                self._warned_at = now + 60.0
                 logger.warning(
                     "no index builder has been seen at work on %s for %.0f s; start one with: realm-hf build-index "
                     "--watch %s",
@@ -127,7 +121,7 @@ class ExternalRefresher(SnapshotRefresher):
     def check_health(self) -> RefreshHealth:
         """How the refresh is doing."""
         silent = self._fleet.silent_seconds()
-        beat = self._fleet.building(self.heartbeat_timeout, self.max_failures)
+        beat = self._fleet.building(HEARTBEAT_TIMEOUT_SECONDS, self.max_failures)
         failing = self._fleet.failing()
         return RefreshHealth(
             mode="external",
@@ -143,6 +137,168 @@ class ExternalRefresher(SnapshotRefresher):
         )
 
 
+class AsyncRefresher(SnapshotRefresher):
+    """
+    Refresh "async": one builder process beside the trainer makes a generation of the newest snapshot, and is replaced
+    when it dies or hangs.
+
+    It is watched inside `poll()`, a few system calls every tenth of a second: no thread can race with the training
+    loop, and a loop that does not poll does not need a new index.
+
+    Args:
+        run ([`RunDirectory`]): See [`StoreRefresher`].
+        accelerator (`Accelerator`): See [`StoreRefresher`].
+        builder_threads (`int`, *optional*, defaults to 1): Processor threads of the builder.
+        index_threads (`int`, *optional*, defaults to `builder_threads`): Those of its index.
+        builder_device (`str`, *optional*, defaults to `"cpu"`): Its device, such as `"cuda:1"`.
+        heartbeat_timeout (`float`, *optional*, defaults to 120.0): Seconds without progress after which a builder is
+            killed and replaced.
+        retry_seconds (`float`, *optional*, defaults to 1.0): See [`SnapshotRefresher`].
+        max_failures (`int`, *optional*, defaults to 10): See [`SnapshotRefresher`].
+        keep_generations (`int`, *optional*, defaults to 2): See [`StoreRefresher`].
+        build_threads (`int`, *optional*): See [`StoreRefresher`].
+
+    Raises:
+        ValueError: `builder_threads` is less than 1.
+    """
+
+    mode: RefreshMode = "async"
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        accelerator: Accelerator,
+        *,
+        builder_threads: int = 1,
+        index_threads: int | None = None,
+        builder_device: str = "cpu",
+        heartbeat_timeout: float = HEARTBEAT_TIMEOUT_SECONDS,
+        retry_seconds: float = 1.0,
+        max_failures: int | None = MAX_FAILURES,
+        keep_generations: int | None = 2,
+        build_threads: int | None = None,
+    ):
+        super().__init__(
+            run,
+            accelerator,
+            retry_seconds=retry_seconds,
+            max_failures=max_failures,
+            keep_generations=keep_generations,
+            build_threads=build_threads,
+        )
+        if builder_threads < 1:
+            raise ValueError(f"builder_threads is {builder_threads}, but must be at least 1.")
+        self.builder_threads = builder_threads
+        self.index_threads = index_threads
+        self.builder_device = builder_device
+        self.heartbeat_timeout = heartbeat_timeout
+        self._builder: BuilderProcess | None = None
+        self._next_look = 0.0
+        self._stopped = False
+
+    def start(self) -> None:
+        """Start the builder; it loads its libraries beside the first steps."""
+        if self.rank == 0 and self._builder is None:
+            self._builder = self._spawn()
+
+    def poll(self) -> GenerationInfo | None:
+        """
+        Supervise the builder; on rank 0 the newest generation of this epoch that is newer than the served one.
+
+        Raises:
+            RefreshError: More than `max_failures` builds failed in a row, another trainer has taken the run over, or
+                the embedder's weights are NaN.
+        """
+        if self.rank == 0 and not self._stopped and time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + _SUPERVISION_SECONDS
+            self._check_commits()
+            self._supervise()
+        return super().poll()
+
+    def check_health(self) -> RefreshHealth:
+        """How the refresh is doing."""
+        build = None if self._builder is None else self._builder.build
+        return RefreshHealth(
+            mode="async",
+            building=build is not None,
+            builder_pid=None if build is None else build.pid,
+            heartbeat_age_seconds=None if build is None else build.monitor.silent_seconds(),
+            submitted_step=self._submitted_step,
+            built_step=self._built_step(),
+            failures=self._failures,
+            last_error=self._last_error,
+            snapshot_seconds=self._snapshot_seconds,
+            commit_seconds=self._commit_seconds,
+        )
+
+    def stop(self) -> None:
+        """End the builder, wherever it stands, and finish the snapshot that is being written."""
+        self._stopped = True
+        super().stop()
+        if self._builder is not None:
+            self._builder.stop()
+            self._builder = None
+
+    def _supervise(self) -> None:
+        builder = self._builder
+        if builder is not None:
+            builder.look()
+            if not builder.is_alive:
+                self._replace(builder, builder.describe_end())
+            elif builder.build is not None:
+                self._watch(builder, builder.build)
+        if time.monotonic() < self._retry_at:
+            return
+        if self._builder is None:
+            try:
+                self._builder = self._spawn()
+            except OSError as error:  # no room for its log, no process to be had: both may pass
+                self._fail(f"the index builder could not be started: {error}")
+                return
+        if self._builder.build is None and self._committed_step > self._built_step():
+            self._builder.request()
+
+    def _watch(self, builder: BuilderProcess, build: Build) -> None:
+        if build.status is None:
+            if builder.silent_seconds() > self.heartbeat_timeout:
+                self._replace(
+                    builder,
+                    f"No progress for {self.heartbeat_timeout:.0f} s, so it is killed. {build.describe_failure()}",
+                )
+            return
+        builder.build = None
+        build.monitor.path.unlink(missing_ok=True)
+        if not self._has_built():
+            self._fail(build.describe_failure())
+
+    def _replace(self, builder: BuilderProcess, why: str) -> None:
+        self._builder = None
+        builder.kill()
+        if not self._has_built():
+            self._fail(why)
+
+    def _has_built(self) -> bool:
+        """Whether a generation appeared. It counts, not the exit code: a builder may be killed after the commit."""
+        built_before = self._built_step()
+        self._look_for_newest()
+        if self._built_step() <= built_before:
+            return False
+        self._succeed()
+        return True
+
+    def _newest_is_gone(self, newest: GenerationInfo) -> None:
+        self._look_for_newest()
+        self._fail(f"generation {newest.name} was taken out of the store: some rank could not open it")
+
+    def _spawn(self) -> BuilderProcess:
+        return BuilderProcess(
+            self.run,
+            threads=self.builder_threads,
+            index_threads=self.index_threads,
+            device=self.builder_device,
+        )
+
+
 def make_refresher(
     mode: RefreshMode,
     run: RunDirectory,
@@ -152,28 +308,22 @@ def make_refresher(
     build_threads: int | None = None,
     index_threads: int | None = None,
     builder_device: str = "cpu",
-    builder_nice: int = 0,
-    heartbeat_timeout: float = 120.0,
-    max_failures: int | None = 10,
     keep_generations: int | None = 2,
 ) -> Refresher:
-    """Choose a refresh mode. Every rank calls it at the same point.
+    """
+    Choose a refresh mode. Every rank calls it at the same point.
 
     Args:
-        mode: "sync", "async", "external" or "off".
-        run: The run directory; on rank 0 the very object whose lock is held.
-        accelerator: Tells rank, number of ranks and device.
-        builder_threads: Processor threads of the builder ("async").
-        build_threads: Threads of the index where this process builds it, and training stands still; FAISS's own by
-            default.
-        index_threads: Threads of the index in the builder ("async"); `builder_threads` by default.
-        builder_device: The builder's device ("async").
-        builder_nice: Added to the builder's niceness ("async"). On a processor that training keeps busy, 10 leaves the
-            builder about a tenth of a core's time and 0 an equal share: the trade of step time for staleness.
-        heartbeat_timeout: Seconds without progress after which a builder is replaced ("async") or missed ("external").
-        max_failures: Failed builds ("async") or writes of a snapshot ("async" and "external") in a row after which
-            training ends; `None` for no limit.
-        keep_generations: How many of the newest generations stay on disk; `None` keeps all.
+        mode (`RefreshMode`): "sync", "async", "external" or "off".
+        run ([`RunDirectory`]): The run directory; on rank 0 the object whose lock is held.
+        accelerator (`Accelerator`): Its rank, number of ranks and device count.
+        builder_threads (`int`, *optional*, defaults to 1): Processor threads of the builder ("async").
+        build_threads (`int`, *optional*): Threads of the index where this process builds it, and training stands
+            still; FAISS's own by default.
+        index_threads (`int`, *optional*): Threads of the index in the builder ("async"); `builder_threads` by default.
+        builder_device (`str`, *optional*, defaults to `"cpu"`): The builder's device ("async").
+        keep_generations (`int`, *optional*, defaults to 2): How many of the newest generations stay on disk; `None`
+            keeps all.
 
     Raises:
         ValueError: There is no such mode, or a value is out of range.
@@ -185,21 +335,11 @@ def make_refresher(
             builder_threads=builder_threads,
             index_threads=index_threads,
             builder_device=builder_device,
-            builder_nice=builder_nice,
-            heartbeat_timeout=heartbeat_timeout,
-            max_failures=max_failures,
             keep_generations=keep_generations,
             build_threads=build_threads,
         )
     if mode == "external":
-        return ExternalRefresher(
-            run,
-            accelerator,
-            heartbeat_timeout=heartbeat_timeout,
-            max_failures=max_failures,
-            keep_generations=keep_generations,
-            build_threads=build_threads,
-        )
+        return ExternalRefresher(run, accelerator, keep_generations=keep_generations, build_threads=build_threads)
     if mode == "sync":
         return SyncRefresher(run, accelerator, keep_generations=keep_generations, build_threads=build_threads)
     if mode == "off":

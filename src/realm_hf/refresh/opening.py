@@ -16,13 +16,14 @@ probed, which is minutes on the slowest disk. A disk that gives no answer for so
 
 
 class Opening:
-    """One rank's attempt to open a proposed generation.
+    """
+    One rank's attempt to open a proposed generation.
 
     Args:
-        name: The generation.
-        step: Optimizer step of the proposal.
-        open_generation: Opens it; whatever it raises counts as failed.
-        timeout: Seconds after which it counts as failed.
+        name (`str`): The generation.
+        step (`int`): Optimizer step of the proposal.
+        open_generation (`Callable[[str], Generation]`): Opens it; whatever it raises counts as failed.
+        timeout (`float`): Seconds after which it counts as failed.
     """
 
     def __init__(self, name: str, step: int, open_generation: Callable[[str], Generation], timeout: float):

@@ -22,14 +22,15 @@ _PAUSE_SECONDS = 0.12  # the kernel takes one change in a tenth of a second from
 
 
 def lower_priority(pid: int, nice: int) -> None:
-    """Add to a process's niceness, and to its session's where the process leads one.
+    """
+    Add to a process's niceness, and to its session's where the process leads one.
 
     Threads and children that it starts later inherit both. The session of a process that does not lead it is left
     alone: other programs of the same terminal are in it.
 
     Args:
-        pid: The process; one that has ended is passed over.
-        nice: How much, 0 to 19; added to the niceness of the calling process and of its session.
+        pid (`int`): The process; one that has ended is passed over.
+        nice (`int`): How much, 0 to 19; added to the niceness of the calling process and of its session.
     """
     try:
         os.setpriority(os.PRIO_PROCESS, pid, min(_MOST_NICE, os.getpriority(os.PRIO_PROCESS, 0) + nice))

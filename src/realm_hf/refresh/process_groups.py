@@ -1,8 +1,8 @@
-"""Process groups whose waits have an end, and words for a rank that did not come.
+"""Process groups whose waits have an end, and the error that explains which wait failed.
 
 A rank that dies breaks its connections, which gloo notices at once. One that is stopped, hangs on a dead file system
 or sits on a machine that is gone is noticed only by a timeout. Nothing here waits inside a collective for work that
-may take hours: such work is done beside small meetings of the ranks, see [`Team`].
+may take hours: such work is done beside small meetings of the ranks, see [`RankGroup`].
 """
 
 from __future__ import annotations
@@ -25,21 +25,24 @@ class LostRank(RefreshError):  # noqa: N818 - it is the event that is named
 
 
 def step_group(timeout: timedelta = STEP_TIMEOUT) -> dist.ProcessGroup:
-    """A gloo group of all ranks for their small meetings; every rank makes it at the same point.
+    """
+    A gloo group of all ranks for their small meetings; every rank makes it at the same point.
 
     Args:
-        timeout: Longest that the ranks wait for one another in one meeting.
+        timeout (`timedelta`, *optional*, defaults to 10 minutes): Longest that the ranks wait for one
+            another in one meeting.
     """
     return dist.new_group(backend="gloo", timeout=timeout)
 
 
 @contextmanager
-def told_in_words(wait: str, timeout: timedelta = STEP_TIMEOUT) -> Iterator[None]:
-    """Say of a collective of the block that fails what it waited for, how long, and what to do.
+def explain_lost_rank(wait: str, timeout: timedelta = STEP_TIMEOUT) -> Iterator[None]:
+    """
+    Explain a collective of the block that fails: what it waited for, how long, and what to do.
 
     Args:
-        wait: What the ranks meet for, such as "the swap at step 12".
-        timeout: That of the group.
+        wait (`str`): What the ranks meet for, such as "the swap at step 12".
+        timeout (`timedelta`, *optional*, defaults to 10 minutes): That of the group.
 
     Raises:
         LostRank: The collective failed.

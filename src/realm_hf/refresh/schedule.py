@@ -10,7 +10,7 @@ step.
 Staleness is counted in optimizer steps: the current step minus that of the snapshot behind the served generation. It
 is the same number on all ranks, so that all take the same decision without asking each other. Waiting is polling:
 every rank goes round the same little loop, the ranks meet in the swap's tiny all-reduce and never inside a build. A
-wait goes on as long as somebody works on a newer index, and ends in words when nobody has for an hour.
+wait goes on as long as somebody works on a newer index, and ends with an error when nobody has for an hour.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Literal
 
 from transformers.utils import logging
 
-from realm_hf.refresh.modes import Refresher, RefreshError
+from realm_hf.refresh.base import Refresher, RefreshError
 from realm_hf.refresh.swap import Swap, SwapCoordinator
 
 if TYPE_CHECKING:
@@ -42,17 +42,20 @@ builder again. A build at work may take longer."""
 
 
 class RefreshScheduler:
-    """Drives a refresher and a swap coordinator from the training loop. Every rank makes the same calls.
+    """
+    Drives a refresher and a swap coordinator from the training loop. Every rank makes the same calls.
 
     Args:
-        refresher: The refresh mode.
-        coordinator: Keeps the ranks on one generation.
-        refresh_steps: A snapshot is submitted every so many optimizer steps.
-        max_staleness: Steps that the served generation may be behind, or `None` for no limit.
-        on_stale: What to do beyond `max_staleness`: "continue" (warn once a generation), "wait" (stop training until a
-            newer generation is served) or "sync" (all ranks build one now).
-        poll_seconds: Pause between two looks while waiting.
-        wait_timeout: Seconds that "wait" waits while nobody is seen to work on a newer index.
+        refresher ([`Refresher`]): The refresh mode.
+        coordinator ([`SwapCoordinator`]): Keeps the ranks on one generation.
+        refresh_steps (`int`): A snapshot is submitted every so many optimizer steps.
+        max_staleness (`int`, *optional*): Steps that the served generation may be behind, or `None` for no limit.
+        on_stale (`OnStale`, *optional*, defaults to `"continue"`): What to do beyond `max_staleness`: "continue" (warn
+            once a generation), "wait" (stop training until a newer generation is served) or "sync" (all ranks build
+            one now).
+        poll_seconds (`float`, *optional*, defaults to 0.02): Pause between two looks while waiting.
+        wait_timeout (`float`, *optional*, defaults to 3600.0): Seconds that "wait" waits while nobody is seen to
+            work on a newer index.
 
     Raises:
         ValueError: `max_staleness` is smaller than `refresh_steps`, which no refresh could ever keep.
@@ -92,12 +95,13 @@ class RefreshScheduler:
         self._warned_of: str | None = None
 
     def start(self, step: int, embedder: RealmEmbedder, generation: str | None = None) -> Swap:
-        """Serve the first generation: the named one (resuming), or one built now from `embedder` by all ranks.
+        """
+        Serve the first generation: the named one (resuming), or one built now from `embedder` by all ranks.
 
         Args:
-            step: The optimizer step at which training begins or goes on.
-            embedder: The weights to build from if `generation` is `None`.
-            generation: The name of a complete generation to serve, the same on all ranks.
+            step (`int`): The optimizer step at which training begins or goes on.
+            embedder ([`RealmEmbedder`]): The weights to build from if `generation` is `None`.
+            generation (`str`, *optional*): The name of a complete generation to serve, the same on all ranks.
 
         Raises:
             SwapFailed: Some rank could not open it.
@@ -118,15 +122,18 @@ class RefreshScheduler:
     def after_step(
         self, step: int, embedder: RealmEmbedder, *, interrupted: Callable[[], bool] = lambda: False
     ) -> Swap | None:
-        """Submit a snapshot if one is due, swap if all ranks are ready, and keep the staleness budget.
+        """
+        Submit a snapshot if one is due, swap if all ranks are ready, and keep the staleness budget.
 
         Args:
-            step: The optimizer step just made, counted from 1.
-            embedder: The embedder as it is now.
-            interrupted: Ends a wait early when it is true on any rank: a caught SIGTERM.
+            step (`int`): The optimizer step just made, counted from 1.
+            embedder ([`RealmEmbedder`]): The embedder as it is now.
+            interrupted (`Callable[[], bool]`, *optional*, defaults to `lambda: False`): Ends a wait early when it is
+                true on any rank: a caught SIGTERM.
 
         Returns:
-            The swap, if the served generation changed at this step; its step is the same on all ranks.
+            `Swap`, *optional*: The swap, if the served generation changed at this step; its step is the same on all
+            ranks.
 
         Raises:
             RefreshError: The index cannot be refreshed, or a wait for a newer one was in vain; every rank raises it.
@@ -202,18 +209,19 @@ class RefreshScheduler:
 
 
 class _Wait:
-    """One wait for a newer index: whether anybody still works on one, told every half minute.
+    """
+    One wait for a newer index: whether anybody still works on one, logged every half minute.
 
     Args:
-        refresh: What waits.
-        step: The optimizer step at which it waits.
+        refresh ([`RefreshScheduler`]): What waits.
+        step (`int`): The optimizer step at which it waits.
     """
 
     def __init__(self, refresh: RefreshScheduler, step: int):
         self.refresh = refresh
         self.step = step
         self.started = time.monotonic()
-        self._told_at = self._looked_at = self._seen_at = self.started
+        self._warned_at = self._looked_at = self._seen_at = self.started
         self._failures_before = len(refresh.coordinator.failures)
         self._steps_before = (-1, -1)
         self._reason: str | None = None
@@ -235,8 +243,8 @@ class _Wait:
         elif dropped >= _MAX_SWAP_FAILURES:
             last = coordinator.failures[-1]
             self._reason = f"{dropped} newer ones could not be opened, the last because of {last.reasons}"
-        if now - self._told_at > _WAIT_NOTE_SECONDS:
-            self._told_at = now
+        if now - self._warned_at > _WAIT_NOTE_SECONDS:
+            self._warned_at = now
             logger.warning("still waiting for a newer index (%.0f s so far): %s", now - self.started, health)
         return self._reason is not None
 

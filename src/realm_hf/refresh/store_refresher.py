@@ -19,7 +19,7 @@ from realm_hf.generations.store import GenerationInfo, GenerationStore
 from realm_hf.refresh.background import Background
 from realm_hf.refresh.base import RefreshError, RefreshHealth, RefreshMode
 from realm_hf.refresh.build import build_generation
-from realm_hf.refresh.team import Team
+from realm_hf.refresh.rank_group import RankGroup
 from realm_hf.runs.directory import RunDirectory
 from realm_hf.runs.snapshots import (
     collect_snapshots,
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 logger = logging.get_logger(__name__)
 
+MAX_FAILURES = 10
+"""Failures in a row after which training ends."""
 _MAX_BACKOFF_SECONDS = 300.0
 _STOP_SECONDS = 300.0
 """Longest that the end of a run waits for the disk: a snapshot of gigabytes on a slow one takes a minute or two."""
@@ -45,15 +47,17 @@ _STOP_NOTE_SECONDS = 10.0
 
 
 class StoreRefresher:
-    """Base of all modes. Every rank constructs one at the same point; only rank 0 writes and looks.
+    """
+    Base of all modes. Every rank constructs one at the same point; only rank 0 writes and looks.
 
     Args:
-        run: The run directory; on rank 0 the very object whose lock is held, so that its epoch is this trainer's.
-        accelerator: Tells rank, number of ranks and device.
-        keep_generations: How many of the newest generations stay on disk, with the snapshots behind them, beside those
-            that are served, leased or named by a checkpoint; `None` keeps all.
-        build_threads: Threads of the index where this process builds it, while training stands still; FAISS's own by
-            default.
+        run ([`RunDirectory`]): The run directory; on rank 0 the object whose lock is held, so that its epoch is
+            this trainer's.
+        accelerator (`Accelerator`): Its rank, number of ranks and device count.
+        keep_generations (`int`, *optional*, defaults to 2): How many of the newest generations stay on disk, with
+            the snapshots behind them, beside those that are served, leased or named by a checkpoint; `None` keeps all.
+        build_threads (`int`, *optional*): Threads of the index where this process builds it, while training stands
+            still; FAISS's own by default.
     """
 
     mode: RefreshMode
@@ -74,7 +78,7 @@ class StoreRefresher:
         self.device: torch.device = accelerator.device
         self.keep_generations = keep_generations
         self.build_threads = build_threads
-        self._team = Team(self.rank, accelerator.num_processes)
+        self._ranks = RankGroup(self.rank, accelerator.num_processes)
         self._served: GenerationInfo | None = None
         self._newest: GenerationInfo | None = None
         # One thread for all that reaches the disk: snapshots in their order, then the removal of what they replace.
@@ -89,7 +93,8 @@ class StoreRefresher:
         """Make ready."""
 
     def build(self, step: int, embedder: RealmEmbedder) -> GenerationInfo | None:
-        """Build a generation from `embedder` now, on all ranks together, and return it on rank 0 (`None` elsewhere).
+        """
+        Build a generation from `embedder` now, on all ranks together, and return it on rank 0 (`None` elsewhere).
 
         Every rank embeds its shard with the weights as the snapshot holds them: the rows can be recomputed from it, a
         sharded model needs no collective calls here, and neither mode nor gradients of the live model are touched.
@@ -102,17 +107,17 @@ class StoreRefresher:
                 self._require_own_epoch()
                 write_snapshot(self.run, embedder, step, self.run.config.epoch, state=state)
 
-        self._team.together(f"writing the snapshot of step {step}", write)
+        self._ranks.together(f"writing the snapshot of step {step}", write)
         state.clear()
-        snapshot = read_snapshot(self.run, self._team.share(name))
+        snapshot = read_snapshot(self.run, self._ranks.broadcast(name))
         info = build_generation(
             self.run,
             snapshot,
-            self._team.together(f"loading {snapshot.name}", lambda: load_snapshot(self.run, snapshot, self.device)),
+            self._ranks.together(f"loading {snapshot.name}", lambda: load_snapshot(self.run, snapshot, self.device)),
             passages=self.passages,
             store=self.store,
             device=self.device,
-            team=self._team,
+            ranks=self._ranks,
             index_threads=self.build_threads,
         )
         if info is not None:
@@ -129,7 +134,7 @@ class StoreRefresher:
         return newest
 
     def mark_served(self, info: GenerationInfo) -> None:
-        """Tell which generation is served now; what it replaces is removed in the background."""
+        """Note which generation is served now; what it replaces is removed in the background."""
         self._served = info
         if self.rank == 0 and self.keep_generations is not None:
             self._background.submit(partial(self._collect, info.name, self.keep_generations))
@@ -138,13 +143,6 @@ class StoreRefresher:
         """How the refresh is doing."""
         return RefreshHealth(mode=self.mode, built_step=self._built_step())
 
-    def wait(self, timeout: float) -> GenerationInfo | None:
-        """Poll for up to `timeout` seconds; on other ranks than 0 it returns at once."""
-        deadline = time.monotonic() + timeout
-        while (info := self.poll()) is None and self.rank == 0 and time.monotonic() < deadline:
-            time.sleep(0.02)
-        return info
-
     def stop(self) -> None:
         """Finish what is being written, for a few minutes at the longest."""
         started = time.monotonic()
@@ -152,13 +150,15 @@ class StoreRefresher:
             waited = time.monotonic() - started
             if waited > _STOP_SECONDS:
                 logger.error(
-                    "%s has not taken in what was written for %.0f s: it is left unfinished there, which no reader "
+                    "the disk of %s has not finished a write for %.0f s: it is left incomplete there, which no reader "
                     "sees; a later run removes it.",
                     self.run.root,
                     waited,
                 )
                 return
-            logger.warning("waiting for %s to take in what is being written (%.0f s so far)", self.run.root, waited)
+            logger.warning(
+                "waiting for the disk of %s to finish what is being written (%.0f s so far)", self.run.root, waited
+            )
 
     def _built_step(self) -> int:
         return -1 if self._newest is None else self._newest.snapshot_step
@@ -186,25 +186,28 @@ class StoreRefresher:
             self.store.collect({served} | self.run.named_by_checkpoints(), keep_newest=keep_generations, place=place)
             behind = {snapshot_name(info.snapshot_step, info.epoch) for info in self.store.list()}
             collect_snapshots(self.run, behind)
-            for shares in self.run.shards.glob("*"):
-                # Left by ranks that were killed, if their snapshot is gone: nobody would build it any more.
-                if not (self.run.snapshots / shares.name.rpartition("-")[0]).exists():
-                    retire_directory(shares, place)
+            for shards in self.run.shards.glob("*"):
+                # Left by ranks that were killed; without their snapshot nobody goes on with that build.
+                if not (self.run.snapshots / shards.name.rpartition("-")[0]).exists():
+                    retire_directory(shards, place)
         except (OSError, ValueError) as error:
             logger.warning("old generations could not be removed: %s", error)
 
 
 class SnapshotRefresher(StoreRefresher):
-    """Base of the modes in which somebody else builds: a snapshot is copied between two steps and committed beside
-    them. One that cannot be written is kept in memory and written again after a pause, unless a newer one has come.
+    """
+    Base of the modes in which somebody else builds: a snapshot is copied between two steps and committed beside them.
+    One that cannot be written is kept in memory and written again after a pause, unless a newer one has come.
 
     Args:
-        run: See [`StoreRefresher`].
-        accelerator: See [`StoreRefresher`].
-        retry_seconds: Pause after the first failure; doubled with each further one, up to five minutes.
-        max_failures: Failures in a row after which `poll()` raises; `None` for no limit.
-        keep_generations: See [`StoreRefresher`].
-        build_threads: See [`StoreRefresher`].
+        run ([`RunDirectory`]): See [`StoreRefresher`].
+        accelerator (`Accelerator`): See [`StoreRefresher`].
+        retry_seconds (`float`, *optional*, defaults to 1.0): Pause after the first failure; doubled with each
+            further one, up to five minutes.
+        max_failures (`int`, *optional*, defaults to 10): Failures in a row after which `poll()` raises; `None` for
+            no limit.
+        keep_generations (`int`, *optional*, defaults to 2): See [`StoreRefresher`].
+        build_threads (`int`, *optional*): See [`StoreRefresher`].
     """
 
     def __init__(
@@ -213,7 +216,7 @@ class SnapshotRefresher(StoreRefresher):
         accelerator: Accelerator,
         *,
         retry_seconds: float = 1.0,
-        max_failures: int | None = 10,
+        max_failures: int | None = MAX_FAILURES,
         keep_generations: int | None = 2,
         build_threads: int | None = None,
     ):
@@ -229,8 +232,8 @@ class SnapshotRefresher(StoreRefresher):
         self._snapshot_seconds = 0.0
         self._commit_seconds = 0.0
         self._commits: list[Future[None]] = []
-        self._mailbox: tuple[int, dict[str, torch.Tensor], RealmEmbedder] | None = None
-        self._mailbox_lock = threading.Lock()
+        self._pending: tuple[int, dict[str, torch.Tensor], RealmEmbedder] | None = None
+        self._pending_lock = threading.Lock()
 
     def submit(self, step: int, embedder: RealmEmbedder) -> None:
         """Copy the weights now; a thread makes a snapshot of them. One that still waits for the disk is replaced."""
@@ -238,8 +241,8 @@ class SnapshotRefresher(StoreRefresher):
         state = copy_embedder_state(embedder)
         if self.rank == 0:
             self._require_own_epoch()
-            with self._mailbox_lock:
-                self._mailbox = (step, state, embedder)
+            with self._pending_lock:
+                self._pending = (step, state, embedder)
             if started >= self._write_again_at:
                 self._commits.append(self._background.submit(self._commit))
             self._submitted_step = step
@@ -258,23 +261,24 @@ class SnapshotRefresher(StoreRefresher):
         )
 
     def _commit(self) -> None:
-        with self._mailbox_lock:
-            letter, self._mailbox = self._mailbox, None
-        if letter is None:
+        with self._pending_lock:
+            pending, self._pending = self._pending, None
+        if pending is None:
             return  # a later submission was committed in place of this one
-        step, state, embedder = letter
+        step, state, embedder = pending
         started = time.monotonic()
         try:
             write_snapshot(self.run, embedder, step, self.run.config.epoch, state=state)
         except OSError:
-            with self._mailbox_lock:
-                self._mailbox = self._mailbox or letter
+            with self._pending_lock:
+                self._pending = self._pending or pending
             raise
         self._commit_seconds = time.monotonic() - started
         self._committed_step = step
 
     def _check_commits(self) -> None:
-        """Take in how the writes of snapshots went. A full disk may pass: what could not be written is written again
+        """
+        Look at how the writes of snapshots went. A full disk may pass: what could not be written is written again
         after a pause. Weights that are NaN do not.
 
         Raises:
@@ -291,7 +295,7 @@ class SnapshotRefresher(StoreRefresher):
                 self._write_again_at = self._retry_at
             elif error is not None:
                 raise RefreshError(str(error)) from error
-        if not self._commits and self._mailbox is not None and time.monotonic() >= self._write_again_at:
+        if not self._commits and self._pending is not None and time.monotonic() >= self._write_again_at:
             self._commits.append(self._background.submit(self._commit))
 
     def _fail(self, error: str) -> None:

@@ -4,15 +4,14 @@ Like the run report it is made from files alone: `predictions.jsonl` and, if it 
 radio buttons and style sheets, so that the page works where scripts are forbidden.
 """
 
-import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from realm_hf.report.document import document, tiles, write_page
 from realm_hf.report.tables import Markup, bar, plain, table
+from realm_hf.runs.records import parse_json
 
 FILTERS = (
     ("all", "all"),
@@ -27,24 +26,22 @@ def write_answer_report(
     directory: str | Path, output: str | Path | None = None, *, title: str | None = None, limit: int = 1000
 ) -> Path:
     """
-    Writes one HTML file with the figures and the questions of an evaluation.
+    Write one HTML file with the figures and the questions of an evaluation.
 
     Args:
-        directory (`str` or `Path`):
-            Holds `predictions.jsonl`, and `metrics.json` for the figures above the questions.
-        output (`str` or `Path`, *optional*):
-            The file to write. Default: `answers.html` in the directory. Replaced in one step when it exists.
-        title (`str`, *optional*):
-            Heading; the directory's name by default.
-        limit (`int`, *optional*, defaults to 1000):
-            Questions shown; of more, so many are drawn at even distances, and the page says so.
+        directory (`str` or `Path`): Holds `predictions.jsonl`, and `metrics.json` for the figures above the questions.
+        output (`str` or `Path`, *optional*, defaults to `answers.html` in the directory): The file to write; replaced
+            in one step when it exists.
+        title (`str`, *optional*, defaults to the directory's name): The heading.
+        limit (`int`, *optional*, defaults to 1000): Questions shown; of more, as many are drawn at even distances, and
+            the page says so.
 
     Returns:
-        `Path`: the file written.
+        `Path`: The file written.
 
     Raises:
-        FileNotFoundError: there is no `predictions.jsonl`.
-        ValueError: it holds no prediction, or one of the files is damaged.
+        FileNotFoundError: There is no `predictions.jsonl`.
+        ValueError: It holds no prediction, or one of the files is damaged.
     """
     if limit < 1:
         raise ValueError(f"limit is {limit}: at least one question must be shown.")
@@ -53,29 +50,25 @@ def write_answer_report(
     if not source.is_file():
         raise FileNotFoundError(f"{source} does not exist: give the directory of an evaluation.")
     with source.open(encoding="utf-8") as file:
-        predictions = [_parse(line, f"{source}, line {number}") for number, line in enumerate(file, start=1)]
+        predictions = [parse_json(line, f"{source}, line {number}") for number, line in enumerate(file, start=1)]
     if not predictions:
         raise ValueError(f"{source} holds no prediction.")
     metrics = root / "metrics.json"
-    figures = _parse(metrics.read_text(encoding="utf-8"), str(metrics)) if metrics.is_file() else {}
+    figures = parse_json(metrics.read_text(encoding="utf-8"), str(metrics)) if metrics.is_file() else {}
     target = Path(output) if output is not None else root / "answers.html"
-    partial = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         page = render(predictions, figures, title or root.resolve().name, limit)
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise ValueError(
             f"{source} or {metrics} holds something else than an evaluation writes ({type(error).__name__}: {error}): "
-            "write it anew."
+            "evaluate again."
         ) from error
-    partial.write_text(page, encoding="utf-8", errors="replace")
-    partial.replace(target)
+    write_page(page, target)
     return target
 
 
 def render(predictions: Sequence[Mapping[str, Any]], figures: Mapping[str, Any], title: str, limit: int) -> str:
     """The whole page; it refers to no other file and no address."""
-    styles = resources.files(__package__)
-    style = "".join(styles.joinpath(name).read_text(encoding="utf-8") for name in ("style.css", "answers.css"))
     shown = list(predictions)
     note = f"{len(shown):,} questions"
     if len(shown) > limit:
@@ -88,26 +81,14 @@ def render(predictions: Sequence[Mapping[str, Any]], figures: Mapping[str, Any],
         for (name, label), count in zip(FILTERS, counts, strict=True)
     )
     questions = "\n".join(_question(prediction, place == 0) for place, prediction in enumerate(shown))
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}: answers</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
-        f'<h1>{escape(title)}</h1>\n<p class="quiet">Open-domain question answering, reported by realm_hf</p>\n'
+    body = (
         f"{_tiles(figures)}\n<h2>Questions</h2>\n"
         f'<p class="quiet">{note}. The answer is in <mark class="answer">colour</mark>, the best span of every other '
         'passage is <mark>pale</mark>, and right answers are <u class="place">underlined</u>.</p>\n'
-        f'<section>{filters}<div class="questions">\n{questions}\n</div></section>\n</body>\n</html>\n'
+        f'<section>{filters}<div class="questions">\n{questions}\n</div></section>'
     )
-
-
-def _parse(text: str, where: str) -> dict[str, Any]:
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where} is not valid JSON ({error}): write it anew, or delete it.") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{where} holds a {type(content).__name__}, but an evaluation writes an object there.")
-    return content
+    about = "Open-domain question answering, reported by realm_hf"
+    return document(f"{title}: answers", title, about, body, styles=("style.css", "answers.css"))
 
 
 def _belongs(prediction: Mapping[str, Any], name: str) -> bool:
@@ -118,28 +99,24 @@ def _belongs(prediction: Mapping[str, Any], name: str) -> bool:
 
 def _tiles(figures: Mapping[str, Any]) -> str:
     shares = [("exact_match", "exact or regex match"), ("token_f1", "token F1")]
-    tiles = [(label, f"{100 * figures[name]:.1f} %") for name, label in shares if figures.get(name) is not None]
+    shown = [(label, f"{100 * figures[name]:.1f} %") for name, label in shares if figures.get(name) is not None]
     recall = figures.get("answer_recall") or {}
-    tiles += [(f"answer recall@{k}", f"{100 * share:.1f} %") for k, share in recall.items()]
+    shown += [(f"answer recall@{k}", f"{100 * share:.1f} %") for k, share in recall.items()]
     if figures.get("retrieval_utility") is not None:
-        tiles.append(("retrieval utility, points", f"{100 * figures['retrieval_utility']:+.1f}"))
+        shown.append(("retrieval utility, points", f"{100 * figures['retrieval_utility']:+.1f}"))
     for name, label in (("latency_p50", "latency, p50"), ("latency_p99", "latency, p99")):
         if figures.get(name) is not None:
-            tiles.append((label, f"{1000 * figures[name]:.0f} ms"))
+            shown.append((label, f"{1000 * figures[name]:.0f} ms"))
     if figures.get("questions_per_second") is not None:
-        tiles.append(("questions a second", f"{figures['questions_per_second']:.1f}"))
-    inner = "".join(
-        f'<div class="tile"><b>{escape(value)}</b><span class="quiet">{escape(label)}</span></div>'
-        for label, value in tiles
-    )
-    return f'<div class="tiles">{inner}</div>'
+        shown.append(("questions a second", f"{figures['questions_per_second']:.1f}"))
+    return tiles(shown)
 
 
 def _question(prediction: Mapping[str, Any], is_open: bool) -> str:
     right = bool(prediction.get("correct"))
     rank = prediction.get("answer_rank")
     said = plain(prediction["prediction"])
-    told = f"<b>{escape(said)}</b>" if said else '<span class="quiet">no answer</span>'
+    given = f"<b>{escape(said)}</b>" if said else '<span class="quiet">no answer</span>'
     probability = prediction.get("probability")
     sure = f", p = {probability:.2f}" if said and probability is not None else ""
     wanted = ", ".join(map(str, prediction.get("answers", [])))
@@ -153,7 +130,7 @@ def _question(prediction: Mapping[str, Any], is_open: bool) -> str:
     return (
         f'<details class="{classes}"{" open" if is_open else ""}><summary>'
         f'<span class="asked">{escape(plain(prediction["question"]))}</span>'
-        f'<span class="said"><span class="verdict">{"✓ right" if right else "✗ wrong"}:</span> {told}'
+        f'<span class="said"><span class="verdict">{"✓ right" if right else "✗ wrong"}:</span> {given}'
         f'<span class="quiet">{sure}; {kind}: {escape(wanted)}</span></span></summary>'
         f'<p class="quiet">{where}</p>{shown}</details>'
     )

@@ -18,20 +18,14 @@ class Chart:
     What one chart shows.
 
     Args:
-        title (`str`):
-            Heading; also the accessible name.
-        note (`str`):
-            One line below the heading: unit and how to read it.
-        points (`Sequence[tuple[float, float]]`):
-            `(step, value)` of training, drawn as a line through bucket means with the range of each bucket behind.
-        held_out (`Sequence[tuple[float, float]]`):
-            `(step, value)` of evaluations, drawn as dots.
-        shaded (`Sequence[tuple[float, float]]`):
-            Intervals of steps with a tinted background: index builds.
-        marks (`Sequence[float]`):
-            Steps with a vertical line: swaps.
-        from_zero (`bool`):
-            The value axis includes zero.
+        title (`str`): Heading; also the accessible name.
+        note (`str`): One line below the heading: unit and how to read it.
+        points (`Sequence[tuple[float, float]]`): `(step, value)` of training, drawn as a line through
+            bucket means with the range of each bucket behind.
+        held_out (`Sequence[tuple[float, float]]`): `(step, value)` of evaluations, drawn as dots.
+        shaded (`Sequence[tuple[float, float]]`): Intervals of steps with a tinted background: index builds.
+        marks (`Sequence[float]`): Steps with a vertical line: swaps.
+        from_zero (`bool`): The value axis includes zero.
     """
 
     title: str

@@ -1,13 +1,12 @@
 """The report's page: which sections there are, and the file they go into."""
 
 import json
-import os
 from collections.abc import Callable
 from html import escape
-from importlib import resources
 from pathlib import Path
 
 from realm_hf.report.charts import Chart, draw, short_number
+from realm_hf.report.document import document, tiles, write_page
 from realm_hf.report.tables import answers, examples, recall, refreshes, step_times
 from realm_hf.runs.records import RunRecord, read_run
 
@@ -34,41 +33,38 @@ KEY = """<p class="key quiet">
 
 def write_report(run_dir: str | Path, output: str | Path | None = None) -> Path:
     """
-    Writes the report of a run, finished or not.
+    Write the report of a run, finished or not.
 
     Args:
-        run_dir (`str` or `Path`):
-            The run directory. `log.jsonl` must be there; `summary.json`, `run.json` and `examples.json` add sections.
-        output (`str` or `Path`, *optional*):
-            The file to write. Default: `report.html` in the run directory. Replaced in one step when it exists.
+        run_dir (`str` or `Path`): The run directory. `log.jsonl` must be there; `summary.json`, `run.json` and
+            `examples.json` add sections.
+        output (`str` or `Path`, *optional*, defaults to `report.html` in the run directory): The file to write;
+            replaced in one step when it exists.
 
     Returns:
-        `Path`: the file written.
+        `Path`: The file written.
 
     Raises:
-        FileNotFoundError: the run has no log.
-        ValueError: the log holds no training record, or a file of the run is damaged.
+        FileNotFoundError: None of a run's files is there.
+        ValueError: The log holds no training record, or a file of the run is damaged.
     """
     record = read_run(run_dir)
     if not record.steps:
         raise ValueError(f"{record.root / 'log.jsonl'} holds no training record (one with `step` and `loss`) yet.")
     target = Path(output) if output is not None else record.root / "report.html"
-    partial = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         page = render(record)
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise ValueError(
             f"a file of {record.root} holds something else than a run writes ({type(error).__name__}: {error})."
         ) from error
-    partial.write_text(page, encoding="utf-8", errors="replace")
-    partial.replace(target)
+    write_page(page, target)
     return target
 
 
 def render(record: RunRecord) -> str:
     """The whole page; it refers to no other file and no address."""
-    style = resources.files(__package__).joinpath("style.css").read_text(encoding="utf-8")
-    name = escape(record.root.resolve().name)
+    name = record.root.resolve().name
     sections: tuple[Callable[[RunRecord], str], ...] = (
         _tiles,
         recall,
@@ -80,13 +76,7 @@ def render(record: RunRecord) -> str:
         _settings,
     )
     body = "\n".join(part for part in (section(record) for section in sections) if part)
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{name}: REALM run</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
-        f'<h1>{name}</h1>\n<p class="quiet">REALM pre-training run, reported by realm_hf</p>\n{body}\n'
-        "</body>\n</html>\n"
-    )
+    return document(f"{name}: REALM run", name, "REALM pre-training run, reported by realm_hf", body)
 
 
 def _tiles(record: RunRecord) -> str:
@@ -103,11 +93,7 @@ def _tiles(record: RunRecord) -> str:
     seconds = sum(value for _, value in record.series("step_seconds"))
     if seconds:
         figures.append(("training time", f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"))
-    tiles = "".join(
-        f'<div class="tile"><b>{escape(value)}</b><span class="quiet">{escape(label)}</span></div>'
-        for label, value in figures
-    )
-    return f'<div class="tiles">{tiles}</div>'
+    return tiles(figures)
 
 
 def _curves(record: RunRecord) -> str:

@@ -49,15 +49,13 @@ def bar(share: float, text: str) -> Markup:
 
 def recall(record: RunRecord) -> str:
     """Recall@k of held-out questions at each stage, from `summary.json`."""
-    stages: Mapping[str, Mapping[str, float]] = record.summary.get("recall") or {}
+    stages = record.recall
     if not stages:
         return ""
     cutoffs = list(dict.fromkeys(cutoff for values in stages.values() for cutoff in values))
-    # Written as shares or as percentages: a share above 1 cannot be.
-    scale = 100.0 if all(value <= 1.0 for values in stages.values() for value in values.values()) else 1.0
     rows = []
     for stage, values in stages.items():
-        cells = [bar(values[k] * scale / 100, f"{values[k] * scale:.1f} %") if k in values else "" for k in cutoffs]
+        cells = [bar(values[k] / 100, f"{values[k]:.1f} %") if k in values else "" for k in cutoffs]
         rows.append([RECALL_NAMES.get(stage, stage), *cells])
     head = ["", *(f"recall@{cutoff}" for cutoff in cutoffs)]
     about = "share of the held-out questions whose passage is among the first k"

@@ -2,87 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 
 from realm_hf.data.passages.build import NULL_PASSAGE
 from realm_hf.data.vocabulary import SpecialTokens
-from realm_hf.index.exact import recall_at_k
-from realm_hf.index.faiss_index import ABSENT
+from realm_hf.index.base import ABSENT, Embeddings
 from realm_hf.models.modeling_embedder import RealmEmbedder
-from realm_hf.retriever.selection import as_queries
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-    from realm_hf.knowledge.corpus import Corpus
-    from realm_hf.knowledge.knowledge import Knowledge
-
-__all__ = ["BeamEmbeddings", "NullEmbedding", "gather_embeddings"]
-
-
-class BeamEmbeddings:
-    """The part of a retriever that gives the embeddings behind a beam's scores, and holds an index to them."""
-
-    embedder: RealmEmbedder | None
-    tokenizer: PreTrainedTokenizerBase | None
-    _corpus: Corpus
-    _null_embedding: NullEmbedding
-
-    def _served_index(self) -> Knowledge:
-        raise NotImplementedError
-
-    def beam_embeddings(self, rows: np.ndarray) -> np.ndarray:
-        """
-        The stored embeddings of retrieved rows, for scores with gradient or without an index's compression.
-
-        Args:
-            rows (`np.ndarray`, int64 `[B, S]`): Passage rows; -2 gives zeros, -1 what [`null_embedding`] gives.
-
-        Returns:
-            `np.ndarray`: float32 `[B, S, D]`.
-
-        Raises:
-            ValueError: If the retriever has no embeddings, or the null passage is asked for without an `embedder`.
-            IndexError: If a row is no passage.
-        """
-        served = self._served_index()
-        if served.embeddings is None:
-            raise ValueError("The retriever was made without embeddings: pass `embeddings` beside the index.")
-        has_null = bool((np.asarray(rows) == NULL_PASSAGE).any())
-        return gather_embeddings(served.embeddings, rows, self.null_embedding() if has_null else None)
-
-    def recall_against_exact(self, queries: np.ndarray | torch.Tensor, k: int) -> float:
-        """
-        The share of the exact top `k` that the index finds, so that an approximate one is never taken for exact.
-
-        Args:
-            queries (`np.ndarray` or `torch.Tensor` of shape `[Q, D]`): Probe queries.
-            k (`int`): The depth.
-
-        Returns:
-            `float`: 1.0 for "Flat". Equal scores count as found.
-
-        Raises:
-            ValueError: If the retriever has no embeddings to compare with.
-        """
-        served = self._served_index()
-        if served.embeddings is None:
-            raise ValueError("Recall is measured against the embeddings, but the retriever was made without them.")
-        rows = served.corpus.live_rows if served.corpus.live_count < len(served.corpus) else None
-        return recall_at_k(served.embeddings, served.index, as_queries(queries), k, rows=rows)
-
-    def null_embedding(self) -> np.ndarray | None:
-        """
-        The null passage's embedding by the passage tower as it is now, float32 `[D]`; `None` without an `embedder`.
-
-        It is kept until the tower is replaced or its weights are written to.
-        """
-        if self.embedder is None:
-            return None
-        return self._null_embedding.of(self.embedder, self._corpus.special_tokens(self.tokenizer))
+__all__ = ["NullEmbedding", "gather_embeddings"]
 
 
 class NullEmbedding:
@@ -119,7 +47,7 @@ class NullEmbedding:
         return self._value
 
 
-def gather_embeddings(embeddings: np.ndarray, rows: np.ndarray, null: np.ndarray | None) -> np.ndarray:
+def gather_embeddings(embeddings: Embeddings, rows: np.ndarray, null: np.ndarray | None) -> np.ndarray:
     """
     Look up the embeddings of rows.
 

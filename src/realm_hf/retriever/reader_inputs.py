@@ -7,19 +7,38 @@ from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
+from realm_hf.data.passages.build import PassageStore
 from realm_hf.data.reader_batch import ReaderBatch, make_reader_batch
 from realm_hf.knowledge.corpus import Corpus
 
-__all__ = ["ReaderInputs", "answer_positions", "reader_inputs"]
+__all__ = ["PassageReader", "answer_positions", "reader_inputs"]
 
 
-class ReaderInputs:
-    """The part of a retriever that hands passages to a reader."""
+class PassageReader:
+    """
+    Passages by row: their texts, and what a reader makes of them.
 
-    tokenizer: PreTrainedTokenizerBase | None
-    _corpus: Corpus
+    Args:
+        passages ([`PassageStore`] or `datasets.Dataset`): N passages.
+        tokenizer (`PreTrainedTokenizerBase`, *optional*): Needed by `__call__`, and to read a dataset's passages.
+    """
+
+    def __init__(self, passages: PassageStore | Dataset, tokenizer: PreTrainedTokenizerBase | None = None):
+        self.passages = passages
+        self.tokenizer = tokenizer
+        self._corpus = Corpus(passages)
+
+    def __len__(self) -> int:
+        """Passages that can be found."""
+        return self._corpus.live_count
+
+    @property
+    def live_rows(self) -> np.ndarray:
+        """Rows that can be retrieved, int64, ascending. A saved copy numbers them anew in this order, from 0."""
+        return self._corpus.live_rows
 
     def texts(self, rows: Sequence[int] | np.ndarray) -> list[str]:
         """Texts of passages; empty for the null passage (-1). An `IndexError` if a row is neither."""
@@ -85,9 +104,12 @@ class ReaderInputs:
         """
         if self.tokenizer is None:
             raise ValueError("Calling a retriever needs a tokenizer: RealmRetriever(passages, tokenizer, ...).")
-        texts = self._corpus.texts(np.asarray(retrieved_block_ids))
         inputs, ids = reader_inputs(
-            self.tokenizer, question_input_ids[0], texts, max_length=max_length, return_tensors=return_tensors
+            self.tokenizer,
+            question_input_ids[0],
+            self._corpus.texts(np.asarray(retrieved_block_ids)),
+            max_length=max_length,
+            return_tensors=return_tensors,
         )
         if answer_ids is None:
             return None, None, None, inputs

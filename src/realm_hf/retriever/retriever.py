@@ -1,52 +1,45 @@
-"""The retriever: query embeddings in, candidate passages out (sections 3.2 and 3.4).
-
-Passages are numbered by row; -1 is the null passage, -2 says that there was nothing more to retrieve. Scores are the
-search's own, good for figures: training computes p(z|x) again by the live towers, with gradient.
-"""
+"""The retriever as its users have it: searched, edited, swapped, saved, loaded and published."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, overload
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
-import torch
-from datasets import Dataset
-from transformers import PreTrainedTokenizerBase
-from transformers.utils import logging
+from transformers import PreTrainedModel
 
-from realm_hf.data.passages.build import NULL_PASSAGE, PassageStore
-from realm_hf.hub.retriever import HubRetriever
-from realm_hf.index.faiss_index import ABSENT, build_index
+from realm_hf.data.passages.build import NULL_PASSAGE
+from realm_hf.hub.commit import HubCommit
+from realm_hf.hub.retriever import check_model, push_retriever
+from realm_hf.index.base import ABSENT
 from realm_hf.knowledge.compaction import CompactedFiles
-from realm_hf.knowledge.corpus import Corpus
 from realm_hf.knowledge.edited_corpus import EditedCorpus
 from realm_hf.knowledge.files import RetrieverFiles, save_retriever_files
 from realm_hf.knowledge.knowledge import Knowledge
-from realm_hf.models.towers import TowerSource
-from realm_hf.retriever.beam_embeddings import BeamEmbeddings, NullEmbedding
-from realm_hf.retriever.edits import KnowledgeEdits
-from realm_hf.retriever.reader_inputs import ReaderInputs
-from realm_hf.retriever.selection import RetrievalBatch, SearchStats, as_queries, select_candidates
-from realm_hf.retriever.sources import find_retriever
-from realm_hf.retriever.text_search import SearchResult, search_texts
+from realm_hf.retriever.edits import (
+    EDITING,
+    EditCounts,
+    NewPassages,
+    add_passages,
+    edit_counts,
+    embed_new_passages,
+    live_passages,
+    remove_passages,
+    replace_passages,
+)
+from realm_hf.retriever.loading import find_retriever
+from realm_hf.retriever.searcher import PassageSearcher
+from realm_hf.retriever.selection import RetrievalBatch, SearchStats
+from realm_hf.retriever.text_search import SearchResult
 
 if TYPE_CHECKING:
-    import faiss
-
-    from realm_hf.generations.store import Generation
-    from realm_hf.models.modeling_embedder import RealmEmbedder
+    pass
 
 __all__ = ["ABSENT", "NULL_PASSAGE", "RealmRetriever", "RetrievalBatch", "SearchResult", "SearchStats"]
 
-logger = logging.get_logger(__name__)
 
-INDEX_NAME = "embeddings"
-
-
-class RealmRetriever(KnowledgeEdits, ReaderInputs, BeamEmbeddings, HubRetriever):
+class RealmRetriever(PassageSearcher):
     """
     Retrieves passages by inner product.
 
@@ -54,8 +47,8 @@ class RealmRetriever(KnowledgeEdits, ReaderInputs, BeamEmbeddings, HubRetriever)
         passages ([`PassageStore`] or `datasets.Dataset`): N passages. A dataset needs a column `text`; a column
             `embeddings` serves as `embeddings`. They stay as they are when knowledge is edited.
         tokenizer (`PreTrainedTokenizerBase`, *optional*): Needed by `__call__`, and to read a dataset's passages.
-        index (`faiss.Index`, *optional*): Inner product, row `i` is passage `i`. Built ("Flat") if there are
-            embeddings.
+        index ([`SearchIndex`] or `faiss.Index`, *optional*): Inner product, row `i` is passage `i`. Built ("Flat") if
+            there are embeddings.
         embeddings (`np.ndarray` of shape `[N, D]`, *optional*): For [`recall_against_exact`] and `save_pretrained`.
         generation_name (`str`, *optional*): Name of the generation, handed on with every batch.
         threads (`int`, *optional*): Threads of a search; FAISS's setting by default. With a builder on the same
@@ -64,6 +57,8 @@ class RealmRetriever(KnowledgeEdits, ReaderInputs, BeamEmbeddings, HubRetriever)
             that it was saved in, from which it is loaded when it is first needed), for the null passage's and those of
             passages that are added.
         query_embedder ([`RealmEmbedder`], *optional*): The query tower, for [`search`]; given as `embedder` is.
+        candidate_source ([`CandidateSource`], *optional*): Finds candidates instead of the index. Needs `embeddings`,
+            which give them their scores; is not saved.
 
     Attributes:
         search_stats ([`SearchStats`]): Running totals.
@@ -79,218 +74,97 @@ class RealmRetriever(KnowledgeEdits, ReaderInputs, BeamEmbeddings, HubRetriever)
     ```
     """
 
-    def __init__(
-        self,
-        passages: PassageStore | Dataset,
-        tokenizer: PreTrainedTokenizerBase | None = None,
-        *,
-        index: faiss.Index | None = None,
-        embeddings: np.ndarray | None = None,
-        generation_name: str | None = None,
-        threads: int | None = None,
-        embedder: TowerSource = None,
-        query_embedder: TowerSource = None,
-    ):
-        self.passages = passages
-        self.tokenizer = tokenizer
-        self.threads = threads
-        self.embedder = embedder
-        self.query_embedder = query_embedder
-        self.fingerprints: dict[str, str] = {}
-        self._null_embedding = NullEmbedding()
-        self.search_stats = SearchStats()
-        self._corpus = Corpus(passages)
-        if index is None and embeddings is None and INDEX_NAME in self._corpus.columns:
-            embeddings = self._corpus.column(INDEX_NAME).astype(np.float32, copy=False)
-        if index is None and embeddings is not None:
-            index = build_index(embeddings, threads=threads)
-        self._attached = False
-        self._served: Knowledge | None = None
-        if index is not None:
-            self._serve(Knowledge(self._corpus, index, embeddings, generation_name))
+    # Edits
 
-    @classmethod
-    def from_generation(
-        cls,
-        passages: PassageStore | Dataset,
-        generation: Generation,
-        tokenizer: PreTrainedTokenizerBase | None = None,
-        *,
-        threads: int | None = None,
-        embedder: RealmEmbedder | None = None,
-        query_embedder: RealmEmbedder | None = None,
-    ) -> Self:
+    @property
+    def edits(self) -> EditCounts:
+        """What was added, replaced and removed since the retriever was made or loaded."""
+        return edit_counts(self._corpus)
+
+    def add_passages(self, texts: str | Sequence[str], titles: str | Sequence[str] | None = None) -> np.ndarray:
         """
-        A retriever over an open generation, which stays the caller's to close.
+        Add passages; they are found by the next search.
 
         Args:
-            passages ([`PassageStore`] or `Dataset`): The passages that it was built from.
-            generation ([`Generation`]): From [`GenerationStore.open`].
-            tokenizer (`PreTrainedTokenizerBase`, *optional*): As for the class.
-            threads (`int`, *optional*): As for the class.
-            embedder ([`RealmEmbedder`], *optional*): As for the class.
-            query_embedder ([`RealmEmbedder`], *optional*): As for the class.
+            texts (`str` or sequence of `str`): Bodies. One that does not fit the passages' length with its title is
+                cut, with a warning.
+            titles (`str` or sequence of `str`, *optional*): Titles; empty by default.
+
+        Returns:
+            `np.ndarray`: int64, the rows that they have from now on: the next free ones.
+
+        Raises:
+            ValueError: If there is no index, passage tower (`embedder`) or tokenizer, the tower or the tokenizer is
+                not the one that made the index, or a text is empty.
         """
-        retriever = cls(passages, tokenizer, index=generation.index, threads=threads)
-        retriever.swap(generation, embedder, query_embedder)
-        return retriever
+        texts, titles = _strings(texts), None if titles is None else _strings(titles)
+        new = self._embed(texts, [""] * len(texts) if titles is None else titles)
+        with EDITING:
+            knowledge, rows = add_passages(self._searched(), new)
+            self._serve_edited(knowledge, new)
+        return rows
 
-    def __len__(self) -> int:
-        """Passages that can be found."""
-        return self._corpus.live_count
-
-    @property
-    def index(self) -> faiss.Index:
-        """The index that is searched; after edits an [`EditedIndex`]. A `ValueError` if there is none yet."""
-        return self._served_index().index
-
-    @property
-    def embeddings(self) -> np.ndarray | None:
-        """What the index was built from, `[N, D]`, or `None`; after edits [`EditedEmbeddings`]."""
-        return None if self._served is None else self._served.embeddings
-
-    @property
-    def generation_name(self) -> str | None:
-        """The generation that is searched; `+n` behind it counts edits."""
-        return None if self._served is None else self._served.name
-
-    @property
-    def dataset(self) -> Dataset:
-        """
-        The rows with the index attached under the name `"embeddings"`, for `datasets`' own search:
-        `retriever.dataset.get_nearest_examples("embeddings", query, k=5)`. A `ValueError` after edits.
-        """
-        if not self._attached and self._served is not None:
-            self._corpus.attach(self._served.index, INDEX_NAME)
-            self._attached = True
-        return self._corpus.dataset
-
-    def swap(
+    def replace_passages(
         self,
-        generation: Generation,
-        embedder: RealmEmbedder | None = None,
-        query_embedder: RealmEmbedder | None = None,
+        rows: int | Sequence[int] | np.ndarray,
+        texts: str | Sequence[str],
+        titles: str | Sequence[str] | None = None,
     ) -> None:
         """
-        Search another generation from now on. A search that runs in another thread ends on the one it began with.
+        Give passages another text. Their rows stay what they were.
 
         Args:
-            generation ([`Generation`]): Over the same passages.
-            embedder ([`RealmEmbedder`], *optional*): Its passage tower. Without one the retriever has none from now
-                on: the earlier tower's embeddings would not belong to this generation.
-            query_embedder ([`RealmEmbedder`], *optional*): The query tower, likewise.
+            rows (`int` or sequence of `int`): The passages.
+            texts (`str` or sequence of `str`): A body for each.
+            titles (`str` or sequence of `str`, *optional*): A title for each; they keep theirs by default.
 
         Raises:
-            ValueError: If it was built from other passages, or the knowledge was edited.
+            IndexError: If a row is no passage, or was removed.
+            ValueError: As for [`add_passages`], if there are not as many texts as rows, or a row comes twice.
         """
-        if isinstance(self._corpus, EditedCorpus):
+        rows, texts = live_passages(self._searched().corpus, rows), _strings(texts)
+        if len(texts) != len(rows):
+            raise ValueError(f"There are {len(texts)} texts for {len(rows)} rows: give one for each.")
+        new = self._embed(texts, self._corpus.titles(rows) if titles is None else _strings(titles))
+        with EDITING:
+            # Looked at again: another thread may have removed one of the rows.
+            self._serve_edited(replace_passages(self._searched(), rows, new), new)
+
+    def remove_passages(self, rows: int | Sequence[int] | np.ndarray) -> None:
+        """
+        Remove passages: no search returns them any more, and their rows are not given out again.
+
+        Their texts can still be read by row, for whoever has retrieved them before.
+
+        Args:
+            rows (`int` or sequence of `int`): The passages.
+
+        Raises:
+            IndexError: If a row is no passage, or was removed.
+            ValueError: If a row comes twice, no passage would be left, or there is no index.
+        """
+        with EDITING:
+            self._serve(remove_passages(self._searched(), rows))
+
+    def _embed(self, texts: Sequence[str], titles: Sequence[str]) -> NewPassages:
+        return embed_new_passages(self._searched(), texts, titles, embedder=self.embedder, tokenizer=self.tokenizer)
+
+    def _serve_edited(self, knowledge: Knowledge, new: NewPassages) -> None:
+        if new.embedder is not self.embedder:
+            raise ValueError("The passage tower was replaced while passages were embedded: edit them again.")
+        self._serve(knowledge)
+
+    # Files
+
+    def files(self) -> RetrieverFiles:
+        """What is published of the retriever; a `ValueError` without an index, or with edits."""
+        knowledge = self._searched()
+        if isinstance(knowledge.corpus, EditedCorpus):
             raise ValueError(
-                f"Generation {generation.name} knows nothing of the edits made here ({self.edits}): save them with "
-                "`save_pretrained`, or make another retriever of the generation."
+                f"The knowledge was edited ({self.edits}): save the retriever with `save_pretrained`, load the copy "
+                "and publish that; its rows are numbered anew."
             )
-        expected, found = self._corpus.fingerprint, generation.info.passages_fingerprint
-        if expected is not None and expected != found:
-            raise ValueError(
-                f"Generation {generation.name} was built from passages {found}, the retriever has {expected}: its row "
-                "numbers mean other texts."
-            )
-        self._serve(Knowledge(self._corpus, generation.index, generation.embeddings, generation.name))
-        self.embedder, self.query_embedder = embedder, query_embedder
-
-    def _serve(self, served: Knowledge) -> None:
-        served.check()
-        self._served, self._corpus = served, served.corpus
-        if self._attached:
-            self._corpus.attach(served.index, INDEX_NAME)
-
-    def retrieve(
-        self,
-        query_embeddings: np.ndarray | torch.Tensor,
-        k: int,
-        *,
-        exclude: Sequence[np.ndarray | str | None] | None = None,
-        null_passage: bool = True,
-        over_retrieve: int = 16,
-    ) -> RetrievalBatch:
-        """
-        The `k` best candidates of each query, without trivial ones and without repetitions.
-
-        Where sentences are excluded, `over_retrieve` rows more than wanted are searched and filtered. A query for
-        which that is not enough, because many passages contain its sentence or share one text, is searched again four
-        times as deep, up to the whole corpus; what is missing even then is filled with -2, counted in
-        `search_stats.absent` and warned of once.
-
-        Args:
-            query_embeddings (`np.ndarray` or `torch.Tensor` of shape `[B, D]`): The queries.
-            k (`int`): Candidates of each query, the null passage counted (paper: 8).
-            exclude (sequence of B `np.ndarray`, `str` or `None`, *optional*): For each query the sentence whose
-                passages are left out: token ids without special tokens, or text; `None` leaves out nothing.
-            null_passage (`bool`, *optional*, defaults to `True`): Put the null passage (-1) first.
-            over_retrieve (`int`, *optional*, defaults to 16): Rows searched beyond those wanted. Without excluded
-                sentences only queries among whose best there are copies of one text are searched so deep.
-
-        Returns:
-            [`RetrievalBatch`]
-
-        Raises:
-            ValueError: If there is no index, shapes do not fit, or a query holds NaN.
-        """
-        started = time.perf_counter()
-        served = self._served_index()
-        queries = as_queries(query_embeddings)
-        if k < 1 or over_retrieve < 0:
-            raise ValueError(f"k is {k} and over_retrieve {over_retrieve}: at least 1 and 0 are needed.")
-        if exclude is not None and len(exclude) != len(queries):
-            raise ValueError(f"`exclude` has {len(exclude)} entries for {len(queries)} queries: give one for each.")
-        batch, deeper = select_candidates(
-            served,
-            queries,
-            k,
-            exclude=exclude,
-            null_passage=null_passage,
-            over_retrieve=over_retrieve,
-            threads=self.threads,
-        )
-        if self.search_stats.count(batch, searched_deeper=deeper, seconds=time.perf_counter() - started):
-            logger.warning_once(
-                "Some queries got fewer candidates than asked for: the corpus is small, an approximate index reaches "
-                "no more, or many passages contain the sentence. The places are filled with -2 and counted in "
-                "`search_stats.absent`; this is said once."
-            )
-        return batch
-
-    @overload
-    def search(  # type: ignore[overload-overlap]  # a str is a sequence of str, and the first that fits is taken
-        self, queries: str, k: int = 5, *, batch_size: int = 32, show_progress_bar: bool = False
-    ) -> SearchResult: ...
-
-    @overload
-    def search(
-        self, queries: Sequence[str], k: int = 5, *, batch_size: int = 32, show_progress_bar: bool = False
-    ) -> list[SearchResult]: ...
-
-    def search(
-        self, queries: str | Sequence[str], k: int = 5, *, batch_size: int = 32, show_progress_bar: bool = False
-    ) -> SearchResult | list[SearchResult]:
-        """
-        The passages that answer best to each query: text in, passages out. The query tower embeds it.
-
-        Args:
-            queries (`str` or sequence of `str`): One or any number. `[MASK]` is the token, as in pre-training.
-            k (`int`, *optional*, defaults to 5): Passages of each, without copies of one text.
-            batch_size (`int`, *optional*, defaults to 32): Queries that are embedded at once.
-            show_progress_bar (`bool`, *optional*, defaults to `False`): Show one, of queries.
-
-        Returns:
-            [`SearchResult`] for a `str`, else a list of them.
-
-        Raises:
-            TypeError: If a query is no string.
-            ValueError: If there is no index, query tower or tokenizer, or the tower is not the index's.
-        """
-        texts = [queries] if isinstance(queries, str) else list(queries)
-        found = search_texts(self.snapshot(), texts, k, batch_size=batch_size, show_progress_bar=show_progress_bar)
-        return found[0] if isinstance(queries, str) else found
+        return RetrieverFiles(knowledge.corpus.passages, knowledge.index, knowledge.embeddings, knowledge.name)
 
     def save_pretrained(self, save_directory: str | Path) -> None:
         """
@@ -308,9 +182,9 @@ class RealmRetriever(KnowledgeEdits, ReaderInputs, BeamEmbeddings, HubRetriever)
             ValueError: If there is no index, or there are edits and no embeddings.
             OSError: If the disk is full or read-only.
         """
-        folder, served = Path(save_directory), self._served_index()
-        if isinstance(served.corpus, EditedCorpus):
-            content: RetrieverFiles | CompactedFiles = CompactedFiles.of(served.corpus, served.name)
+        folder, knowledge = Path(save_directory), self._searched()
+        if isinstance(knowledge.corpus, EditedCorpus):
+            content: RetrieverFiles | CompactedFiles = CompactedFiles.of(knowledge.corpus, knowledge.name)
         else:
             content = self.files()
         save_retriever_files(folder, content, self.embedder, self.query_embedder)
@@ -365,10 +239,68 @@ class RealmRetriever(KnowledgeEdits, ReaderInputs, BeamEmbeddings, HubRetriever)
         retriever.fingerprints = parts.fingerprints
         return retriever
 
-    def _served_index(self) -> Knowledge:
-        served = self._served
-        if served is None:
-            raise ValueError(
-                "The retriever has no index yet: pass `index` or `embeddings`, or `swap` a generation in."
-            )
-        return served
+    # The Hub
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str | None = None,
+        commit_description: str | None = None,
+        private: bool | None = None,
+        token: bool | str | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        max_shard_size: int | str | None = "500MB",
+        tags: list[str] | None = None,
+    ) -> str:
+        """
+        Publish passages, embeddings, index, tokenizer and towers as a dataset repository, in one commit.
+
+        [`~realm_hf.hub.publish`] also sends the model, and writes cards from a run.
+
+        Args:
+            repo_id (`str`): `"owner/name"`.
+            commit_message (`str`, *optional*, defaults to `"Upload retriever"`): The commit's first line.
+            commit_description (`str`, *optional*): The rest of it.
+            private (`bool`, *optional*): Visibility of a repository that is made.
+            token (`bool` or `str`, *optional*): As for `huggingface_hub`.
+            revision (`str`, *optional*): The branch; made if need be.
+            create_pr (`bool`, *optional*, defaults to `False`): Open a pull request instead.
+            max_shard_size (`int` or `str`, *optional*, defaults to `"500MB"`): Of a Parquet file.
+            tags (`list[str]`, *optional*): For the card that is written if the repository has none.
+
+        Returns:
+            `str`: The commit's address.
+
+        Raises:
+            ValueError: If there is no index, or no embeddings; or somebody else pushed meanwhile.
+        """
+        return push_retriever(
+            self,
+            HubCommit(repo_id, "dataset", private=private, branch=revision, token=token, create_pr=create_pr),
+            message=commit_message or "Upload retriever",
+            description=commit_description,
+            max_shard_size=max_shard_size or "500MB",
+            tags=tags,
+        )
+
+    def check_model(self, model: PreTrainedModel, *, force: bool = False) -> None:
+        """
+        Refuse a model whose query tower is not the one that was published with this retriever.
+
+        A retriever that was not loaded from a publication, and a model whose weights were cast to another type, cannot
+        be checked; dimensions always are.
+
+        Args:
+            model (`PreTrainedModel`): With an `embedder`, as [`RealmForOpenQA`] and [`RealmForPreTraining`].
+            force (`bool`, *optional*, defaults to `False`): Warn only.
+
+        Raises:
+            ValueError: If they do not belong together.
+        """
+        check_model(model, dimension=self.index.dimension, fingerprints=self.fingerprints, force=force)
+
+
+def _strings(values: str | Sequence[str]) -> Sequence[str]:
+    return [values] if isinstance(values, str) else list(values)

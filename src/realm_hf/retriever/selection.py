@@ -10,43 +10,21 @@ import numpy as np
 import torch
 
 from realm_hf.data.passages.build import NULL_PASSAGE
-from realm_hf.index.faiss_index import ABSENT, search
+from realm_hf.index.base import ABSENT
+from realm_hf.index.faiss_search import search_threads
 
 if TYPE_CHECKING:
     from realm_hf.knowledge.corpus import Corpus
     from realm_hf.knowledge.knowledge import Knowledge
+    from realm_hf.retriever.candidates import CandidateSource, Queries
 
 __all__ = [
+    "PassageFilter",
     "RetrievalBatch",
     "SearchStats",
-    "Selection",
     "as_queries",
     "select_candidates",
-    "select_from_ranking",
 ]
-
-_DEEPER = 4
-_CELLS_A_SEARCH = 1 << 22  # queries x depth of one search: 48 MiB of scores and rows
-
-
-@dataclass(frozen=True)
-class Selection:
-    """
-    The candidates of one query.
-
-    Args:
-        rows (`np.ndarray`, int64 `[n]`, n <= wanted): Best first.
-        scores (`np.ndarray`, float32 `[n]`): Their scores.
-        excluded (`int`): Passages left out because they contain the sentence, ranked before the last candidate kept.
-        duplicates (`int`): Passages left out because a better ranked one has the same text, likewise.
-        exhausted (`bool`): The index had no more rows to give.
-    """
-
-    rows: np.ndarray
-    scores: np.ndarray
-    excluded: int
-    duplicates: int
-    exhausted: bool
 
 
 @dataclass(frozen=True)
@@ -121,36 +99,73 @@ def as_queries(queries: np.ndarray | torch.Tensor) -> np.ndarray:
     return queries
 
 
+@dataclass(frozen=True)
+class PassageFilter:
+    """
+    What the queries of one search do not want: passages that contain their sentence, and copies of one text. It is the
+    [`~realm_hf.index.base.Exclusion`] of an index's search.
+
+    Args:
+        corpus ([`Corpus`]): The passages.
+        sentences (sequence of Q sentences or `None`): See [`Corpus.containing`]; `None` leaves out nothing.
+        over_retrieve (`int`): Rows searched beyond those wanted where anything is to be left out.
+    """
+
+    corpus: Corpus
+    sentences: Sequence[np.ndarray | str | None]
+    over_retrieve: int
+
+    @property
+    def filtered(self) -> np.ndarray:
+        """Bool `[Q]`: which queries have a sentence."""
+        return np.array([sentence is not None for sentence in self.sentences], dtype=bool)
+
+    def unwanted(self, query: int, rows: np.ndarray) -> np.ndarray:
+        """Which of the rows contain the query's sentence, bool `[R]`."""
+        sentence = self.sentences[query]
+        return np.zeros(len(rows), dtype=bool) if sentence is None else self.corpus.containing(sentence, rows)
+
+    def groups(self, rows: np.ndarray) -> np.ndarray:
+        """[`Corpus.groups_of`]."""
+        return self.corpus.groups_of(rows)
+
+
 def select_candidates(
     served: Knowledge,
-    queries: np.ndarray,
+    queries: Queries,
     k: int,
     *,
+    source: CandidateSource,
     exclude: Sequence[np.ndarray | str | None] | None,
     null_passage: bool,
     over_retrieve: int,
     threads: int | None,
 ) -> tuple[RetrievalBatch, int]:
     """
-    Search, filter, and search deeper for the queries that are left with too few candidates.
-
-    Where no query excludes a sentence the first search is as deep as wanted: only copies among the best could be
-    filtered, and they are rare. Each further search is four times as deep, and at least the over-retrieval, up to the
-    whole corpus or to what an approximate index can reach.
+    Ask the source once for the candidates of all queries; it leaves out what is not wanted and searches deeper itself.
 
     Args:
         served ([`Knowledge`]): Passages and index.
-        queries (`np.ndarray` of shape `[B, D]`): The queries.
+        queries ([`Queries`]): B queries.
         k (`int`): Candidates of each query, the null passage counted.
+        source ([`CandidateSource`]): Finds them.
         exclude (sequence of B sentences or `None`, *optional*): See [`Corpus.containing`].
         null_passage (`bool`): Put the null passage first.
         over_retrieve (`int`): Rows searched beyond those wanted where anything is to be filtered.
-        threads (`int`, *optional*): Threads of each search.
+        threads (`int`, *optional*): Threads of FAISS in this search.
 
     Returns:
         `tuple`: The [`RetrievalBatch`], and the number of queries that were searched deeper.
+
+    Raises:
+        ValueError: If a number is out of range, or there are not as many sentences or token ids as queries.
     """
-    corpus, count, first = served.corpus, len(queries), int(null_passage)
+    if k < 1 or over_retrieve < 0:
+        raise ValueError(f"k is {k} and over_retrieve {over_retrieve}: at least 1 and 0 are needed.")
+    for name, given in (("exclude", exclude), ("token_ids", queries.token_ids)):
+        if given is not None and len(given) != len(queries):
+            raise ValueError(f"`{name}` has {len(given)} entries for {len(queries)} queries: give one for each.")
+    count, first = len(queries), int(null_passage)
     batch = RetrievalBatch(
         rows=np.full((count, k), ABSENT, dtype=np.int64),
         scores=np.full((count, k), -np.inf, dtype=np.float32),
@@ -159,126 +174,11 @@ def select_candidates(
         generation=served.name,
     )
     batch.rows[:, :first], batch.scores[:, :first] = NULL_PASSAGE, np.nan
-    wanted, deeper, passages = k - first, 0, len(corpus)
-    if exclude is not None and all(sentence is None for sentence in exclude):
-        exclude = None
-    over = min(wanted + over_retrieve, passages)
-    pending, depth = np.arange(count if wanted else 0), min(wanted, passages) if exclude is None else over
-    while len(pending):
-        unfinished: list[int] = []
-        at_once = max(1, _CELLS_A_SEARCH // depth)
-        for start in range(0, len(pending), at_once):
-            part = pending[start : start + at_once]
-            scores, rows = search(
-                served.index, queries if len(part) == count else queries[part], depth, threads=threads
-            )
-            unfinished += _fill(batch, part, scores, rows, corpus, exclude, first)
-        if depth == passages:
-            break
-        if depth >= over:
-            deeper = deeper or len(unfinished)
-        pending, depth = np.array(unfinished, dtype=np.int64), min(max(_DEEPER * depth, over), passages)
-    return batch, deeper
-
-
-def _fill(
-    batch: RetrievalBatch,
-    queries: np.ndarray,
-    scores: np.ndarray,
-    rows: np.ndarray,
-    corpus: Corpus,
-    exclude: Sequence[np.ndarray | str | None] | None,
-    first: int,
-) -> list[int]:
-    """
-    Put the candidates of some queries into their places of a batch.
-
-    Args:
-        batch ([`RetrievalBatch`]): Of all queries; may hold what a shallower search had found.
-        queries (`np.ndarray`, int64 `[Q]`): Which of them.
-        scores (`np.ndarray`, float32 `[Q, depth]`): Their rankings, best first.
-        rows (`np.ndarray`, int64 `[Q, depth]`): The rows of those scores.
-        corpus ([`Corpus`]): The passages.
-        exclude (sequence, *optional*): The sentences of all queries of the batch.
-        first (`int`): Place of the first candidate: behind the null passage.
-
-    Returns:
-        `list[int]`: Those that are left with too few candidates, although there may be more.
-    """
-    wanted = batch.rows.shape[1] - first
-    plain = _plain_rankings(corpus, rows, wanted)
-    if exclude is not None:
-        plain &= np.array([exclude[query] is None for query in queries])
-    whole = len(queries) == len(batch.rows) and plain.all()
-    # Slices where all queries are plain: numpy takes them in a tenth of the time of row numbers.
-    done, good = (slice(None), slice(None)) if whole else (queries[plain], plain)
-    if plain.any():
-        batch.rows[done, first:], batch.scores[done, first:] = rows[good, :wanted], scores[good, :wanted]
-        batch.excluded[done] = batch.duplicates[done] = 0
-    unfinished: list[int] = []
-    for place in np.flatnonzero(~plain).tolist():
-        query, ranking = int(queries[place]), rows[place]
-        sentence = None if exclude is None else exclude[query]
-        containing = np.zeros(len(ranking), dtype=bool) if sentence is None else corpus.containing(sentence, ranking)
-        chosen = select_from_ranking(scores[place], ranking, containing, corpus.groups_of(ranking), wanted)
-        places = slice(first, first + len(chosen.rows))
-        batch.rows[query, first:], batch.scores[query, first:] = ABSENT, -np.inf
-        batch.rows[query, places], batch.scores[query, places] = chosen.rows, chosen.scores
-        batch.excluded[query], batch.duplicates[query] = chosen.excluded, chosen.duplicates
-        if len(chosen.rows) < wanted and not chosen.exhausted:
-            unfinished.append(query)
-    return unfinished
-
-
-def _plain_rankings(corpus: Corpus, rows: np.ndarray, wanted: int) -> np.ndarray:
-    """
-    Which rankings `[Q, depth]` begin with as many different passages as are wanted: bool `[Q]`.
-
-    That is the usual case of a search without excluded sentences, found here for all queries at once: one by one, 256
-    of them took a tenth of the time of their search.
-    """
-    if rows.shape[1] < wanted:
-        return np.zeros(len(rows), dtype=bool)
-    best = rows[:, :wanted]
-    groups = corpus.groups_of(best.reshape(-1)).reshape(best.shape)
-    groups.sort(axis=1)
-    plain: np.ndarray = (groups[:, 1:] != groups[:, :-1]).all(axis=1)
-    if best.min() < 0:
-        plain &= (best >= 0).all(axis=1)
-    return plain
-
-
-def select_from_ranking(
-    scores: np.ndarray, rows: np.ndarray, containing: np.ndarray, groups: np.ndarray, wanted: int
-) -> Selection:
-    """
-    Filter one query's ranking.
-
-    A whole duplicate group goes if one of its retrieved passages contains the sentence: its texts differ in case and
-    punctuation only, and the answer stands in each of them.
-
-    Args:
-        scores (`np.ndarray`, float32 `[depth]`): Best first.
-        rows (`np.ndarray`, int64 `[depth]`): The rows of those scores; [`ABSENT`] only at the end.
-        containing (`np.ndarray`, bool `[depth]`): Whether the row's passage contains the query's sentence.
-        groups (`np.ndarray`, int `[depth]`): Duplicate group of each row.
-        wanted (`int`): How many candidates to keep.
-
-    Returns:
-        [`Selection`]
-    """
-    depth, found = len(rows), int((rows != ABSENT).sum())
-    scores, rows, containing, of_row = scores[:found], rows[:found], containing[:found], groups[:found]
-    excluded = np.isin(of_row, of_row[containing])
-    first = np.zeros(found, dtype=bool)
-    first[np.unique(of_row, return_index=True)[1]] = True
-    kept = np.flatnonzero(first & ~excluded)[:wanted]
-    # What lies behind the last candidate depends on how deep the search went: it is not counted.
-    end = int(kept[-1]) + 1 if len(kept) == wanted and wanted else found
-    return Selection(
-        rows=rows[kept],
-        scores=scores[kept],
-        excluded=int(excluded[:end].sum()),
-        duplicates=int((~first & ~excluded)[:end].sum()),
-        exhausted=found < depth,
-    )
+    if not count or k == first:
+        return batch, 0
+    unwanted = PassageFilter(served.corpus, [None] * count if exclude is None else exclude, over_retrieve)
+    with search_threads(threads):
+        found = source.candidates(served, queries, k - first, exclude=unwanted)
+    batch.rows[:, first:], batch.scores[:, first:] = found.rows, found.scores
+    batch.excluded[:], batch.duplicates[:] = found.excluded, found.duplicates
+    return batch, found.searched_deeper

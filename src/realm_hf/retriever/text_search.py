@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from realm_hf.models.modeling_embedder import RealmEmbedder
+    from realm_hf.retriever.candidates import CandidateSource
 
 __all__ = ["FoundPassage", "SearchResult", "search_texts"]
 
@@ -63,6 +64,7 @@ class SearchedRetriever(Protocol):
     """What is asked of a [`RealmRetriever`]."""
 
     tokenizer: PreTrainedTokenizerBase | None
+    candidate_source: CandidateSource | None
 
     @property
     def query_embedder(self) -> RealmEmbedder | None:
@@ -74,7 +76,9 @@ class SearchedRetriever(Protocol):
 
     def __len__(self) -> int: ...
 
-    def retrieve(self, query_embeddings: np.ndarray, k: int, *, null_passage: bool) -> Any:
+    def retrieve(
+        self, query_embeddings: np.ndarray, k: int, *, token_ids: Sequence[np.ndarray] | None, null_passage: bool
+    ) -> Any:
         """Return `rows` and `scores` `[B, k]`."""
 
     def titles(self, rows: np.ndarray) -> list[str]:
@@ -100,7 +104,7 @@ def search_texts(
     Raises:
         ValueError: There is no query tower or no tokenizer, or the tower is not of the index's dimension.
     """
-    tower, tokenizer, dimension = retriever.query_embedder, retriever.tokenizer, retriever.index.d
+    tower, tokenizer, dimension = retriever.query_embedder, retriever.tokenizer, retriever.index.dimension
     if tower is None:
         raise ValueError(
             "Texts must be embedded by the query tower, and this retriever was made or saved without one: set "
@@ -117,10 +121,19 @@ def search_texts(
     vectors = tower.encode(queries, tokenizer=tokenizer, batch_size=batch_size, show_progress_bar=show_progress_bar)
     if not len(vectors):
         return []
-    found = retriever.retrieve(vectors, min(k, len(retriever)), null_passage=False)
+    # The index needs none, and tokenizing a second time takes a while.
+    ids = None if retriever.candidate_source is None else _token_ids(tokenizer, queries)
+    found = retriever.retrieve(vectors, min(k, len(retriever)), token_ids=ids, null_passage=False)
     results = []
     for query, rows, scores in zip(queries, found.rows, found.scores, strict=True):
         kept = rows >= 0
         titles, texts = retriever.titles(rows[kept]), retriever.texts(rows[kept])
         results.append(SearchResult(query, titles, texts, scores[kept], rows[kept]))
     return results
+
+
+def _token_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[np.ndarray]:
+    """`[CLS] text [SEP]` of each, as the tower embedded it."""
+    # Half of a surrogate pair, as in text that was cut by UTF-16 units, is no character: tokenizers refuse it.
+    clean = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
+    return [np.asarray(ids, np.int64) for ids in tokenizer(clean)["input_ids"]]

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from realm_hf.storage.sealed_json import read_sealed_json
 
 logger = logging.getLogger(__name__)
 
-_KEYS = ("generation", "snapshot", "pending_snapshot")
-
 
 def names_in_checkpoints(checkpoints: Path, stores: Sequence[Path]) -> set[str]:
-    """Names that some `state.json` holds: every string below "generation", "snapshot" and "pending_snapshot", wherever
-    they stand.
+    """
+    The generations and snapshots that some `state.json` names, in the fields "generation", "snapshot" and
+    "best.generation", which are those of all versions.
 
     A checkpoint whose `state.json` cannot be read neither ends collection nor loses what it may name: all that is
     there of its step and earlier ones counts as named by it, for it can name nothing later. (A second file of names
     beside it was rejected: it can be damaged as well.)
 
     Args:
-        checkpoints: RUN/checkpoints.
-        stores: The directories of what they name.
+        checkpoints (`Path`): RUN/checkpoints.
+        stores (`Sequence[Path]`): The directories of what they name.
     """
     names: set[str] = set()
     for state in checkpoints.glob("*/state.json"):
@@ -44,15 +44,15 @@ def names_in_checkpoints(checkpoints: Path, stores: Sequence[Path]) -> set[str]:
     return names
 
 
-def _names_in(value: object, *, under_name: bool = False) -> Iterator[str]:
-    if isinstance(value, str) and under_name:
-        yield value
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield from _names_in(item, under_name=key in _KEYS)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _names_in(item, under_name=under_name)
+def _names_in(state: Mapping[str, Any]) -> Iterator[str]:
+    """The names in one `state.json`: of what is served, and of the index that the best weights searched."""
+    best = state.get("best")
+    fields = [
+        state.get("generation"),
+        state.get("snapshot"),
+        best.get("generation") if isinstance(best, dict) else None,
+    ]
+    yield from (name for name in fields if isinstance(name, str))
 
 
 def _up_to(step: int | None, stores: Sequence[Path]) -> set[str]:

@@ -46,25 +46,32 @@ _PACKAGES = ("realm-hf", "torch", "transformers", "datasets", "accelerate", "fai
 
 @dataclass(frozen=True)
 class RunConfig:
-    """The content of `run.json`: what a builder must know beside the passages and the snapshot.
+    """
+    The content of `run.json`: what a builder must know beside the passages and the snapshot.
 
     Args:
-        passages_fingerprint: Fingerprint of RUN/passages.
-        tokenizer_fingerprint: Fingerprint of the tokenizer that made the passages' token ids.
-        rows: Number of passages.
-        index_factory: FAISS factory string, "auto" resolved; the metric is always the inner product.
-        index_train_size: Embeddings to train the index's quantizers on, or `None` for FAISS's own choice.
-        index_recall: Share of the exact best 5 for which each build searches more lists, or `None`: "auto" sets it.
-        embedding_dtype: Type of the stored embeddings: "float32", or "float16", which takes half the disk and rounds
-            coordinates above 2 by up to 0.001 and above 4 by up to 0.002.
-        max_tokens_per_batch: Wordpieces that a builder forwards at once, or `None` for what suits its device.
-        encode_dtype: In what passages are embedded: "auto" (tf32 where a builder's device has it, else float32),
-            "float32", "tf32" or "bfloat16". Runs from before there was a choice are in float32.
-        epoch: Counts the trainers that took the run's lock (it is the number of the newest [`Term`]); snapshots and
-            generations of an earlier one are not served.
-        protocol: Version of the directory's layout.
-        created: ISO 8601, UTC.
-        packages: Versions of the libraries that created the run.
+        passages_fingerprint (`str`): Fingerprint of RUN/passages.
+        tokenizer_fingerprint (`str`): Fingerprint of the tokenizer that made the passages' token ids.
+        rows (`int`): Number of passages.
+        index_factory (`str`, *optional*, defaults to `"Flat"`): FAISS factory string, "auto" resolved; the metric is
+            always the inner product.
+        index_train_size (`int`, *optional*): Embeddings to train the index's quantizers on, or `None` for FAISS's own
+            choice.
+        index_recall (`float`, *optional*): Share of the exact best 5 for which each build searches more lists, or
+            `None`: "auto" sets it.
+        embedding_dtype (`str`, *optional*, defaults to `"float32"`): Type of the stored embeddings: "float32", or
+            "float16", which takes half the disk and rounds coordinates above 2 by up to 0.001 and above 4 by up to
+            0.002.
+        max_tokens_per_batch (`int`, *optional*): Wordpieces that a builder forwards at once, or `None` for what suits
+            its device.
+        encode_dtype (`str`, *optional*, defaults to `"float32"`): In what passages are embedded: "auto" (tf32 where a
+            builder's device has it, else float32), "float32", "tf32" or "bfloat16". Runs from before there was a
+            choice are in float32.
+        epoch (`int`, *optional*, defaults to 0): Counts the trainers that took the run's lock (it is the number of
+            the newest [`Term`]); snapshots and generations of an earlier one are not served.
+        protocol (`int`, *optional*, defaults to `PROTOCOL`): Version of the directory's layout.
+        created (`str`, *optional*): ISO 8601, UTC.
+        packages (`dict[str, str]`, *optional*): Versions of the libraries that created the run.
     """
 
     passages_fingerprint: str
@@ -117,7 +124,8 @@ class RunDirectory:
         max_tokens_per_batch: int | None = None,
         encode_dtype: str = "auto",
     ) -> RunDirectory:
-        """Make a run directory; the passages are hard-linked into it where the file system allows, else copied.
+        """
+        Make a run directory; the passages are hard-linked into it where the file system allows, else copied.
 
         `run.json` is written last: without it the directory is not a run, and `create` may be called again. It holds
         the factory that "auto" stands for, so that a later version with another choice goes on with this one.
@@ -164,7 +172,8 @@ class RunDirectory:
 
     @classmethod
     def open(cls, root: str | Path) -> RunDirectory:
-        """Open a run.
+        """
+        Open a run.
 
         Raises:
             RunDirectoryError: It is no run directory, or one of another version.
@@ -178,7 +187,8 @@ class RunDirectory:
 
     @classmethod
     def open_or_create(cls, root: str | Path, **create: Any) -> RunDirectory:
-        """Open the run if there is one and it was created with the same settings, else create it.
+        """
+        Open the run if there is one and it was created with the same settings, else create it.
 
         Raises:
             RunDirectoryError: The run was created with other settings; the message names them.
@@ -245,13 +255,14 @@ class RunDirectory:
         return self.root / "trainer.lock"
 
     def lock(self) -> TrainerLock:
-        """Become the run's trainer under a new epoch; one process of a training job (its rank 0) does this.
+        """
+        Become the run's trainer for a new term; one process of a training job (its rank 0) does this.
 
         The epoch in `run.json` grows by one with every trainer, also after an orderly end: a resumed run may go back
         to an earlier step, and must not be served what its predecessor built at a later one.
 
         Raises:
-            RunLocked: A trainer already runs here, or nobody can tell.
+            RunLocked: A trainer already runs here, or it cannot be known whether one does.
             OSError: The directory cannot be written to; the message says why.
         """
         lock = TrainerLock.acquire(self.lock_path, self.read_epoch())
@@ -259,7 +270,7 @@ class RunDirectory:
         # runs.
         try:
             with lock.term.enforced():
-                self.config = replace(_read_config(self.root), epoch=lock.epoch)
+                self.config = replace(_read_config(self.root), epoch=lock.term.number)
                 write_json(self.root / "run.json", asdict(self.config), place=lock.term.place)
             self.place = lock.term.place
         except BaseException:
@@ -300,8 +311,9 @@ def _package_versions() -> Iterable[tuple[str, str]]:
 
 
 def _write_first(path: Path, content: dict[str, Any]) -> None:
-    """Write a file that must not be there: one process may have made the run that another was about to make, and a
-    late rename would set its epoch back.
+    """
+    Write a file that must not be there: one process may have made the run that another was about to make, and a late
+    rename would set its epoch back.
     """
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{uuid.uuid4().hex[:8]}")
     try:

@@ -23,7 +23,7 @@ logger = logging.get_logger(__name__)
 
 # Processor seconds between two beats that count as work; the beating thread's own are not among them.
 _WORK_CPU_SECONDS = 0.01
-# Of a process that is watched from outside: more than one uses that only waits for a word.
+# Of a process that is watched from outside: more than one uses that only waits for a request.
 _WATCHED_CPU_SECONDS = 0.1
 # A file system that has gone away does not keep a builder from ending.
 _LAST_BEAT_SECONDS = 5.0
@@ -31,18 +31,19 @@ _LAST_BEAT_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Beat:
-    """What a heartbeat file holds.
+    """
+    What a heartbeat file holds.
 
     Args:
-        counter: Grows with every beat; its absolute value means nothing.
-        host: Host name of the builder.
-        pid: Its process id there.
-        phase: "starting", "waiting", "embedding", "indexing" or "writing".
-        snapshot: Name of the snapshot at work, or "".
-        done: Passages embedded.
-        total: Passages to embed.
-        failures: Failed builds in a row.
-        error: Why the last of them failed.
+        counter (`int`): Grows with every beat; its absolute value means nothing.
+        host (`str`): Host name of the builder.
+        pid (`int`): Its process id there.
+        phase (`str`): "starting", "waiting", "embedding", "indexing" or "writing".
+        snapshot (`str`, *optional*, defaults to `""`): Name of the snapshot at work, or "".
+        done (`int`, *optional*, defaults to 0): Passages embedded.
+        total (`int`, *optional*, defaults to 0): Passages to embed.
+        failures (`int`, *optional*, defaults to 0): Failed builds in a row.
+        error (`str`, *optional*, defaults to `""`): Why the last of them failed.
     """
 
     counter: int
@@ -62,13 +63,14 @@ class Beat:
 
 
 class Heartbeat:
-    """Writes a heartbeat file from a background thread until `stop()`; the file goes with it.
+    """
+    Writes a heartbeat file from a background thread until `stop()`; the file goes with it.
 
-    A beat that finds no room on the disk is told once and tried again: the heart stops with the builder only.
+    A beat that finds no room on the disk is logged once and tried again: the thread ends with the builder only.
 
     Args:
-        path: The file; its directory exists.
-        interval: Seconds between two looks at whether work was done.
+        path (`Path`): The file; its directory exists.
+        interval (`float`, *optional*, defaults to 0.5): Seconds between two looks at whether work was done.
     """
 
     def __init__(self, path: Path, interval: float = 0.5):
@@ -81,12 +83,12 @@ class Heartbeat:
         self._thread.start()
 
     def mark(self, phase: str, snapshot: str = "", done: int = 0, total: int = 0) -> None:
-        """Say that work was done; cheap enough for every batch."""
+        """Record that work was done; cheap enough for every batch."""
         self._beat = replace(self._beat, phase=phase, snapshot=snapshot, done=done, total=total)
         self._marks += 1
 
-    def tell_failure(self, failures: int, error: str = "") -> None:
-        """Say how many builds failed in a row, and why the last one did, to whoever waits for one."""
+    def report_failure(self, failures: int, error: str = "") -> None:
+        """Record how many builds failed in a row and why the last one did, for whoever waits for one."""
         self._beat = replace(self._beat, failures=failures, error=error)
         self._marks += 1
 
@@ -98,23 +100,23 @@ class Heartbeat:
 
     def _run(self) -> None:
         counter, marks, work = 0, -1, 0.0
-        is_heard = True
+        is_written = True
         while not self._ended.is_set():
             now, marked = time.process_time() - time.thread_time(), self._marks
             if marks != marked or now - work > _WORK_CPU_SECONDS:
                 try:
                     write_json(self.path, asdict(self._beat) | {"counter": counter + 1}, durable=False)
                 except OSError as error:
-                    if is_heard:
+                    if is_written:
                         logger.warning(
                             "no heartbeat can be written, tried again every %.1f s: %s", self.interval, error
                         )
-                    is_heard = False
+                    is_written = False
                 else:
                     counter, marks, work = counter + 1, marked, now
-                    if not is_heard:
+                    if not is_written:
                         logger.warning("the heartbeat is written again")
-                    is_heard = True
+                    is_written = True
             self._ended.wait(self.interval)
 
 
@@ -127,11 +129,12 @@ def read_beat(path: Path) -> Beat | None:
 
 
 class HeartbeatMonitor:
-    """Tells for how long a heartbeat has been silent, by the watcher's own monotonic clock.
+    """
+    Tells for how long a heartbeat has been silent, by the watcher's own monotonic clock.
 
     Args:
-        path: The heartbeat file; it may appear later: silence counts from the construction.
-        baseline: A beat that was there before and proves nothing: its builder may be long dead.
+        path (`Path`): The heartbeat file; it may appear later: silence counts from the construction.
+        baseline ([`Beat`], *optional*): A beat that was there before and proves nothing: its builder may be long dead.
     """
 
     def __init__(self, path: Path, baseline: Beat | None = None):
@@ -149,13 +152,14 @@ class HeartbeatMonitor:
 
 
 class ProcessorMonitor:
-    """Tells for how long a process has used next to no processor time: one that has no heartbeat yet.
+    """
+    Tells for how long a process has used next to no processor time: one that has no heartbeat yet.
 
     A builder loads its libraries before it can beat: seconds on a free processor, minutes on one that training keeps
     busy and that the builder is the last to get.
 
     Args:
-        pid: The process.
+        pid (`int`): The process.
     """
 
     def __init__(self, pid: int):
@@ -164,7 +168,7 @@ class ProcessorMonitor:
         self._moved_at = time.monotonic()
 
     def silent_seconds(self) -> float:
-        """Seconds since it was last seen to have used a tenth of a second; since the construction where none tells."""
+        """Seconds since it was last seen to have used a tenth of a second, or since the construction."""
         used = self._now()
         if used - self._used >= _WATCHED_CPU_SECONDS:
             self._used, self._moved_at = used, time.monotonic()
@@ -179,10 +183,11 @@ class ProcessorMonitor:
 
 
 class FleetMonitor:
-    """Watches every heartbeat in a directory: builders that were started elsewhere come and go.
+    """
+    Watches every heartbeat in a directory: builders that were started elsewhere come and go.
 
     Args:
-        directory: RUN/heartbeats.
+        directory (`Path`): RUN/heartbeats.
     """
 
     def __init__(self, directory: Path):
@@ -202,11 +207,13 @@ class FleetMonitor:
         return now - self._last_seen
 
     def building(self, within_seconds: float, max_failures: int | None = None) -> Beat | None:
-        """The beat of a builder at work that was seen to move within so many seconds.
+        """
+        The beat of a builder at work that was seen to move within so many seconds.
 
         Args:
-            within_seconds: Longest silence.
-            max_failures: A builder that failed more often in a row is passed over; `None` for no limit.
+            within_seconds (`float`): Longest silence.
+            max_failures (`int`, *optional*): A builder that failed more often in a row is passed over; `None` for no
+                limit.
         """
         for monitor in self._monitors.values():
             beat = monitor.beat

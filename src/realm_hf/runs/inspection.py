@@ -15,12 +15,13 @@ from realm_hf.runs.snapshots import list_snapshots
 
 
 def describe_run(run: RunDirectory) -> dict[str, Any]:
-    """All that can be read from a run directory, ready for JSON.
+    """
+    All that can be read from a run directory, ready for JSON.
 
     Returns:
-        `run` (its configuration), `trainer` (the lock's holder, with `is_alive` true, false, or `None` if that cannot
-        be told from here), `snapshots`, `generations`, `quarantined` (name -> reason), `builders` (heartbeats),
-        `checkpoints` (names).
+        `dict[str, Any]`: `run` (its configuration), `trainer` (the lock's holder, with `is_alive` true, false, or
+        `None` if that cannot be known from here), `snapshots`, `generations`, `quarantined` (name -> reason),
+        `builders` (heartbeats), `checkpoints` (names).
     """
     store = GenerationStore(run.index)
     beats = [read_beat(path) for path in sorted(run.heartbeats.glob("*.json"))]
@@ -36,7 +37,7 @@ def describe_run(run: RunDirectory) -> dict[str, Any]:
     }
 
 
-def describe_in_words(run: RunDirectory) -> list[str]:
+def run_as_text(run: RunDirectory) -> list[str]:
     """The same, as lines."""
     facts = describe_run(run)
     config = facts["run"]
@@ -44,7 +45,7 @@ def describe_in_words(run: RunDirectory) -> list[str]:
         facts["root"],
         f"  {config['rows']:,} passages, index {config['index_factory']}, stored as {config['embedding_dtype']}",
         f"  epoch {config['epoch']}, created {config['created']}",
-        f"  trainer: {_trainer_in_words(facts['trainer'])}",
+        f"  trainer: {_trainer_as_text(facts['trainer'])}",
         f"  checkpoints: {', '.join(facts['checkpoints']) or 'none'}",
         f"  snapshots: {', '.join(s['name'] for s in facts['snapshots']) or 'none'}",
     ]
@@ -75,9 +76,9 @@ def _trainer(run: RunDirectory) -> dict[str, Any] | None:
     return asdict(holder) | {"is_alive": holder.is_alive() if holder.is_judged_from_here() else None}
 
 
-def _trainer_in_words(trainer: dict[str, Any] | None) -> str:
+def _trainer_as_text(trainer: dict[str, Any] | None) -> str:
     if trainer is None:
         return "none"
-    alive = {True: "running", False: "dead; the next one takes over", None: "not to be judged from here"}
-    who = f"process {trainer['pid']} on {trainer['host']} since {trainer['since']} (epoch {trainer['epoch']})"
+    alive = {True: "running", False: "dead; the next one takes over", None: "cannot be known from here"}
+    who = f"process {trainer['pid']} on {trainer['host']} since {trainer['since']} (term {trainer['term']})"
     return f"{who}, {alive[trainer['is_alive']]}"

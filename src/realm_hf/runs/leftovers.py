@@ -17,13 +17,14 @@ _DAY_SECONDS = 86_400
 
 
 def remove_leftovers(root: Path) -> list[str]:
-    """Remove them, if their writer is gone; called by the next trainer when it holds the lock.
+    """
+    Remove them, if their writer is gone; called by the next trainer when it holds the lock.
 
     Args:
-        root: The run directory.
+        root (`Path`): The run directory.
 
     Returns:
-        Their names.
+        `list[str]`: Their names.
     """
     removed = []
     for folder in (root / "checkpoints", root / "checkpoints" / "aside", root / "best"):

@@ -7,7 +7,7 @@ that one is refused.
 
 The lock keeps two trainers from starting beside each other; it does not keep one from going on that was stopped while
 its lock was removed by hand. That is the term's part: a number claimed before the lock is taken, and places of
-all lower numbers removed after it. (The lock's and `run.json`'s `epoch` is the number of the term.)
+all lower numbers removed after it. (`run.json`, snapshots and generations call the number of the term `epoch`.)
 
 `flock` alone was rejected: it is advisory, not kept by every network file system, and says nothing about the holder.
 """
@@ -27,16 +27,12 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from realm_hf.runs.errors import RunDirectoryError
+from realm_hf.runs.errors import RunDirectoryError, RunLocked
 from realm_hf.runs.term import Term
 from realm_hf.storage.errors import explain_os_errors
 from realm_hf.storage.files import fsync_path, read_json
 
 _GUARD_SECONDS = 30.0
-
-
-class RunLocked(RunDirectoryError):  # noqa: N818 - it is the state that is named
-    """Another trainer holds the run directory."""
 
 
 def boot_id() -> str:
@@ -57,7 +53,8 @@ def pid_namespace() -> str:
 
 
 def process_start(pid: int) -> str | None:
-    """When a process started, in the kernel's ticks since boot, or `None` if there is no such process.
+    """
+    When a process started, in the kernel's ticks since boot, or `None` if there is no such process.
 
     Where /proc does not exist the answer for a living process is `""`: a recycled process id then counts as alive.
     """
@@ -80,16 +77,18 @@ def process_start(pid: int) -> str | None:
 
 @dataclass(frozen=True)
 class LockHolder:
-    """Who holds the run.
+    """
+    Who holds the run.
 
     Args:
-        host: Host name.
-        pid: Process id on that host.
-        process_start: Its start time in the kernel's ticks: a recycled process id is told from the holder.
-        boot_id: Boot of the host.
-        pid_namespace: Process id namespace (containers).
-        epoch: The run's epoch that the holder trains under.
-        since: Time of acquisition, ISO 8601, UTC.
+        host (`str`): Host name.
+        pid (`int`): Process id on that host.
+        process_start (`str`): Its start time in the kernel's ticks: so that a recycled process id is not taken for the
+            holder.
+        boot_id (`str`): Boot of the host.
+        pid_namespace (`str`): Process id namespace (containers).
+        term (`int`): Number of the holder's [`Term`].
+        since (`str`): Time of acquisition, ISO 8601, UTC.
     """
 
     host: str
@@ -97,11 +96,11 @@ class LockHolder:
     process_start: str
     boot_id: str
     pid_namespace: str
-    epoch: int
+    term: int
     since: str
 
     @classmethod
-    def of_this_process(cls, epoch: int) -> LockHolder:
+    def of_this_process(cls, term: int) -> LockHolder:
         """This process as a holder."""
         return cls(
             host=socket.gethostname(),
@@ -109,7 +108,7 @@ class LockHolder:
             process_start=process_start(os.getpid()) or "",
             boot_id=boot_id(),
             pid_namespace=pid_namespace(),
-            epoch=epoch,
+            term=term,
             since=datetime.now(UTC).isoformat(timespec="seconds"),
         )
 
@@ -123,7 +122,8 @@ class LockHolder:
 
 
 class TrainerLock:
-    """The held lock of a run directory; released by `release()` or as a context manager.
+    """
+    The held lock of a run directory; released by `release()` or as a context manager.
 
     Acquire it through [`RunDirectory.lock`].
     """
@@ -133,26 +133,23 @@ class TrainerLock:
         self.holder = holder
         self.term = term
 
-    @property
-    def epoch(self) -> int:
-        """The number of the term, under which this trainer writes snapshots and serves generations."""
-        return self.holder.epoch
-
     @classmethod
-    def acquire(cls, path: Path, epoch: int) -> TrainerLock:
-        """Take the lock, also from a holder that is known to be dead, and fence off all earlier trainers.
+    def acquire(cls, path: Path, at_least: int) -> TrainerLock:
+        """
+        Take the lock, also from a holder that is known to be dead, and fence off all earlier trainers.
 
         Args:
-            path: The lock file.
-            epoch: The newest epoch known from elsewhere; the lock's is greater than this and than a dead holder's.
+            path (`Path`): The lock file.
+            at_least (`int`): The greatest term known from elsewhere; this trainer's is greater, and greater than that
+                of a dead holder.
 
         Raises:
-            RunLocked: Somebody else holds it, or nobody can tell.
+            RunLocked: Somebody else holds it, or it cannot be known whether the holder still runs.
             OSError: The directory cannot be written to; the message says why.
         """
         with explain_os_errors("lock", path):
             stands = _holder_if_any(path)
-            known = epoch if stands is None else max(epoch, stands.epoch)
+            known = at_least if stands is None else max(at_least, stands.term)
             # Claimed before anybody is judged dead: who stands still after the judgement, and takes the lock away when
             # it is a successor's already, has lost its place to that successor and cannot.
             term = Term.claim(path.parent, known, lambda number: asdict(LockHolder.of_this_process(number)))
@@ -219,7 +216,7 @@ class TrainerLock:
             holder = _holder_if_any(self.path)
             if holder is not None:
                 # One with a later term is dead only if it died since we looked; whoever starts next sees it.
-                if not holder.is_judged_from_here() or holder.is_alive() or holder.epoch >= self.epoch:
+                if not holder.is_judged_from_here() or holder.is_alive() or holder.term >= self.term.number:
                     raise RunLocked(_refusal(self.path, holder))
                 with suppress(FileNotFoundError):  # a person removed it since
                     self._take_away().unlink()
@@ -234,6 +231,8 @@ class TrainerLock:
 def read_holder(path: Path) -> LockHolder:
     """Read the lock file's holder."""
     content = read_json(path, RunDirectoryError)
+    if "epoch" in content:  # its name in locks of earlier versions
+        content["term"] = content.pop("epoch")
     try:
         return LockHolder(**content)
     except TypeError as error:
@@ -274,7 +273,7 @@ def _holder_if_any(path: Path) -> LockHolder | None:
 
 
 def _refusal(path: Path, holder: LockHolder) -> str:
-    who = f"process {holder.pid} on {holder.host} (epoch {holder.epoch}, since {holder.since})"
+    who = f"process {holder.pid} on {holder.host} (term {holder.term}, since {holder.since})"
     if holder.is_judged_from_here():
         return (
             f"A trainer already runs on {path.parent}: {who}. One run directory has one trainer: stop that process or "

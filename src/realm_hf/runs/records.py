@@ -1,42 +1,46 @@
-"""What a run left behind, read into one record. Only `log.jsonl` has to be there."""
+"""What a run left behind, read into one record: for the report, for a model's card, and for training that goes on.
+
+This is the only reader of `log.jsonl`, `summary.json` and `examples.json`. It uses the standard library alone, so that
+a report can be made on any machine. One rule holds for damaged logs: a line that is no record is left out, wherever it
+stands, and counted. A trainer that was killed leaves half a line at the end; a resumed one writes whole lines only.
+"""
+
+from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
+
+__all__ = ["EVALUATION_PREFIX", "RunRecord", "parse_json", "read_log", "read_run", "swaps_in"]
 
 EVALUATION_PREFIX = "eval_"
+"""Of the names of held-out figures."""
+
+_LOG, _SUMMARY, _SETTINGS, _EXAMPLES = "log.jsonl", "summary.json", "run.json", "examples.json"
 
 
 @dataclass(frozen=True)
 class RunRecord:
     """
-    A run's files, parsed.
+    A run's files, parsed. What was not recorded is empty.
 
     Args:
-        root (`Path`):
-            The run directory.
-        steps (`list[dict]`):
-            The training records of `log.jsonl` by ascending `step`; of a step that was logged twice (before a kill and
-            again after the resume) the later record.
-        evaluations (`list[dict]`):
-            The records that carry held-out figures (`eval_*`), by ascending `step`.
-        events (`list[dict]`):
-            The records that carry `events`, in the order of the log.
-        summary (`dict`):
-            `summary.json`, or empty.
-        settings (`dict`):
-            `run.json`, or empty.
-        examples (`list[dict]`):
-            `examples.json`, or empty: masked sentences with their retrieved passages.
-        unreadable_lines (`int`):
-            Lines of the log that are no JSON object; a trainer that was killed leaves at most one.
+        root (`Path`): The run directory.
+        steps (`list[dict]`): The training records of `log.jsonl` by ascending `step`; of a step that was logged twice
+            the later record.
+        evaluations (`list[dict]`): The records that carry held-out figures (`eval_*`), by ascending `step`.
+        events (`list[dict]`): The records that carry `events`, in the order of the log.
+        summary (`dict`): `summary.json`.
+        settings (`dict`): `run.json`.
+        examples (`list[dict]`): `examples.json`: masked sentences with their retrieved passages.
+        unreadable_lines (`int`): Lines of the log that are no JSON object with a numeric `step`.
     """
 
     root: Path
-    steps: list[dict[str, Any]]
+    steps: list[dict[str, Any]] = field(default_factory=list)
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
@@ -71,63 +75,138 @@ class RunRecord:
 
     def swaps(self) -> list[dict[str, Any]]:
         """The `swap` events of the log, first to last: one for each generation that was served."""
-        events = [event for record in self.events for event in record["events"]]
-        return [event for event in events if event.get("event") == "swap"]
+        return swaps_in(self.events)
 
     def swap_steps(self) -> list[float]:
         """Steps after which another generation was served; the first index of the run is no swap in training."""
         steps = [event.get("swapped_at_step") for event in self.swaps()]
         return [float(step) for step in steps if isinstance(step, int | float) and step > 0]
 
+    @property
+    def steps_taken(self) -> int | None:
+        """Optimizer steps, from the summary; `None` before the run has ended."""
+        return self.summary.get("steps")
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Seconds by phase, from the summary."""
+        return _numbers(self.summary.get("seconds"))
+
+    @property
+    def evaluation(self) -> dict[str, float]:
+        """Held-out figures after the last step, from the summary."""
+        return _numbers(self.summary.get("evaluation"))
+
+    @property
+    def generations(self) -> list[dict[str, Any]]:
+        """The generations that were served, each with `name` and `snapshot_step`, from the summary."""
+        return list(self.summary.get("generations") or [])
+
+    @property
+    def packages(self) -> dict[str, str]:
+        """Versions of the libraries that made the run, from its settings."""
+        return dict(self.settings.get("packages") or {})
+
+    @property
+    def recall(self) -> dict[str, dict[str, float]]:
+        """Recall@k in percent by stage and k, from the summary, which may have it as shares of 1."""
+        stages = {str(stage): _numbers(figures) for stage, figures in (self.summary.get("recall") or {}).items()}
+        # All figures at most 1 are shares: percentages of a whole run would not be that small.
+        scale = 100.0 if all(value <= 1.0 for figures in stages.values() for value in figures.values()) else 1.0
+        return {stage: {k: scale * value for k, value in figures.items()} for stage, figures in stages.items()}
+
+    def largest(self, name: str) -> float | None:
+        """The largest value that the training records have of `name`; `None` if none has it."""
+        return max((value for _, value in self.series(name)), default=None)
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """
+    The records of a `log.jsonl`, in its order; lines that are none are left out.
+
+    Args:
+        path (`Path`): The file; where there is none, there are no records.
+    """
+    return _read_log(path)[0]
+
+
+def swaps_in(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The `swap` events of records of a log, first to last."""
+    events = [event for record in records for event in record.get("events") or []]
+    return [event for event in events if event.get("event") == "swap"]
+
 
 def read_run(run_dir: str | Path) -> RunRecord:
     """
-    Reads a run directory.
+    Read a run directory, of a run that goes on or has ended.
 
     Args:
-        run_dir (`str` or `Path`):
-            The run directory, RUN in the documentation.
+        run_dir (`str` or `Path`): The run directory, RUN in the documentation.
 
     Returns:
-        [`RunRecord`].
+        [`RunRecord`]
 
     Raises:
-        FileNotFoundError: there is no `log.jsonl`: not a run directory, or no step was taken yet.
-        ValueError: one of the JSON files is damaged, or has another form than a run writes.
+        FileNotFoundError: None of a run's files is there.
+        ValueError: One of the JSON files is damaged, or has another form than a run writes.
     """
     root = Path(run_dir)
-    log = root / "log.jsonl"
-    if not log.is_file():
-        raise FileNotFoundError(f"{log} does not exist: give the directory of a run that has taken at least one step.")
-    steps: dict[float, dict[str, Any]] = {}
-    evaluations: dict[float, dict[str, Any]] = {}
-    events: list[dict[str, Any]] = []
-    unreadable = 0
-    for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
-        record = _parse(line)
-        if record is None:
-            unreadable += bool(line.strip())
-            continue
-        if any(name.startswith(EVALUATION_PREFIX) for name in record):
-            evaluations[record["step"]] = record
-        if record.get("events"):
-            events.append(record)
-        if "loss" in record:
-            steps[record["step"]] = record
+    names = (_LOG, _SUMMARY, _SETTINGS)
+    if not any((root / name).is_file() for name in names):
+        raise FileNotFoundError(
+            f"{root} has none of {', '.join(names)}: give the `output_dir` of a run that has taken at least one step."
+        )
+    records, unreadable = _read_log(root / _LOG)
+    evaluated = [record for record in records if any(name.startswith(EVALUATION_PREFIX) for name in record)]
     return RunRecord(
         root=root,
-        steps=[steps[step] for step in sorted(steps)],
-        evaluations=[evaluations[step] for step in sorted(evaluations)],
-        events=events,
-        summary=_read_json(root / "summary.json", dict),
-        settings=_read_json(root / "run.json", dict),
-        examples=_read_json(root / "examples.json", list),
+        steps=_by_step([record for record in records if "loss" in record]),
+        evaluations=_by_step(evaluated),
+        events=[record for record in records if record.get("events")],
+        summary=_read_json(root / _SUMMARY, dict),
+        settings=_read_json(root / _SETTINGS, dict),
+        examples=_read_json(root / _EXAMPLES, list),
         unreadable_lines=unreadable,
     )
 
 
+def parse_json(text: str, where: str, kind: type = dict) -> Any:
+    """
+    The content of a file that must be JSON of one kind.
+
+    Args:
+        text (`str`): The JSON.
+        where (`str`): The file, for the message.
+        kind (`type`, *optional*, defaults to `dict`): `dict` or `list`.
+
+    Raises:
+        ValueError: It is no JSON, or of another kind; the message names the file.
+    """
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where} is not valid JSON ({error}): restore it, or delete it to do without it.") from error
+    if not isinstance(content, kind):
+        raise ValueError(f"{where} holds a {type(content).__name__}, but must hold a {kind.__name__}: restore it.")
+    return content
+
+
+def _read_log(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The records, and how many lines are none."""
+    if not path.is_file():
+        return [], 0
+    records, unreadable = [], 0
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        record = _parse(line)
+        if record is not None:
+            records.append(record)
+        else:
+            unreadable += bool(line.strip())
+    return records, unreadable
+
+
 def _parse(line: str) -> dict[str, Any] | None:
-    """The line's object, or None where it is no JSON object with a numeric `step`."""
+    """The line's object, or `None` where it is no JSON object with a numeric `step`."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):
@@ -135,22 +214,28 @@ def _parse(line: str) -> dict[str, Any] | None:
     return record if isinstance(record, dict) and isinstance(record.get("step"), int | float) else None
 
 
+def _by_step(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The later record of each step, by ascending step."""
+    latest = {record["step"]: record for record in records}
+    return [latest[step] for step in sorted(latest)]
+
+
 def _read_json(path: Path, kind: type) -> Any:
-    if not path.is_file():
-        return kind()
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(
-            f"{path} is not valid JSON ({error}): restore it, or delete it to report without it."
-        ) from error
-    if not isinstance(content, kind):
-        raise ValueError(f"{path} holds a {type(content).__name__}, but a run writes a {kind.__name__} there.")
-    return content
+    return parse_json(path.read_text(encoding="utf-8"), str(path), kind) if path.is_file() else kind()
 
 
-def _points(records: list[dict[str, Any]], name: str) -> Iterator[tuple[float, float]]:
+def _points(records: Iterable[Mapping[str, Any]], name: str) -> Iterator[tuple[float, float]]:
     for record in records:
         value = record.get(name)
-        if isinstance(value, int | float) and math.isfinite(value):
+        if _is_number(value):
             yield float(record["step"]), float(value)
+
+
+def _numbers(content: object) -> dict[str, float]:
+    if not isinstance(content, dict):
+        return {}
+    return {str(name): value for name, value in content.items() if _is_number(value)}
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

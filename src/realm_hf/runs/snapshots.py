@@ -25,7 +25,7 @@ import torch
 from safetensors.torch import load_file, save
 
 from realm_hf.models.fingerprints import state_fingerprint
-from realm_hf.models.towers import UNREAD, tower_of_weights
+from realm_hf.models.tower_files import UNREAD, tower_of_weights
 from realm_hf.runs.directory import RunDirectory
 from realm_hf.runs.errors import RunDirectoryError
 from realm_hf.storage.directories import FileLock, StagedDirectory, remove_stale_staging, retire_directory
@@ -43,16 +43,17 @@ _MANIFEST = "snapshot.json"
 
 @dataclass(frozen=True)
 class SnapshotInfo:
-    """The content of `snapshot.json`.
+    """
+    The content of `snapshot.json`.
 
     Args:
-        step: Optimizer step after which the weights were copied.
-        epoch: Epoch of the trainer that wrote it.
-        fingerprint: Hash of the weights, for the generation's manifest.
-        config: The embedder's configuration.
-        bytes: Size of `embedder.safetensors`.
-        sha256: Hash of `embedder.safetensors`.
-        created: ISO 8601, UTC.
+        step (`int`): Optimizer step after which the weights were copied.
+        epoch (`int`): Epoch of the trainer that wrote it.
+        fingerprint (`str`): Hash of the weights, for the generation's manifest.
+        config (`dict[str, Any]`): The embedder's configuration.
+        bytes (`int`): Size of `embedder.safetensors`.
+        sha256 (`str`): Hash of `embedder.safetensors`.
+        created (`str`): ISO 8601, UTC.
     """
 
     step: int
@@ -77,7 +78,8 @@ def snapshot_name(step: int, epoch: int) -> str:
 
 
 def copy_embedder_state(embedder: RealmEmbedder) -> dict[str, torch.Tensor]:
-    """The weights that a snapshot keeps, copied to the CPU so that training may go on changing the originals.
+    """
+    The weights that a snapshot keeps, copied to the CPU so that training may go on changing the originals.
 
     Under FSDP2 the parameters are sharded: every rank must call this at the same point, and rank 0 gets the whole
     weights (the others an empty dict).
@@ -98,14 +100,16 @@ def copy_embedder_state(embedder: RealmEmbedder) -> dict[str, torch.Tensor]:
 def write_snapshot(
     run: RunDirectory, embedder: RealmEmbedder, step: int, epoch: int, state: Mapping[str, torch.Tensor] | None = None
 ) -> SnapshotInfo:
-    """Commit a snapshot; one that is there already is returned as it is.
+    """
+    Commit a snapshot; one that is there already is returned as it is.
 
     Args:
-        run: The run directory.
-        embedder: The passage tower; only its configuration is read if `state` is given.
-        step: The optimizer step just made.
-        epoch: The trainer's epoch.
-        state: Its weights as [`copy_embedder_state`] returned them, where they were copied earlier.
+        run ([`RunDirectory`]): The run directory.
+        embedder ([`RealmEmbedder`]): The passage tower; only its configuration is read if `state` is given.
+        step (`int`): The optimizer step just made.
+        epoch (`int`): The trainer's epoch.
+        state (`Mapping[str, torch.Tensor]`, *optional*): Its weights as [`copy_embedder_state`] returned them, where
+            they were copied earlier.
 
     Raises:
         ValueError: A weight is NaN or infinite: an index built from it would be worthless.
@@ -147,7 +151,8 @@ def list_snapshots(run: RunDirectory) -> list[SnapshotInfo]:
 
 
 def latest_snapshot(run: RunDirectory, epoch: int | None = None) -> SnapshotInfo | None:
-    """The newest complete snapshot of an epoch, by default of the one that `run.json` says is the run's.
+    """
+    The newest complete snapshot of an epoch, by default of the one that `run.json` says is the run's.
 
     Snapshots of an earlier epoch belong to a trainer that was replaced: nobody would serve what is built from them.
     """
@@ -157,7 +162,8 @@ def latest_snapshot(run: RunDirectory, epoch: int | None = None) -> SnapshotInfo
 
 
 def read_snapshot(run: RunDirectory, name: str) -> SnapshotInfo:
-    """Read a snapshot's manifest.
+    """
+    Read a snapshot's manifest.
 
     Raises:
         OSError: There is none.
@@ -172,7 +178,8 @@ def read_snapshot(run: RunDirectory, name: str) -> SnapshotInfo:
 
 @contextmanager
 def leased_snapshot(run: RunDirectory, name: str) -> Iterator[SnapshotInfo]:
-    """Keep a snapshot from being collected for the time of a block.
+    """
+    Keep a snapshot from being collected for the time of a block.
 
     Raises:
         FileNotFoundError: There is none: it was collected before the lease was taken.
@@ -189,7 +196,8 @@ def leased_snapshot(run: RunDirectory, name: str) -> Iterator[SnapshotInfo]:
 def load_snapshot(
     run: RunDirectory, snapshot: SnapshotInfo | str, device: str | torch.device = "cpu"
 ) -> RealmEmbedder:
-    """The embedder of a snapshot, frozen, in evaluation mode.
+    """
+    The embedder of a snapshot, frozen, in evaluation mode.
 
     Raises:
         RunDirectoryError: There is no such snapshot, its size or hash is not the recorded one, or its weights do not
@@ -213,18 +221,19 @@ def load_snapshot(
 
 
 def collect_snapshots(run: RunDirectory, keep: Iterable[str] = ()) -> list[str]:
-    """Remove all snapshots but the newest of the newest epoch, those in `keep`, those that a checkpoint names and
-    those that somebody builds from.
+    """
+    Remove all snapshots but the newest of the newest epoch, those in `keep`, those that a checkpoint names and those
+    that somebody builds from.
 
     Returns:
-        The names of the removed ones.
+        `list[str]`: The names of the removed ones.
     """
     names = _names(run)
     kept = set(keep) | run.named_by_checkpoints()
     if names:
         kept.add(max(names, key=lambda name: tuple(reversed(_parse(name)))))
-    doomed = [name for name in names if name not in kept]
-    removed = [name for name in doomed if _retire_unless_leased(run.snapshots / name, run.place)]
+    unused = [name for name in names if name not in kept]
+    removed = [name for name in unused if _retire_unless_leased(run.snapshots / name, run.place)]
     remove_stale_staging(run.snapshots)
     return removed
 

@@ -29,7 +29,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from realm_hf.runs.errors import RunDirectoryError
+from realm_hf.runs.errors import RunDirectoryError, RunTakenOver
 from realm_hf.storage.directories import TWINS
 from realm_hf.storage.files import read_json, write_json
 
@@ -38,16 +38,13 @@ _HOLDER = "holder.json"
 _REMOVAL_SECONDS = 60.0
 
 
-class RunTakenOver(RunDirectoryError):  # noqa: N818 - it is the state that is named
-    """Another trainer has begun a later term: this one must end."""
-
-
 class Term:
-    """One trainer's term. Get one by [`claim`].
+    """
+    One trainer's term. Get one by [`claim`].
 
     Args:
-        root: The run directory.
-        number: Counts the terms of the run from 1.
+        root (`Path`): The run directory.
+        number (`int`): Counts the terms of the run from 1.
     """
 
     def __init__(self, root: Path, number: int):
@@ -55,12 +52,13 @@ class Term:
 
     @classmethod
     def claim(cls, root: Path, at_least: int, sign: Callable[[int], Mapping[str, Any]]) -> Term:
-        """Take the next number; whoever takes one later has a greater one.
+        """
+        Take the next number; whoever takes one later has a greater one.
 
         Args:
-            root: The run directory.
-            at_least: The greatest number known from elsewhere.
-            sign: Gives the content of `holder.json` for a number.
+            root (`Path`): The run directory.
+            at_least (`int`): The greatest number known from elsewhere.
+            sign (`Callable[[int], Mapping[str, Any]]`): Gives the content of `holder.json` for a number.
         """
         terms = root / "terms"
         terms.mkdir(exist_ok=True)
@@ -96,7 +94,8 @@ class Term:
             shutil.rmtree(home / str(self.number), ignore_errors=True)
 
     def retire_earlier(self) -> None:
-        """Take all earlier trainers' places away. When it returns none of them can change the run any more.
+        """
+        Take all earlier trainers' places away. When it returns none of them can change the run any more.
 
         The rename cuts the path off at once. The directory itself is removed too, and that is waited for: another host
         of a network file system may still know it by its handle.
@@ -123,7 +122,8 @@ class Term:
         return not self.place.is_dir()
 
     def require(self) -> None:
-        """Go on only if the run is still this trainer's.
+        """
+        Go on only if the run is still this trainer's.
 
         Raises:
             RunTakenOver: It is not.
@@ -133,7 +133,7 @@ class Term:
 
     @contextmanager
     def enforced(self) -> Iterator[None]:
-        """Whatever fails in the block because the run was taken over ends in these words."""
+        """Turn whatever fails in the block because the run was taken over into [`RunTakenOver`]."""
         try:
             yield
         except RunTakenOver:

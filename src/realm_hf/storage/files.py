@@ -28,6 +28,7 @@ __all__ = [
     "fsync_path",
     "json_sha256",
     "link_or_copy",
+    "read_description",
     "read_json",
     "replacement",
     "write_json",
@@ -231,3 +232,28 @@ def check_files(root: Path, files: Mapping[str, Mapping[str, Any]], verify: bool
             raise ValueError(f"{file} has {size} bytes instead of {expected['bytes']}: it is cut; build it again")
         if verify and file_sha256(file) != expected["sha256"]:
             raise ValueError(f"{file} does not have its recorded sha256: it was changed; build the store again")
+
+
+def read_description(path: Path, format_version: int, what: str, how: str) -> dict[str, Any]:
+    """
+    Read the description of a store of files, and compare the sizes of the files that it names.
+
+    Args:
+        path (`Path`): The description, in the store's directory.
+        format_version (`int`): What this release reads.
+        what (`str`): The store in words, e.g. `"sentences"`.
+        how (`str`): How to get one, for messages.
+
+    Raises:
+        FileNotFoundError: If there is no store.
+        ValueError: If the description is damaged or of another version, or a file is missing or cut.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path.parent} holds no {what} ({path.name} is missing): {how}")
+    info = read_json(path)
+    if info["format_version"] != format_version:
+        raise ValueError(
+            f"{path} has format_version {info['format_version']}, this release reads {format_version}: build it again"
+        )
+    check_files(path.parent, info["files"], verify=False)
+    return info

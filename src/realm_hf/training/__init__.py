@@ -1,4 +1,4 @@
-"""Training: arguments, data order, retrieval ahead, optimization, checkpoints, log, and the three trainers.
+"""Training: arguments, data order, prefetched candidates, optimization, checkpoints, log, and the four trainers.
 
 Names are imported when they are first used: who reads a log or an argument should not pay for the trainers.
 """
@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING
 from realm_hf.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
-    from realm_hf.refresh.team import Team
-    from realm_hf.training.arguments import InverseClozeTrainingArguments, RealmTrainingArguments, parse_arguments
-    from realm_hf.training.arguments_masked_lm import MaskedLMTrainingArguments
-    from realm_hf.training.arguments_open_qa import OpenQATrainingArguments
-    from realm_hf.training.callbacks import LoopCallback, TrainingResult
+    from realm_hf.refresh.rank_group import RankGroup
+    from realm_hf.training.arguments import (
+        InverseClozeTrainingArguments,
+        MaskedLMTrainingArguments,
+        OpenQATrainingArguments,
+        RealmTrainingArguments,
+    )
+    from realm_hf.training.callbacks import RealmCallback
     from realm_hf.training.checkpoints import list_checkpoints
+    from realm_hf.training.command_line import parse_arguments
     from realm_hf.training.data_order import permute
     from realm_hf.training.evaluation import retrieval_ranks
     from realm_hf.training.inverse_cloze import InverseClozeTrainer
@@ -22,20 +26,21 @@ if TYPE_CHECKING:
     from realm_hf.training.open_qa import OpenQATrainer
     from realm_hf.training.optimization import make_accelerator
     from realm_hf.training.pretraining import RealmTrainer
+    from realm_hf.training.result import TrainingResult
     from realm_hf.training.run_retriever import save_trained_model
     from realm_hf.training.signals import resume_command
 
 __all__ = [
     "InverseClozeTrainer",
     "InverseClozeTrainingArguments",
-    "LoopCallback",
     "MaskedLMTrainer",
     "MaskedLMTrainingArguments",
     "OpenQATrainer",
     "OpenQATrainingArguments",
+    "RankGroup",
+    "RealmCallback",
     "RealmTrainer",
     "RealmTrainingArguments",
-    "Team",
     "TrainingLoop",
     "TrainingResult",
     "list_checkpoints",
@@ -50,20 +55,25 @@ __all__ = [
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
-        ".refresh.team": ["Team"],
-        "arguments": ["InverseClozeTrainingArguments", "RealmTrainingArguments", "parse_arguments"],
-        "arguments_open_qa": ["OpenQATrainingArguments"],
-        "callbacks": ["LoopCallback", "TrainingResult"],
+        ".refresh.rank_group": ["RankGroup"],
+        "arguments": [
+            "InverseClozeTrainingArguments",
+            "MaskedLMTrainingArguments",
+            "OpenQATrainingArguments",
+            "RealmTrainingArguments",
+        ],
+        "command_line": ["parse_arguments"],
+        "callbacks": ["RealmCallback"],
         "checkpoints": ["list_checkpoints"],
         "data_order": ["permute"],
         "evaluation": ["retrieval_ranks"],
         "inverse_cloze": ["InverseClozeTrainer"],
         "loop": ["TrainingLoop"],
-        "arguments_masked_lm": ["MaskedLMTrainingArguments"],
         "masked_lm": ["MaskedLMTrainer"],
         "open_qa": ["OpenQATrainer"],
         "optimization": ["make_accelerator"],
         "pretraining": ["RealmTrainer"],
+        "result": ["TrainingResult"],
         "run_retriever": ["save_trained_model"],
         "signals": ["resume_command"],
     },

@@ -22,9 +22,9 @@ def adopt_newest_generation(run: RunDirectory, source: str | Path, embedder: Rea
     """Copy the newest generation of another run into this one, as if it had been built here at step 0.
 
     Args:
-        run: The run that takes it over, locked by the caller.
-        source: The run directory that has it.
-        embedder: The passage tower with which this run goes on.
+        run ([`RunDirectory`]): The run that takes it over, locked by the caller.
+        source (`str` or `pathlib.Path`): The run directory that has it.
+        embedder ([`RealmEmbedder`]): The passage tower with which this run goes on.
 
     Returns:
         The copy's name; `None`, with the reason in the log, if the run has no generation, or the newest comes from

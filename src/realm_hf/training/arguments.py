@@ -1,121 +1,20 @@
-"""What a training run is told: dataclasses read from the command line or from one YAML file.
-
-The fields carry the names of [`~transformers.TrainingArguments`] wherever it has the field, so that what a user knows
-holds here. It is not subclassed: three quarters of its hundred fields would be knobs that this loop does not turn.
-"""
+"""The arguments of each training, beside those of [`LoopArguments`] that they share."""
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, get_args
 
-import yaml
-from transformers import HfArgumentParser
-
-from realm_hf.training.launch_environment import restarted_by_launcher
+from realm_hf.models.configuration_realm import MAX_PASSAGE_LENGTH, MAX_QUERY_LENGTH
+from realm_hf.training.loop_arguments import LoopArguments
 
 RefreshMode = Literal["sync", "async", "external", "off"]
 OnStale = Literal["continue", "wait", "sync"]
 Masking = Literal["salient", "span", "uniform"]
 Marginalization = Literal["token", "span"]
+EmbeddingDtype = Literal["float32", "float16"]
 EncodeDtype = Literal["auto", "float32", "tf32", "bfloat16"]
 QueryEncoder = Literal["snapshot", "live"]
-
-
-@dataclass
-class LoopArguments:
-    """Parameters that the warm start and the pre-training share: optimizer, schedule, checkpoints, log.
-
-    Raises:
-        ValueError: a field has a value that no run can use; the message names the field, the value and the remedy.
-    """
-
-    # Parameters that control where the run lives and how long it is
-    output_dir: str = field(metadata={"help": "The run directory: checkpoints, log, index and report go there."})
-    max_steps: int = field(default=1000, metadata={"help": "Number of optimizer steps."})
-    seed: int = field(default=42, metadata={"help": "Seed of the data order, the masks and the dropout."})
-
-    # Parameters that control the batch
-    per_device_train_batch_size: int = field(default=8, metadata={"help": "Examples a device forwards at once."})
-    gradient_accumulation_steps: int = field(default=1, metadata={"help": "Forward passes to one optimizer step."})
-
-    # Parameters that control the optimizer (AdamW; no decay on biases and LayerNorm)
-    learning_rate: float = field(default=3e-5, metadata={"help": "Peak learning rate (REALM 3e-5, ICT 1e-4)."})
-    weight_decay: float = field(default=0.01, metadata={"help": "Decoupled weight decay."})
-    adam_beta1: float = field(default=0.9, metadata={"help": "Decay rate of the first moment."})
-    adam_beta2: float = field(default=0.999, metadata={"help": "Decay rate of the second moment."})
-    adam_epsilon: float = field(default=1e-6, metadata={"help": "AdamW epsilon; BERT's 1e-6 as released."})
-    max_grad_norm: float = field(default=1.0, metadata={"help": "Clip the global gradient norm; 0 switches it off."})
-    warmup_steps: int = field(default=0, metadata={"help": "Linear warm-up; then linear decay to 0 at max_steps."})
-    max_skipped_steps: int = field(
-        default=10,
-        metadata={"help": "A step whose loss or gradient is NaN or infinite is left out; more in a row end the run."},
-    )
-
-    # Parameters that control the device
-    bf16: bool | None = field(
-        default=None, metadata={"help": "Autocast to bfloat16. Default: only where the device computes it natively."}
-    )
-    gradient_checkpointing: bool = field(default=False, metadata={"help": "Recompute activations in the backward."})
-    use_cpu: bool = field(default=False, metadata={"help": "Train on the CPU even where there is an accelerator."})
-
-    # Parameters that control checkpoints
-    save_steps: int = field(default=500, metadata={"help": "A checkpoint every so many steps; 0: only at the end."})
-    save_total_limit: int | None = field(default=2, metadata={"help": "Keep the newest so many checkpoints."})
-    resume_from_checkpoint: str | None = field(
-        default=None, metadata={"help": "A checkpoint folder, or 'true' for the newest complete one of the run."}
-    )
-    allow_changed_arguments: bool = field(
-        default=False,
-        metadata={"help": "Resume although arguments that change objective, data or schedule are not the old ones."},
-    )
-
-    # Parameters that control what is told
-    logging_steps: int = field(default=10, metadata={"help": "Print and track every so many steps."})
-    eval_steps: int = field(default=0, metadata={"help": "Evaluate every so many steps; 0: only at the end."})
-    report_to: list[str] = field(
-        default_factory=lambda: ["none"], metadata={"help": "Trackers: none, all, or names (tensorboard, wandb ...)."}
-    )
-    disable_tqdm: bool = field(default=False, metadata={"help": "No progress bar."})
-
-    def __post_init__(self) -> None:
-        if not self.output_dir:
-            raise ValueError("output_dir is empty. Name the folder of the run, e.g. --output_dir runs/mine.")
-        self._at_least(1, "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "logging_steps")
-        self._at_least(0, "warmup_steps", "save_steps", "eval_steps", "weight_decay", "max_grad_norm", "seed")
-        self._at_least(0, "max_skipped_steps")
-        if self.save_total_limit is not None:
-            self._at_least(1, "save_total_limit")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate is {self.learning_rate}. Give a positive one, e.g. 3e-5.")
-
-    def _at_least(self, least: int, *names: str) -> None:
-        for name in names:
-            value = getattr(self, name)
-            if not value >= least:
-                raise ValueError(f"{name} is {value}, but must be at least {least}.")
-
-    def _one_of(self, name: str, choices: Sequence[str]) -> None:
-        value = getattr(self, name)
-        if value not in choices:
-            raise ValueError(f"{name} is {value!r}. Choose one of: {', '.join(choices)}.")
-
-    @property
-    def resume(self) -> bool | str:
-        """`resume_from_checkpoint` as `train` takes it: a path, True (newest complete one) or False.
-
-        A run that an elastic launcher has restarted goes on where it was: it has the arguments of its first start, by
-        which it would be refused as a second training in the same directory.
-        """
-        value = self.resume_from_checkpoint
-        if value is None or value.lower() in ("false", "no"):
-            return restarted_by_launcher()
-        return True if value.lower() in ("true", "yes") else value
 
 
 @dataclass
@@ -133,7 +32,9 @@ class InverseClozeTrainingArguments(LoopArguments):
     mask_probability: float = field(
         default=0.0, metadata={"help": "How often some wordpieces of the sentence are masked, as in pre-training."}
     )
-    max_query_length: int = field(default=64, metadata={"help": "Wordpieces of a query, special tokens included."})
+    max_query_length: int = field(
+        default=MAX_QUERY_LENGTH, metadata={"help": "Wordpieces of a query, special tokens included."}
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -146,6 +47,36 @@ class InverseClozeTrainingArguments(LoopArguments):
                 "The contrastive batch is 1: an example has no negative. Raise per_device_train_batch_size or "
                 "gradient_accumulation_steps."
             )
+
+
+@dataclass
+class MaskedLMTrainingArguments(LoopArguments):
+    """Parameters of masked language modelling on the passages: the encoder's own warm start."""
+
+    learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate; 5e-4 for small encoders."})
+    max_length: int = field(default=128, metadata={"help": "Wordpieces of a sequence, special tokens included."})
+    mask_probability: float = field(
+        default=0.2, metadata={"help": "Share of the wordpieces that are masked, as whole words (BERT: 0.15)."}
+    )
+    pair_probability: float = field(
+        default=0.5,
+        metadata={"help": "How often a second passage that shares a span is joined, the span masked in the first."},
+    )
+    pack: bool = field(
+        default=True, metadata={"help": "Fill a sequence with the passages that follow in the article."}
+    )
+    per_device_eval_batch_size: int = field(default=32, metadata={"help": "Sequences a device evaluates at once."})
+    eval_examples: int = field(default=512, metadata={"help": "Held-out sequences that are evaluated."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0.0 < self.mask_probability < 1.0:
+            raise ValueError(f"mask_probability is {self.mask_probability}: it must lie between 0 and 1.")
+        if not 0.0 <= self.pair_probability <= 1.0:
+            raise ValueError(f"pair_probability is {self.pair_probability}: it must lie in [0, 1].")
+        self._at_least(16, "max_length")
+        self._at_least(1, "per_device_eval_batch_size")
+        self._at_least(0, "eval_examples")
 
 
 @dataclass
@@ -184,6 +115,15 @@ class RefreshArguments(LoopArguments):
     keep_generations: int = field(
         default=2, metadata={"help": "Newest generations left on disk, with their snapshots; 0: all."}
     )
+    embedding_dtype: EmbeddingDtype | None = field(
+        default=None, metadata={"help": "Passages' vectors are stored in float32 (default) or float16: half the disk."}
+    )
+    index_train_size: int | None = field(
+        default=None, metadata={"help": "Vectors to train the index's quantizers on; default: FAISS's own choice."}
+    )
+    max_tokens_per_batch: int | None = field(
+        default=None, metadata={"help": "Wordpieces a builder embeds at once; default: what suits its device."}
+    )
     probe_queries: int = field(default=32, metadata={"help": "Queries on which each swap's churn is measured."})
 
     def __post_init__(self) -> None:
@@ -195,8 +135,11 @@ class RefreshArguments(LoopArguments):
         self._one_of("encode_dtype", get_args(EncodeDtype))
         self._at_least(1, "refresh_steps", "builder_threads")
         self._at_least(0, "probe_queries", "keep_generations")
-        if self.index_threads is not None:
-            self._at_least(1, "index_threads")
+        for name in ("index_threads", "index_train_size", "max_tokens_per_batch"):
+            if getattr(self, name) is not None:
+                self._at_least(1, name)
+        if self.embedding_dtype is not None:
+            self._one_of("embedding_dtype", get_args(EmbeddingDtype))
         if self.max_staleness is None:
             if self.on_stale != "continue":
                 raise ValueError(f"on_stale is {self.on_stale!r}, but max_staleness is not set. Give it in steps.")
@@ -215,8 +158,10 @@ class RefreshArguments(LoopArguments):
 
     @property
     def index_settings(self) -> dict[str, Any]:
-        """What a run directory is created with, and must have been created with."""
-        return {"index_factory": self.index_factory, "encode_dtype": self.encode_dtype}
+        """What a run directory is created with; an existing one must agree, except on what is left at `None` here."""
+        optional = ("embedding_dtype", "index_train_size", "max_tokens_per_batch")
+        given = {name: getattr(self, name) for name in optional if getattr(self, name) is not None}
+        return {"index_factory": self.index_factory, "encode_dtype": self.encode_dtype, **given}
 
 
 @dataclass
@@ -226,8 +171,12 @@ class RealmTrainingArguments(RefreshArguments):
     # Parameters that control the example
     masking: Masking = field(default="salient", metadata={"help": "salient (section 3.4), span or uniform."})
     max_masked_tokens: int = field(default=10, metadata={"help": "A longer span is skipped, and counted."})
-    max_query_length: int = field(default=64, metadata={"help": "Wordpieces of a query, special tokens included."})
-    max_candidate_length: int = field(default=288, metadata={"help": "Wordpieces of a candidate, specials included."})
+    max_query_length: int = field(
+        default=MAX_QUERY_LENGTH, metadata={"help": "Wordpieces of a query, special tokens included."}
+    )
+    max_candidate_length: int = field(
+        default=MAX_PASSAGE_LENGTH, metadata={"help": "Wordpieces of a candidate, specials included."}
+    )
 
     # Parameters that control the objective
     num_candidates: int = field(default=8, metadata={"help": "K, the null passage counted."})
@@ -274,49 +223,63 @@ class RealmTrainingArguments(RefreshArguments):
         self._at_least(4, "max_query_length", "max_candidate_length")
 
 
-def parse_arguments(types: Sequence[Any], argv: Sequence[str] | None = None) -> tuple[Any, ...]:
-    """Fill dataclasses from the command line; a YAML file given first sets what the command line does not.
+@dataclass
+class OpenQATrainingArguments(RefreshArguments):
+    """Parameters of fine-tuning (ORQA, section 6; REALM, section 4.3).
 
-    Args:
-        types: dataclasses whose field names are distinct.
-        argv: arguments; `sys.argv[1:]` by default. `["run.yaml", "--max_steps", "5"]` reads the file, then overrides.
-
-    Returns:
-        One instance for each type, in order.
-
-    Raises:
-        FileNotFoundError: the YAML file is not there.
-        ValueError: the file is no mapping, or names a field that no dataclass has.
+    The released code takes a learning rate of 1e-5 and a batch of one question, with 2 epochs for NaturalQuestions and
+    20 for WebQuestions and CuratedTREC.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    known = {f.name for kind in types for f in dataclasses.fields(kind) if f.init}
-    if arguments and arguments[0].endswith((".yaml", ".yml")):
-        arguments = _yaml_as_arguments(Path(arguments[0]), known) + arguments[1:]
-    parser = HfArgumentParser(list(types), allow_abbrev=False)
-    *parsed, unknown = parser.parse_args_into_dataclasses(args=arguments, return_remaining_strings=True)
-    if unknown:
-        raise ValueError(_unknown(unknown[0].split("=")[0].lstrip("-"), known))
-    return tuple(parsed)
 
+    # Parameters that control the optimizer
+    learning_rate: float = field(default=1e-5, metadata={"help": "Peak learning rate (released: 1e-5)."})
 
-def _unknown(name: str, known: set[str]) -> str:
-    near = difflib.get_close_matches(name, sorted(known), n=1)
-    return f"There is no argument {name!r}." + (f" Did you mean {near[0]!r}?" if near else " See --help.")
+    # Parameters that control the question and its beam
+    max_question_length: int = field(
+        default=MAX_QUERY_LENGTH, metadata={"help": "Wordpieces of a question, specials included."}
+    )
+    searcher_beam_size: int | None = field(
+        default=None,
+        metadata={"help": "Passages in the retriever's loss; default: what the model says (5000), or the corpus."},
+    )
+    reader_beam_size: int | None = field(
+        default=None, metadata={"help": "Passages that are read; default: what the model says (5)."}
+    )
+    reader_seq_len: int | None = field(
+        default=None,
+        metadata={"help": "Wordpieces of question and passage together; default: the model's `reader_seq_len`."},
+    )
 
+    # Parameters that control the index. Off by default: the passages' vectors stay as pre-training left them.
+    refresh: RefreshMode = field(
+        default="off", metadata={"help": "off, or sync, async, external: the query tower embeds the passages anew."}
+    )
 
-def _yaml_as_arguments(path: Path, known: set[str]) -> list[str]:
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no configuration file {path}. Give the path of a YAML file, or --options.")
-    values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} holds a {type(values).__name__}, but must be a mapping of argument names to values.")
-    words: list[str] = []
-    for name, value in values.items():
-        if name not in known:
-            raise ValueError(f"{path}: {_unknown(str(name), known)}")
-        if value is None:
-            continue
-        items = value if isinstance(value, list) else [value]
-        # `--name=value` keeps values that begin with a dash; a list needs separate words.
-        words += [f"--{name}", *map(str, items)] if isinstance(value, list) else [f"--{name}={items[0]}"]
-    return words
+    # Parameters that control the evaluation on the development questions
+    per_device_eval_batch_size: int = field(default=16, metadata={"help": "Questions a device answers at once."})
+    max_eval_questions: int | None = field(
+        default=None, metadata={"help": "Evaluate on the first so many; default: on all."}
+    )
+    early_stopping_patience: int | None = field(
+        default=None, metadata={"help": "End after so many evaluations without a better exact match."}
+    )
+
+    # Parameters that control what is left behind
+    save_retriever: bool = field(
+        default=True, metadata={"help": "Put passages, index and passage tower beside the model: RUN/model answers."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._at_least(3, "max_question_length")
+        self._at_least(1, "per_device_eval_batch_size")
+        for name in ("searcher_beam_size", "reader_beam_size", "max_eval_questions", "early_stopping_patience"):
+            if getattr(self, name) is not None:
+                self._at_least(1, name)
+        if self.reader_seq_len is not None:
+            self._at_least(4, "reader_seq_len")
+        if self.early_stopping_patience is not None and self.eval_steps == 0:
+            raise ValueError(
+                f"early_stopping_patience is {self.early_stopping_patience}, but eval_steps is 0: there would be no "
+                "evaluation to wait for. Set eval_steps, or drop the patience."
+            )

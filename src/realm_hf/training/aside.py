@@ -27,8 +27,8 @@ def set_aside(paths: Sequence[Path], place: Path | None = None) -> list[Path]:
     """Move checkpoints out of the way, and say so.
 
     Args:
-        paths: `step-<n>` directories of RUN/checkpoints, complete or not.
-        place: The trainer's own directory; see [`Term`].
+        paths (`Sequence[Path]`): `step-<n>` directories of RUN/checkpoints, complete or not.
+        place (`pathlib.Path`, *optional*): The trainer's own directory; see [`Term`].
 
     Returns:
         Where they are now.
@@ -47,8 +47,8 @@ def set_aside(paths: Sequence[Path], place: Path | None = None) -> list[Path]:
         aside.append(target)
     if aside:
         logger.warning(
-            "%s set aside as %s: they belong to a course of training that is not followed, or are damaged. They are "
-            "kept, but neither pruned nor resumed unless named; remove them when they are of no use.",
+            "%s set aside as %s: they belong to a branch of the training that is not followed, or are damaged. They "
+            "are kept, but neither pruned nor resumed unless named; remove them when they are of no use.",
             ", ".join(path.name for path in paths),
             ", ".join(str(path) for path in aside),
         )
@@ -60,7 +60,7 @@ def all_states(root: Path) -> tuple[list[dict[str, Any]], bool]:
     cannot be read.
 
     Args:
-        root: The run's checkpoints directory.
+        root (`pathlib.Path`): The run's checkpoints directory.
     """
     found, complete = [], True
     for file in (*root.glob("step-*/state.json"), *root.glob(f"{_ASIDE}/*/state.json")):

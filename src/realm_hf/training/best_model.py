@@ -3,8 +3,8 @@
     RUN/best/step-400/     model.safetensors, config.json: as `save_pretrained` writes them
 
 What was best is part of every checkpoint, and its weights stay as long as a checkpoint names them, be it one that was
-set aside: a run that goes back to an earlier checkpoint finds what was best then. So a later course of training does
-not replace what an earlier one found best at the same step, but stands beside it as `step-400-term-3`.
+set aside: a run that goes back to an earlier checkpoint finds what was best then. So a later branch of the training
+does not replace what an earlier one found best at the same step: it has a folder of its own, `step-400-term-3`.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ logger = logging.getLogger(__name__)
 
 
 class BestModel:
-    """Every rank holds one and tells it the same figures; only the main process writes.
+    """Every rank holds one and gives it the same figures; only the main process writes.
 
     Args:
-        run: The run directory.
-        patience: Evaluations in a row without a better figure after which training ends; `None` for no end.
+        run (`pathlib.Path`): The run directory.
+        patience (`int`, *optional*): Evaluations in a row without a better figure after which training ends; `None`
+            for no end.
     """
 
     def __init__(self, run: Path, patience: int | None = None):
@@ -57,9 +58,9 @@ class BestModel:
         """Note an evaluation; true if it is better than all before. A step that was noted last is not noted again.
 
         Args:
-            step: Optimizer steps done.
-            value: The figure; larger is better.
-            generation: The index generation that was searched.
+            step (`int`): Optimizer steps done.
+            value (`float`): The figure; larger is better.
+            generation (`str`): The index generation that was searched.
         """
         if step == self._last_step:
             return False
@@ -74,8 +75,8 @@ class BestModel:
         """Keep `model` as the best; weights that no checkpoint names any more are removed. On the main process.
 
         Args:
-            model: The model.
-            term: The trainer's term.
+            model ([`~transformers.PreTrainedModel`]): The model.
+            term ([`Term`], *optional*): The trainer's term.
         """
         assert self.step is not None
         place = None if term is None else term.place

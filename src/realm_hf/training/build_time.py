@@ -1,7 +1,7 @@
-"""Whether the builder beside a training can keep up with it, said at the start and not after weeks of a stale index.
+"""Whether the builder beside a training can keep up with it: a warning at the start, not after weeks of a stale index.
 
 A builder on the processor is timed on a few passages; one on an accelerator by what the first index took the training
-devices. Steps are timed when they come; a build that is longer than any steps could be is told before the first.
+devices. Steps are timed when they come; a build that is longer than any steps could be is reported before the first.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ def processor_build_seconds(
     """What a generation takes a builder on this machine's processor, while nothing else does.
 
     Args:
-        embedder: The passage tower; copied to the CPU.
-        passages: The corpus, of which a few are embedded.
-        config: Of the run.
-        threads: The builder's.
-        index_threads: Those of its index.
+        embedder ([`RealmEmbedder`]): The passage tower; copied to the CPU.
+        passages ([`PassageStore`]): The corpus, of which a few are embedded.
+        config ([`RunConfig`]): Of the run.
+        threads (`int`): The builder's.
+        index_threads (`int`): Those of its index.
     """
     cpu = torch.device("cpu")
     tower = copy.deepcopy(embedder).to(cpu)  # type: ignore[arg-type]
@@ -69,11 +69,11 @@ class BuildForecast:
     """Compares the time of a build with that of steps, and warns once.
 
     Args:
-        build_seconds: From a snapshot to its generation.
-        passages: Of the corpus.
-        builder: In words, such as "cpu, 1 thread".
-        refresh_steps: As in the arguments.
-        max_staleness: As in the arguments.
+        build_seconds (`float`): From a snapshot to its generation.
+        passages (`int`): Of the corpus.
+        builder (`str`): In words, such as "cpu, 1 thread".
+        refresh_steps (`int`): As in the arguments.
+        max_staleness (`int`, *optional*): As in the arguments.
     """
 
     build_seconds: float
@@ -83,17 +83,17 @@ class BuildForecast:
     max_staleness: int | None
     _seconds: list[float] = field(default_factory=list)
     _last: float | None = None
-    _told: bool = False
+    _is_reported: bool = False
 
     def begin(self) -> None:
-        """Before the first step: tell the estimate, and warn where steps of a minute would not be slow enough."""
+        """Before the first step: log the estimate, and warn where even steps of a minute would be too short."""
         logger.info("%s", self._estimate())
         if self._missed(_SLOW_STEP_SECONDS):
             self._warn(None)
 
     def step_done(self) -> None:
         """After a step; once a few have been timed, the verdict stands."""
-        if self._told:
+        if self._is_reported:
             return
         now = time.perf_counter()
         if self._last is not None:
@@ -101,7 +101,7 @@ class BuildForecast:
         self._last = now
         if len(self._seconds) == _TIMED_STEPS:
             step = statistics.median(self._seconds)
-            self._told = True
+            self._is_reported = True
             if self._missed(step):
                 self._warn(step)
 
@@ -114,13 +114,13 @@ class BuildForecast:
         return f"refresh_steps={self.refresh_steps}" if self.build_seconds > between else None
 
     def _warn(self, step: float | None) -> None:
-        self._told = True
+        self._is_reported = True
         missed = self._missed(_SLOW_STEP_SECONDS if step is None else step)
         if step is None:
             least = time_in_words(self.build_seconds / self.refresh_steps)
-            told = f"{missed} could be kept only if a step took {least} or more"
+            verdict = f"{missed} could be kept only if a step took {least} or more"
         else:
-            told = (
+            verdict = (
                 f"a step takes {time_in_words(step)}, so that an index will be "
                 f"{2 * self.build_seconds / step:,.0f} steps old before the next one serves, and {missed} cannot be "
                 "kept"
@@ -129,7 +129,7 @@ class BuildForecast:
             "%s: %s. Give it a GPU (--builder_device cuda:1) or more --builder_threads, start builders elsewhere "
             "(--refresh external), or allow for it with larger --refresh_steps and --max_staleness.",
             self._estimate(),
-            told,
+            verdict,
         )
 
     def _estimate(self) -> str:

@@ -1,66 +1,122 @@
-"""Hooks into the training loops, and how a training ended."""
+"""Hooks into the training loops: transformers' own callback classes, and the event that they do not have.
+
+Any [`~transformers.TrainerCallback`] can be given to the trainers. `args` are the run's arguments, named as those of
+[`~transformers.TrainingArguments`] where that has the field; `state` is a [`~transformers.TrainerState`] and `control`
+a [`~transformers.TrainerControl`]. Of its flags `should_training_stop`, `should_log`, `should_evaluate` and
+`should_save` are honoured. Every event has the keyword arguments `trainer`, `model`, `processing_class` and
+`optimizer`; `on_step_end` has `record`, what `log.jsonl` gets of the step, and may add to it; `on_log` has `logs`,
+`on_evaluate` `metrics`, `on_save` `checkpoint` (its path) and `on_index_swap` `swap`. Events of transformers that are
+not called: `on_init_end`, `on_substep_end`, `on_prediction_step`, `on_predict` and `on_push_begin`.
+"""
 
 from __future__ import annotations
 
-import sys
-from dataclasses import dataclass, field
-from pathlib import Path
-from signal import Signals
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState
+
+from realm_hf.training.ranks import Ranks
 
 if TYPE_CHECKING:
-    from realm_hf.training.loop import TrainingLoop
+    from realm_hf.training.loop_arguments import LoopArguments
+    from realm_hf.training.task import TrainingTask
+
+_FLAGS = ("should_training_stop", "should_log", "should_evaluate", "should_save")
 
 
-@dataclass(frozen=True)
-class TrainingResult:
-    """How `train` ended.
+class RealmCallback(TrainerCallback):
+    """A [`~transformers.TrainerCallback`] that also hears of the index; override what you need.
 
-    Args:
-        step: Optimizer steps done, those of earlier sessions included.
-        interrupted: Whether SIGTERM or Ctrl-C ended it early; a checkpoint was written then.
-        checkpoint: The last checkpoint.
-        metrics: The last held-out evaluation, empty without one.
-        signal: Which of the two it was, on whatever rank; the same on all.
+    Called on every rank. Give the same callbacks on all ranks; a flag of `control` that is set on one of them counts
+    on all.
     """
 
-    step: int
-    interrupted: bool
-    checkpoint: Path | None
-    metrics: dict[str, float] = field(default_factory=dict)
-    signal: Signals | None = None
+    def on_index_swap(
+        self, args: LoopArguments, state: TrainerState, control: TrainerControl, swap: dict[str, Any], **kwargs: Any
+    ) -> None:
+        """After another generation of the index is served; the first one before `on_train_begin`.
 
-    @property
-    def exit_status(self) -> int:
-        """What a program that did nothing else should exit with: 0, 130 after Ctrl-C, 143 after SIGTERM."""
-        return 128 + self.signal if self.signal is not None else 0
-
-    def exit_if_interrupted(self) -> Self:
-        """End the program where the training did not come to its end: for scripts that would go on with its model.
-
-        Raises:
-            SystemExit: It was interrupted; the status is [`exit_status`].
+        Args:
+            args ([`LoopArguments`]): The run's arguments.
+            state ([`~transformers.TrainerState`]): Where the training is.
+            control ([`~transformers.TrainerControl`]): What is to happen next.
+            swap (`dict[str, Any]`): The swap as `log.jsonl` has it: `name`, `snapshot_step`, `staleness_steps`,
+                `build_seconds` and, on the main process, `churn`, `stale_recall` and `most_retrieved_share`.
+            kwargs: `trainer`, `model`, `processing_class`, `optimizer`.
         """
-        if self.interrupted:
-            sys.stderr.write(f"Interrupted after step {self.step}; the checkpoint is {self.checkpoint}.\n")
-            raise SystemExit(self.exit_status)
-        return self
 
 
-class LoopCallback:
-    """Hooks into the loop, as in [`~transformers.TrainerCallback`]; override what you need. Called on every rank."""
+class CallbackList:
+    """The callbacks of a training with the state that they read and the control that they set.
 
-    def on_train_begin(self, loop: TrainingLoop) -> None:
-        """Before the first step; weights, data cursor and index are in place."""
+    Args:
+        callbacks (`list` of [`~transformers.TrainerCallback`]): Instances or classes, called in order.
+        ranks ([`Ranks`]): Those of the training.
+    """
 
-    def on_step_end(self, loop: TrainingLoop, record: dict[str, Any]) -> None:
-        """After an optimizer step; `record` is what `log.jsonl` gets, and may be added to."""
+    def __init__(self, callbacks: Sequence[TrainerCallback | type[TrainerCallback]], ranks: Ranks):
+        self.callbacks = [callback() if isinstance(callback, type) else callback for callback in callbacks]
+        self.state, self.control = TrainerState(), TrainerControl()
+        self._ranks = ranks
 
-    def on_evaluate(self, loop: TrainingLoop, metrics: dict[str, float]) -> None:
-        """After a held-out evaluation."""
+    def start(self, trainer: TrainingTask) -> None:
+        """Set state and control for the beginning of a training."""
+        args, accelerator = trainer.args, trainer.accelerator
+        self.state = TrainerState(
+            max_steps=args.max_steps,
+            num_train_epochs=-(-args.max_steps * trainer.examples_per_step // trainer.examples_per_epoch),
+            logging_steps=args.logging_steps,
+            eval_steps=args.eval_steps,
+            save_steps=args.save_steps,
+            train_batch_size=args.per_device_train_batch_size,
+            is_local_process_zero=accelerator.is_local_main_process,
+            is_world_process_zero=accelerator.is_main_process,
+        )
+        self.control = TrainerControl()
 
-    def on_save(self, loop: TrainingLoop, path: Path) -> None:
-        """After a checkpoint was written."""
+    def begin_step(self, trainer: TrainingTask) -> None:
+        """Reset the flags that hold for one step, and call `on_step_begin`."""
+        self.control.should_log = self.control.should_evaluate = self.control.should_save = False
+        self.call("on_step_begin", trainer)
 
-    def on_train_end(self, loop: TrainingLoop) -> None:
-        """After the last step."""
+    def end_step(self, trainer: TrainingTask, record: dict[str, Any]) -> None:
+        """Set the flags that are due by the arguments, call `on_step_end`, and let the ranks agree on all of them."""
+        step, args, control = trainer.step, trainer.args, self.control
+        control.should_log |= step % args.logging_steps == 0
+        control.should_evaluate |= args.eval_steps > 0 and step % args.eval_steps == 0
+        control.should_save |= args.save_steps > 0 and step % args.save_steps == 0
+        self.call("on_step_end", trainer, record=record)
+        self.agree()
+
+    def call(self, event: str, trainer: TrainingTask, **kwargs: Any) -> None:
+        """Call every callback that knows `event`."""
+        self.state.global_step, self.state.epoch = trainer.step, trainer.epoch
+        for callback in self.callbacks:
+            if event == "on_index_swap" and not isinstance(callback, RealmCallback):
+                continue
+            returned = getattr(callback, event)(
+                trainer.args,
+                self.state,
+                self.control,
+                trainer=trainer,
+                model=trainer.model,
+                processing_class=trainer.processing_class,
+                optimizer=trainer.optimizer,
+                **kwargs,
+            )
+            if returned is not None:
+                self.control = returned
+
+    def log(self, trainer: TrainingTask, logs: dict[str, float]) -> None:
+        """`on_log`, and the state's `log_history`."""
+        logs = {**logs, "epoch": trainer.epoch}
+        self.state.log_history.append({**logs, "step": trainer.step})
+        self.call("on_log", trainer, logs=logs)
+
+    def agree(self) -> None:
+        """Let all ranks have the flags of `control` that any of them has set."""
+        if self.callbacks:
+            agreed = self._ranks.any([getattr(self.control, name) for name in _FLAGS])
+            for name, flag in zip(_FLAGS, agreed, strict=True):
+                setattr(self.control, name, flag)

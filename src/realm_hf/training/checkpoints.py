@@ -7,8 +7,8 @@
                                 itself: the marker, written last
     aside/step-1200-term-2/     what a resume from an earlier checkpoint left: kept, never resumed unless named
 
-All `step-*` belong to one course of training. Who goes back to an earlier checkpoint sets the later ones aside, so
-that they are neither taken for the newest nor stand where the new ones must go; pruning never touches them.
+All `step-*` belong to one line of training. A resume from an earlier checkpoint moves the later ones to `aside/`, so
+that they are neither taken for the newest nor in the way of new ones; pruning never touches them.
 
 The random state is not there because there is none: each micro-batch seeds the generators from (seed, step, slice), so
 that dropout repeats on any number of processes, and an evaluation between two steps changes nothing. Rejected:
@@ -63,8 +63,8 @@ class Checkpoint:
     """A complete checkpoint on disk.
 
     Args:
-        path: Its directory.
-        state: The content of `state.json`.
+        path (`pathlib.Path`): Its directory.
+        state (`dict[str, Any]`): The content of `state.json`.
     """
 
     path: Path
@@ -119,13 +119,15 @@ class Checkpoint:
             RunDirectoryError: A moment belongs to no parameter of `model`.
         """
         parameters = dict(model.named_parameters())
-        state: dict[torch.Tensor, dict[str, torch.Tensor]] = {}
+        state: dict[torch.Tensor, dict[str, torch.Tensor | int]] = {}
         for key, tensor in load_file(self.path / "optimizer.safetensors").items():
             name, _, kind = key.rpartition("|")
             if name not in parameters:
                 raise RunDirectoryError(f"{self.path} has optimizer state of {name}, which the model does not have.")
-            # The fused AdamW keeps its step counter, like the moments, beside the parameter.
-            state.setdefault(parameters[name], {})[kind] = tensor.to(parameters[name].device)
+            # Adafactor counts its steps by a Python number; the fused AdamW by a tensor beside the parameter.
+            is_count = tensor.dtype == torch.int64
+            value = int(tensor) if is_count else tensor.to(parameters[name].device)
+            state.setdefault(parameters[name], {})[kind] = value
         optimizer.state.clear()
         optimizer.state.update(state)
 
@@ -158,25 +160,25 @@ def save_checkpoint(
     """Write `root/step-<n>` so that it is there as a whole or not at all. Called on the main process only.
 
     Args:
-        root: The run's checkpoints directory.
-        model: The unwrapped model.
-        optimizer: Whose state is saved under the parameters' names.
-        state: JSON; must hold "step".
-        tensors: Further arrays, as `Checkpoint.tensors` gives them back.
-        place: The trainer's own directory, through which it publishes; see [`Term`].
+        root (`pathlib.Path`): The run's checkpoints directory.
+        model ([`~transformers.PreTrainedModel`]): The unwrapped model.
+        optimizer (`torch.optim.Optimizer`): Whose state is saved under the parameters' names.
+        state (`Mapping[str, Any]`): JSON; must hold "step".
+        tensors (`Mapping[str, torch.Tensor]`): Further arrays, as `Checkpoint.tensors` gives them back.
+        place (`pathlib.Path`, *optional*): The trainer's own directory, through which it publishes; see [`Term`].
 
     Returns:
         The checkpoint's directory. An earlier one of this step is set aside.
 
     Raises:
         OSError: The file system is full, read-only or not permitted; earlier checkpoints are untouched.
-        RunDirectoryError: The same, as far as safetensors tells.
+        RunDirectoryError: The same, where safetensors reports it.
         TrainingDiverged: A weight or a moment is NaN or infinite.
     """
     final = root / f"step-{state['step']}"
     names: dict[torch.Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     moments = {
-        f"{names[parameter]}|{kind}": value.detach().cpu().contiguous()
+        f"{names[parameter]}|{kind}": torch.as_tensor(value).detach().cpu().contiguous()
         for parameter, entries in optimizer.state.items()
         for kind, value in entries.items()
     }
@@ -188,7 +190,7 @@ def save_checkpoint(
             save_file(moments, folder / "optimizer.safetensors")
             save_file({name: t.contiguous() for name, t in tensors.items()}, folder / "ahead.safetensors")
         except SafetensorError as error:
-            # safetensors wraps the system's error in words of its own; a full disk is the likely one.
+            # safetensors hides the system's error, which is most likely a full disk.
             raise RunDirectoryError(f"Could not write the checkpoint {final}: {error}.") from error
         files = describe_files(folder, folder)
         content = {
@@ -241,7 +243,7 @@ def list_checkpoints(root: Path) -> list[Checkpoint]:
         try:
             found.append(_read(path))
         except (OSError, RunDirectoryError) as error:
-            logger.warning("%s is incomplete or damaged: it is passed over. Remove it at leisure. (%s)", path, error)
+            logger.warning("%s is incomplete or damaged: it is passed over, and can be removed. (%s)", path, error)
     return sorted(found, key=lambda checkpoint: (checkpoint.term, checkpoint.step))
 
 
@@ -253,8 +255,9 @@ def find_checkpoint(root: Path, resume: bool | str | Path | None) -> Checkpoint 
     """The checkpoint to resume from; its files are hashed.
 
     Args:
-        root: The run's checkpoints directory.
-        resume: `True` for the newest sound one, a path, or `None`/`False` to start afresh.
+        root (`pathlib.Path`): The run's checkpoints directory.
+        resume (`bool` or `str` or `pathlib.Path`, *optional*): `True` for the newest sound one, a path, or
+            `None`/`False` to start afresh.
 
     Raises:
         RunDirectoryError: None is there, or the named one is incomplete or damaged, or a fresh start would mix with an
@@ -304,9 +307,9 @@ def set_later_aside(root: Path, resumed: Checkpoint | None, place: Path | None =
     or not; everything, if that is not one of `root`.
 
     Args:
-        root: The run's checkpoints directory.
-        resumed: Where training goes on; `None` at its beginning.
-        place: The trainer's own directory; see [`Term`].
+        root (`pathlib.Path`): The run's checkpoints directory.
+        resumed ([`Checkpoint`], *optional*): Where training goes on; `None` at its beginning.
+        place (`pathlib.Path`, *optional*): The trainer's own directory; see [`Term`].
 
     Returns:
         Where they are now.
@@ -320,7 +323,7 @@ def set_later_aside(root: Path, resumed: Checkpoint | None, place: Path | None =
 def prune_checkpoints(root: Path, limit: int | None, place: Path | None = None) -> list[Checkpoint]:
     """Remove all but the newest `limit` complete checkpoints (`None`: keep all); returns the kept ones."""
     present = list_checkpoints(root)
-    doomed = [] if limit is None else present[: max(0, len(present) - limit)]
-    for checkpoint in doomed:
+    old = [] if limit is None else present[: max(0, len(present) - limit)]
+    for checkpoint in old:
         retire_directory(checkpoint.path, place)
-    return present[len(doomed) :]
+    return present[len(old) :]

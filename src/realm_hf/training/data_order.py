@@ -27,10 +27,10 @@ def permute(positions: np.ndarray, size: int, seed: int, epoch: int) -> np.ndarr
     """Row of each position in the permutation of `range(size)` that belongs to `(seed, epoch)`.
 
     Args:
-        positions: int64 `[n]`, each in `range(size)`.
-        size: number of rows.
-        seed: of the run.
-        epoch: each pass over the rows has its own permutation.
+        positions (`np.ndarray` of shape `[n]`, int64): Each in `range(size)`.
+        size (`int`): Number of rows.
+        seed (`int`): Of the run.
+        epoch (`int`): Each pass over the rows has its own permutation.
 
     Returns:
         int64 `[n]`.
@@ -55,8 +55,8 @@ class DataOrder:
     """An endless stream of examples; example `position` (from 0) is row `rows[i]` on its `epochs[i]`-th visit.
 
     Args:
-        size: number of rows.
-        seed: of the run.
+        size (`int`): Number of rows.
+        seed (`int`): Of the run.
 
     Raises:
         ValueError: there is no row to order.

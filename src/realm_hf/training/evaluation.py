@@ -9,9 +9,10 @@ import numpy as np
 import torch
 
 from realm_hf.data.passages.store import NULL_PASSAGE
+from realm_hf.models.configuration_realm import MAX_QUERY_LENGTH
 from realm_hf.models.host_facts import PreTrainingFacts
 from realm_hf.models.transfer import to_device
-from realm_hf.training.retrieval_ahead import encode_queries
+from realm_hf.training.prefetch import encode_queries
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -31,8 +32,9 @@ def batch_sums(output: RealmForPreTrainingOutput, labels: torch.Tensor) -> torch
     until those of a whole step are read at once.
 
     Args:
-        output: Of [`RealmForPreTraining`]; its `loss` is taken as it stands, already normalised or not.
-        labels: `mlm_labels`; examples without any are left out.
+        output ([`RealmForPreTrainingOutput`]): Of [`RealmForPreTraining`]; its `loss` is taken as it stands, already
+            normalised or not.
+        labels (`torch.Tensor`): `mlm_labels`; examples without any are left out.
     """
     assert output.candidate_log_probs is not None and output.loss is not None
     assert output.marginal_utility is not None and output.null_mass is not None
@@ -61,19 +63,20 @@ def retrieval_ranks(
     depth: int = 20,
     *,
     batch_size: int = 64,
-    max_length: int = 64,
+    max_length: int = MAX_QUERY_LENGTH,
 ) -> np.ndarray:
     """The rank, from 0, at which each question's passage is retrieved.
 
     Args:
-        embedder: The query tower; the retriever's index must come from the same weights.
-        tokenizer: Its tokenizer.
-        retriever: Over the passages.
-        questions: The questions as text.
-        gold_rows: For each the row, or the rows, that answer it; a passage of the same text counts as the same.
-        depth: Passages looked at.
-        batch_size: Questions encoded and searched at once.
-        max_length: A longer question is cut, special tokens included.
+        embedder ([`RealmEmbedder`]): The query tower; the retriever's index must come from the same weights.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): Its tokenizer.
+        retriever ([`RealmRetriever`]): Over the passages.
+        questions (`Sequence[str]`): The questions as text.
+        gold_rows (`list` of `int` or of `list[int]`): For each the row, or the rows, that answer it; a passage of the
+            same text counts as the same.
+        depth (`int`, *optional*, defaults to `20`): Passages looked at.
+        batch_size (`int`, *optional*, defaults to `64`): Questions encoded and searched at once.
+        max_length (`int`, *optional*, defaults to `64`): A longer question is cut, special tokens included.
 
     Returns:
         int64 `[Q]`; `depth` where the passage is not among the first `depth`.
@@ -91,8 +94,9 @@ def retrieval_ranks(
     for start in range(0, len(questions), batch_size):
         texts = list(questions[start : start + batch_size])
         ids = tokenizer(texts, truncation=True, max_length=max_length)["input_ids"]
-        queries = encode_queries(embedder, [np.asarray(i, np.int64) for i in ids])
-        rows = np.asarray(retriever.retrieve(queries, depth, null_passage=False).rows)
+        tokens = [np.asarray(i, np.int64) for i in ids]
+        queries = encode_queries(embedder, tokens)
+        rows = np.asarray(retriever.retrieve(queries, depth, token_ids=tokens, null_passage=False).rows)
         found = np.where(rows >= 0, groups[np.maximum(rows, 0)], -1)
         for offset, each in enumerate(found):
             hits = np.flatnonzero(np.isin(each, gold[start + offset]))
@@ -127,11 +131,12 @@ def explain(
     """Masked sentences with what was retrieved for them and what the model fills in, for people and for the report.
 
     Args:
-        model: In any mode; left in it. It computes in the caller's autocast, which FlashAttention needs.
-        collator: Makes its inputs.
-        passages: The corpus.
-        queries: Masked sentences.
-        rows: `[n, K]` their candidates.
+        model ([`RealmForPreTraining`]): In any mode; left in it. It computes in the caller's autocast, which
+            FlashAttention needs.
+        collator ([`PreTrainingCollator`]): Makes its inputs.
+        passages ([`PassageStore`]): The corpus.
+        queries (`Sequence[MaskedQuery]`): Masked sentences.
+        rows (`np.ndarray` of shape `[n, K]`): Their candidates.
 
     Returns:
         For each `text` (with [MASK]), `answer`, `filling` (the most likely token at each position, marginalised over

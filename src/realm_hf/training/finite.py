@@ -25,7 +25,7 @@ class SkippedSteps:
     """Counts the steps that were left out.
 
     Args:
-        limit: So many in a row are let pass; one more is the end.
+        limit (`int`): Steps in a row that may be left out; one more ends the training.
     """
 
     def __init__(self, limit: int):
@@ -37,10 +37,10 @@ class SkippedSteps:
         self.because = ""
 
     def judge(self, step: int, **figures: float) -> bool:
-        """Whether this step is left out; said in the log the first time.
+        """Whether this step is left out; logged the first time.
 
         Args:
-            step: The step.
+            step (`int`): The step.
             figures: The same on all ranks, so that all come to the same judgement.
         """
         wrong = [f"{name.replace('_', ' ')} is {value}" for name, value in figures.items() if not math.isfinite(value)]
@@ -56,8 +56,8 @@ class SkippedSteps:
         """End a training that makes no step any more.
 
         Args:
-            step: The newest step.
-            checkpoint: The last one that was written.
+            step (`int`): The newest step.
+            checkpoint (`pathlib.Path`, *optional*): The last one that was written.
 
         Raises:
             TrainingDiverged: More than `limit` steps in a row were left out.
@@ -78,8 +78,8 @@ def require_finite(tensors: Iterable[tuple[str, torch.Tensor]], what: str) -> No
     """Refuse NaN and infinity; reads one number from each device.
 
     Args:
-        tensors: By name; only those of floating-point numbers are looked at.
-        what: What was to be done with them, for the message: "saved".
+        tensors (`Iterable[tuple[str, torch.Tensor]]`): By name; only those of floating-point numbers are looked at.
+        what (`str`): What was to be done with them, for the message: "saved".
 
     Raises:
         TrainingDiverged: One holds NaN or infinity.

@@ -16,11 +16,11 @@ class IndexThreads:
     """Threads of k-means, of adding vectors and of searches; `index_threads` of the arguments in all three if given.
 
     Args:
-        build: While training stands still and the other ranks wait: all usable cores.
-        builder: In the builder process beside training: what training leaves. On a CPU that is `builder_threads`; on
-            an accelerator all cores but one for each rank of this machine.
-        search: Of each search beside training; on an accelerator an equal share of the cores for each rank, on a CPU
-            `None`: the steps need the cores, and FAISS keeps to what the launcher has set.
+        build (`int`): While training stands still and the other ranks wait: all usable cores.
+        builder (`int`): In the builder process beside training: what training leaves. On a CPU that is
+            `builder_threads`; on an accelerator all cores but one for each rank of this machine.
+        search (`int`, *optional*): Of each search beside training; on an accelerator an equal share of the cores for
+            each rank, on a CPU `None`: the steps need the cores, and FAISS keeps to what the launcher has set.
     """
 
     build: int
@@ -32,9 +32,9 @@ class IndexThreads:
         """What the arguments come to.
 
         Args:
-            args: Of the run.
-            device_type: Of the training device: "cpu", "cuda".
-            local_ranks: Ranks on this machine.
+            args ([`RefreshArguments`]): Of the run.
+            device_type (`str`): Of the training device: "cpu", "cuda".
+            local_ranks (`int`): Ranks on this machine.
         """
         if args.index_threads is not None:
             return cls(args.index_threads, args.index_threads, args.index_threads)

@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from torch import nn
+from transformers import TrainerCallback
 
 from realm_hf.data.collators import InverseClozeCollator
 from realm_hf.data.inverse_cloze import InverseClozeDataset
@@ -29,7 +30,6 @@ from realm_hf.models.modeling_realm import RealmEmbedder, RealmForPreTraining
 from realm_hf.models.tokenization_realm import RealmTokenizer
 from realm_hf.models.transfer import to_device
 from realm_hf.training.arguments import InverseClozeTrainingArguments
-from realm_hf.training.callbacks import LoopCallback
 from realm_hf.training.checkpoints import Checkpoint
 from realm_hf.training.data_order import DataOrder, step_positions
 from realm_hf.training.loop import TrainingLoop
@@ -41,8 +41,8 @@ class TwinTowers(nn.Module):
     """Both towers behind one `forward`, as DistributedDataParallel wants them.
 
     Args:
-        query_embedder: Tower of the sentences.
-        embedder: Tower of the passages; may be the same module.
+        query_embedder ([`RealmEmbedder`]): Tower of the sentences.
+        embedder ([`RealmEmbedder`]): Tower of the passages; may be the same module.
     """
 
     def __init__(self, query_embedder: RealmEmbedder, embedder: RealmEmbedder):
@@ -71,13 +71,15 @@ class InverseClozeTrainer(TrainingLoop):
     """Trains the towers of a model on the passages themselves.
 
     Args:
-        model: A [`RealmEmbedder`], or a [`RealmForPreTraining`] whose towers are trained and whose encoder rests.
-        passages: The corpus.
-        tokenizer: The one that made the passages.
-        args: The arguments.
-        accelerator: One to share; by default made from the arguments.
-        callbacks: Called in order.
-        rows: Restrict training to these passage rows, e.g. to hold others out.
+        model ([`RealmEmbedder`] or [`RealmForPreTraining`]): Of the latter the towers are trained and the encoder is
+            frozen.
+        args ([`InverseClozeTrainingArguments`]): The arguments.
+        train_dataset ([`PassageStore`]): The passages.
+        processing_class ([`RealmTokenizer`]): The tokenizer that made the passages.
+        rows (`np.ndarray`, *optional*): Train on these passage rows only, e.g. to hold others out.
+        callbacks (`list` of [`~transformers.TrainerCallback`], *optional*): Called in order; see
+            [`RealmCallback`].
+        accelerator (`accelerate.Accelerator`, *optional*): One to share; by default made from the arguments.
     """
 
     name = "inverse-cloze"
@@ -86,31 +88,40 @@ class InverseClozeTrainer(TrainingLoop):
     def __init__(
         self,
         model: RealmEmbedder | RealmForPreTraining,
-        passages: PassageStore,
-        tokenizer: RealmTokenizer,
         args: InverseClozeTrainingArguments,
         *,
-        accelerator: Accelerator | None = None,
-        callbacks: Sequence[LoopCallback] = (),
+        train_dataset: PassageStore,
+        processing_class: RealmTokenizer,
         rows: np.ndarray | None = None,
+        callbacks: Sequence[TrainerCallback] = (),
+        accelerator: Accelerator | None = None,
     ):
         towers = (
             TwinTowers(model, model)
             if isinstance(model, RealmEmbedder)
             else TwinTowers(model.query_embedder, model.embedder)
         )
-        super().__init__(model, towers, args, Path(args.output_dir), accelerator or make_accelerator(args), callbacks)
-        self.passages = passages
+        accelerator = accelerator or make_accelerator(args)
+        args = args.resolved(len(train_dataset) if rows is None else len(rows), accelerator.num_processes)
+        super().__init__(model, towers, args, Path(args.output_dir), accelerator, processing_class, callbacks)
+        self.passages = train_dataset
         self.scale = float(model.config.score_scale)
-        self.dataset = InverseClozeDataset(passages, args.keep_probability, args.seed, rows, args.mask_probability)
+        self.dataset = InverseClozeDataset(
+            train_dataset, args.keep_probability, args.seed, rows, args.mask_probability
+        )
         self.order = DataOrder(len(self.dataset), args.seed)
-        self.collator = InverseClozeCollator(tokenizer, args.max_query_length, passages.max_length)
+        self.collator = InverseClozeCollator(processing_class, args.max_query_length, train_dataset.max_length)
 
     def begin(self, checkpoint: Checkpoint | None) -> None:
         """Nothing to prepare: the examples follow from the cursor alone."""
 
     def close(self) -> None:
         """Nothing to end: no thread, no child process."""
+
+    @property
+    def examples_per_epoch(self) -> int:
+        """Passages in one pass over the data."""
+        return self.order.size
 
     def trained_on(self) -> dict[str, Any]:
         """The passages, and the scale of the scores."""

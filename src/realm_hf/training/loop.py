@@ -13,7 +13,6 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
 from pathlib import Path
 from signal import Signals
 from typing import Any, TypeVar
@@ -21,30 +20,29 @@ from typing import Any, TypeVar
 import torch
 from accelerate import Accelerator
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState
 
 from realm_hf.models.precision import autocast
 from realm_hf.runs.lock import TrainerLock
 from realm_hf.runs.term import Term
-from realm_hf.training.arguments import LoopArguments
-from realm_hf.training.callbacks import LoopCallback, TrainingResult
-from realm_hf.training.checkpoints import (
-    Checkpoint,
-    find_checkpoint,
-    micro_batch_seed,
-    prune_checkpoints,
-    save_checkpoint,
-    set_later_aside,
-)
-from realm_hf.training.finite import SkippedSteps, require_finite_weights
+from realm_hf.training.callbacks import CallbackList
+from realm_hf.training.checkpoints import Checkpoint, micro_batch_seed
+from realm_hf.training.finite import SkippedSteps
 from realm_hf.training.launch_environment import check_accelerator
-from realm_hf.training.optimization import adamw, enable_activation_checkpointing, learning_rate, uses_bfloat16
+from realm_hf.training.loop_arguments import LoopArguments
+from realm_hf.training.optimization import (
+    enable_activation_checkpointing,
+    learning_rate,
+    make_optimizer,
+    uses_bfloat16,
+)
 from realm_hf.training.ranks import Ranks
-from realm_hf.training.resumed_arguments import check_resumed, recorded
+from realm_hf.training.result import TrainingResult
+from realm_hf.training.run_checkpoints import RunCheckpoints
 from realm_hf.training.signals import StopRequest
 from realm_hf.training.task import TrainingTask
 from realm_hf.training.tenure import Tenure
-from realm_hf.training.tracking import Progress, StepLog, finish_trackers, start_trackers, summarize, track
+from realm_hf.training.tracking import Reporter, figures_of, finish_trackers, summarize
 
 logger = logging.getLogger(__name__)
 
@@ -52,15 +50,16 @@ T = TypeVar("T")
 
 
 class TrainingLoop(TrainingTask):
-    """Takes `args.max_steps` optimizer steps on `module`; a subclass says of what.
+    """Takes `args.max_steps` optimizer steps on `module`; a subclass says what a step is.
 
     Args:
-        model: What checkpoints hold.
-        module: What is trained and called in a step: the model, or a part of it under a wrapper.
-        args: The arguments.
-        directory: `checkpoints/`, `log.jsonl` and `summary.json` go here.
-        accelerator: Made by [`make_accelerator`].
-        callbacks: Called in order.
+        model ([`~transformers.PreTrainedModel`]): What checkpoints hold.
+        module (`nn.Module`): What is trained and called in a step: the model, or a part of it under a wrapper.
+        args ([`LoopArguments`]): The arguments.
+        directory (`pathlib.Path`): `checkpoints/`, `log.jsonl` and `summary.json` go here.
+        accelerator (`accelerate.Accelerator`): Made by [`make_accelerator`].
+        processing_class ([`~transformers.PreTrainedTokenizerBase`]): The tokenizer.
+        callbacks (`Sequence[TrainerCallback]`, *optional*): Called in order; see [`RealmCallback`].
     """
 
     def __init__(
@@ -70,10 +69,11 @@ class TrainingLoop(TrainingTask):
         args: LoopArguments,
         directory: Path,
         accelerator: Accelerator,
-        callbacks: Sequence[LoopCallback] = (),
+        processing_class: PreTrainedTokenizerBase,
+        callbacks: Sequence[TrainerCallback] = (),
     ):
         self.model, self.args, self.directory, self.accelerator = model, args, directory, accelerator
-        self.callbacks = list(callbacks)
+        self.processing_class = processing_class
         self.rank, self.world_size = accelerator.process_index, accelerator.num_processes
         self.device = accelerator.device
         check_accelerator(accelerator, args)
@@ -82,21 +82,21 @@ class TrainingLoop(TrainingTask):
             enable_activation_checkpointing(model)
         model.to(self.device)
         self.module = accelerator.prepare_model(module)
-        self.optimizer = accelerator.prepare_optimizer(adamw(module, args, self.own_rates()))
+        self.optimizer = accelerator.prepare_optimizer(make_optimizer(module, args, self.own_rates()))
         #: Set by SIGTERM and Ctrl-C while `train` runs, or by whoever wants the training to end after this step.
         self.stop_requested = StopRequest()
         self._ranks = Ranks(accelerator, self.stop_requested)
+        self._callbacks = CallbackList(callbacks, self._ranks)
         self._tenure = Tenure(self._ranks)
         self.skipped_steps = SkippedSteps(args.max_skipped_steps)
         self.step = 0
         self.cursor = 0
-        self.log: StepLog | None = None
         #: Set by a subclass on all ranks: no further step is taken, and the training ends as after its last one.
         self.ends_early = False
         #: Whether a stop ended the training before its end; known from `on_train_end` on.
         self.interrupted = False
         self._evaluated_step: int | None = None
-        self._last_saved: tuple[int, Path] | None = None
+        self._saved = RunCheckpoints(self._ranks)
         self._metrics: dict[str, float] = {}
 
     # The loop
@@ -105,8 +105,8 @@ class TrainingLoop(TrainingTask):
         """Train up to `args.max_steps`.
 
         Args:
-            resume_from_checkpoint: `True` for the newest complete checkpoint, or the path of one. By default what the
-                arguments say.
+            resume_from_checkpoint (`bool` or `str` or `pathlib.Path`, *optional*): `True` for the newest complete
+                checkpoint, or the path of one. By default what the arguments say.
 
         Raises:
             RunDirectoryError: The directory is in use by another trainer, holds an earlier run that is not resumed,
@@ -115,42 +115,29 @@ class TrainingLoop(TrainingTask):
         """
         resume = self.args.resume if resume_from_checkpoint is None else resume_from_checkpoint
         with self._tenure.over(self.directory, self.acquire_lock), self.stop_requested.listening():
-            checkpoint = self.on_main(lambda: find_checkpoint(self.checkpoints, resume), "look for a checkpoint")
-            if checkpoint is not None:
-                self._restore(checkpoint)
-            later = partial(set_later_aside, self.checkpoints, checkpoint, self.place)
-            self.on_main(later, "set later checkpoints aside")
-            self.log = StepLog(self.log_path, self.step, self.term) if self.accelerator.is_main_process else None
-            start_trackers(self.accelerator, self.args, self.name)
-            self.progress = Progress(
-                self.args.max_steps,
-                self.step,
-                self.name,
-                self.accelerator.is_main_process and not self.args.disable_tqdm,
+            checkpoint = self._saved.resume(self, resume)
+            self.reporter = Reporter(
+                self.accelerator, self.args, self.log_path, name=self.name, step=self.step, term=self.term
             )
             try:
                 return self._run(checkpoint)
             finally:
                 self.close()
-                self.progress.close()
-                if self.log is not None:
-                    self.log.close()
+                self.reporter.close()
 
     def _run(self, checkpoint: Checkpoint | None) -> TrainingResult:
+        self._callbacks.start(self)
         self.begin(checkpoint)
         self._call("on_train_begin")
         if self.step == 0:
             self._evaluate()
-        self.progress.start()
+        self._callbacks.agree()
+        self.reporter.progress.start()
         begun_at = self.step
-        while self.step < self.args.max_steps and not self._stopped_by and not self.ends_early:
-            record = self._one_step(self.step + 1)
-            if self.step % self.args.logging_steps == 0:
-                track(self.accelerator, record)
-            if self._due(self.args.eval_steps):
-                self._evaluate()
-            if self._due(self.args.save_steps):
-                self.save()
+        self._call("on_epoch_begin")
+        while self._goes_on:
+            self._one_step(self.step + 1)
+        self._call("on_epoch_end")
         signal = self._stopped_by
         self.interrupted = signal is not None
         # Save first: neither the last index nor the last evaluation may cost what was trained.
@@ -162,7 +149,7 @@ class TrainingLoop(TrainingTask):
             extra = self.finish()
             self._evaluate()
         else:
-            self._tell_interrupted(signal.name)
+            self._report_interruption(signal.name)
         self._call("on_train_end")
         if self.accelerator.is_main_process:
             facts = {**extra, "evaluation": self._metrics, "skipped_steps": self.skipped_steps.total}
@@ -170,10 +157,9 @@ class TrainingLoop(TrainingTask):
         finish_trackers(self.accelerator)
         # A warm start's moments would otherwise stay in memory for as long as the accelerator that both share.
         self.accelerator.free_memory()
-        saved = self._last_saved[1] if self._last_saved else None
-        return TrainingResult(self.step, self.interrupted, saved, self._metrics, signal)
+        return TrainingResult(self.step, self.interrupted, self._saved.path, self._metrics, signal)
 
-    def _tell_interrupted(self, signal: str) -> None:
+    def _report_interruption(self, signal: str) -> None:
         left = (
             "" if self.step < self.args.max_steps else " All steps are taken; the last index and evaluation are left."
         )
@@ -185,8 +171,14 @@ class TrainingLoop(TrainingTask):
             left,
         )
 
-    def _one_step(self, step: int) -> dict[str, Any]:
+    @property
+    def _goes_on(self) -> bool:
+        ended = self.ends_early or self.control.should_training_stop or self._stopped_by is not None
+        return self.step < self.args.max_steps and not ended
+
+    def _one_step(self, step: int) -> None:
         started = time.perf_counter()
+        self._callbacks.begin_step(self)
         self.module.train()
         rate = learning_rate(self.args, step)
         for group in self.optimizer.param_groups:
@@ -196,18 +188,37 @@ class TrainingLoop(TrainingTask):
         if self.skipped_steps.judge(step, loss=record["loss"], gradient_norm=norms):
             record |= {"skipped_steps": self.skipped_steps.total, "skipped_because": self.skipped_steps.because}
         else:
+            self._call("on_pre_optimizer_step")
             self.optimizer.step()
+            self._call("on_optimizer_step")
         self.optimizer.zero_grad(set_to_none=True)
         self.step = step
         self.cursor += self.examples_per_step
         record |= self.after_step(step)
         record["step_seconds"] = time.perf_counter() - started
-        self._call("on_step_end", record)
-        if self.log is not None:
-            self.log.write(record)
-        self.progress.advance(record, self.figures)
-        self.skipped_steps.require_progress(step, self._last_saved[1] if self._last_saved else None)
-        return record
+        for event in record.get("events", []):
+            self._call("on_index_swap", swap=event)
+        self._end_step(record)
+
+    def _end_step(self, record: dict[str, Any]) -> None:
+        """Log, evaluate and save, where the arguments or a callback say so."""
+        self._callbacks.end_step(self, record)
+        step, control = self.step, self.control
+        self.reporter.write(record, sampled=control.should_log)
+        self.reporter.progress.advance(record, self.figures)
+        self.skipped_steps.require_progress(step, self._saved.path)
+        if control.should_log:
+            self._callbacks.log(self, figures_of(record))
+        # What ends here is evaluated and saved after the loop, over its last index.
+        if control.should_evaluate and not control.should_training_stop and step < self.args.max_steps:
+            self._evaluate()
+        if control.should_save and step < self.args.max_steps:
+            self.save()
+        if control.should_log or control.should_evaluate or control.should_save:
+            self._callbacks.agree()
+        if self._goes_on and int(self.epoch) > int((self.cursor - self.examples_per_step) / self.examples_per_epoch):
+            self._call("on_epoch_end")
+            self._call("on_epoch_begin")
 
     def _figures(self, step: int) -> tuple[dict[str, Any], float, float]:
         """The step's record, the gradient norm, and its sum over the ranks: finite if each rank's is."""
@@ -223,6 +234,11 @@ class TrainingLoop(TrainingTask):
         """Examples of one optimizer step over all ranks."""
         args = self.args
         return args.per_device_train_batch_size * args.gradient_accumulation_steps * self.world_size
+
+    @property
+    def epoch(self) -> float:
+        """Passes over the training examples done."""
+        return self.cursor / self.examples_per_epoch
 
     @contextmanager
     def micro_batch(self, step: int, index: int, last: bool) -> Iterator[None]:
@@ -246,7 +262,7 @@ class TrainingLoop(TrainingTask):
         return self._ranks.together(what, work)
 
     def on_main(self, function: Callable[[], T], what: str) -> T:
-        """Run `function` on the main process; its result, or its error, is everybody's. See [`Team.on_main`]."""
+        """Run `function` on the main process; its result, or its error, is everybody's. See [`RankGroup.on_main`]."""
         return self._ranks.on_main(function, what)
 
     @property
@@ -254,47 +270,14 @@ class TrainingLoop(TrainingTask):
         return self._ranks.stopped_by
 
     def save(self) -> Path:
-        """Write a checkpoint of the step that is done; on every rank."""
-        if self._last_saved is not None and self._last_saved[0] == self.step:
-            return self._last_saved[1]
-        started = time.perf_counter()
-        state, tensors = self.loop_state()
-        state |= {"step": self.step, "cursor": self.cursor, "world_size": self.world_size, "seed": self.args.seed}
-        state |= {"term": self._tenure.epoch, "skipped_steps": self.skipped_steps.total}
-        state |= recorded(self.args, self.trained_on())
-        everything = {
-            f"rank{rank}.{name}": t for rank, own in enumerate(self._ranks.gather(tensors)) for name, t in own.items()
-        }
-
-        def write() -> Path:
-            path = save_checkpoint(
-                self.checkpoints,
-                self.model,
-                self.optimizer.optimizer,
-                state=state,
-                tensors=everything,
-                place=self.place,
-            )
-            prune_checkpoints(self.checkpoints, self.args.save_total_limit, self.place)
-            return path
-
-        path = self.on_main(write, "write the checkpoint")
-        self._last_saved = (self.step, path)
-        self._note({"save_seconds": time.perf_counter() - started})
-        self._call("on_save", path)
-        return path
-
-    def _restore(self, checkpoint: Checkpoint) -> None:
-        check_resumed(checkpoint.path, checkpoint.state, self.args, self.trained_on(), self.world_size)
-        self.on_main(self.verify_data, "compare the corpus with its hashes")
-        checkpoint.load_model(self.model)
-        require_finite_weights(self.model, f"resumed from {checkpoint.path}")
-        checkpoint.load_optimizer(self.optimizer.optimizer, self.model)
-        self.step, self.cursor = checkpoint.step, int(checkpoint.state["cursor"])
-        self.skipped_steps.total = int(checkpoint.state.get("skipped_steps", 0))
-        if checkpoint.path.parent.resolve() == self.checkpoints.resolve():
-            self._last_saved = (checkpoint.step, checkpoint.path)
-        logger.info("resuming from %s", checkpoint.path)
+        """Write a checkpoint of the step that is done, unless there is one; on every rank. Returns its directory."""
+        if self._saved.step != self.step:
+            started = time.perf_counter()
+            path = self._saved.write(self)
+            self._note({"save_seconds": time.perf_counter() - started})
+            self._call("on_save", checkpoint=path)
+        assert self._saved.path is not None
+        return self._saved.path
 
     def _evaluate(self) -> None:
         """Once a step: an early end finds that its evaluation is done."""
@@ -306,24 +289,36 @@ class TrainingLoop(TrainingTask):
             return
         self._metrics, self._evaluated_step = metrics, self.step
         self._note({**metrics, "eval_seconds": time.perf_counter() - started})
-        track(self.accelerator, {"step": self.step, **metrics})
+        self._callbacks.log(self, metrics)
         self._say("  ".join([f"step {self.step}"] + [f"{name} {value:.4g}" for name, value in metrics.items()]))
-        self._call("on_evaluate", metrics)
-
-    def _due(self, every: int) -> bool:
-        return every > 0 and self.step % every == 0 and self.step < self.args.max_steps
+        self._call("on_evaluate", metrics=metrics)
 
     def _note(self, record: dict[str, Any]) -> None:
-        if self.log is not None:
-            self.log.write({"step": self.step, **record})
+        self.reporter.write({"step": self.step, **record})
+        for event in record.get("events", []):
+            self._evaluated_step = None  # whatever was evaluated at this step was another index
+            self._call("on_index_swap", swap=event)
 
     def _say(self, message: str) -> None:
-        if self.accelerator.is_main_process and not self.progress.say(message):
-            logger.info(message)
+        self.reporter.say(message)
 
-    def _call(self, hook: str, *arguments: Any) -> None:
-        for callback in self.callbacks:
-            getattr(callback, hook)(self, *arguments)
+    def _call(self, event: str, **kwargs: Any) -> None:
+        self._callbacks.call(event, self, **kwargs)
+
+    @property
+    def callbacks(self) -> list[TrainerCallback]:
+        """Called in order; may be added to."""
+        return self._callbacks.callbacks
+
+    @property
+    def state(self) -> TrainerState:
+        """Where the training is, as callbacks see it."""
+        return self._callbacks.state
+
+    @property
+    def control(self) -> TrainerControl:
+        """What callbacks may set."""
+        return self._callbacks.control
 
     @property
     def checkpoints(self) -> Path:
@@ -338,6 +333,11 @@ class TrainingLoop(TrainingTask):
     def acquire_lock(self) -> TrainerLock:
         """Take the directory's lock; on the main process."""
         return TrainerLock.acquire(self.directory / "trainer.lock", 0)
+
+    @property
+    def term_number(self) -> int:
+        """Number of this trainer's term, on every rank."""
+        return self._tenure.epoch
 
     @property
     def term(self) -> Term | None:

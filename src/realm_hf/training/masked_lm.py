@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import nn
+from transformers import TrainerCallback
 
 from realm_hf.data.masked_lm import MaskedLMCollator, MaskedLMDataset, MaskedLMExample
 from realm_hf.data.masking import MASKED_LM_STREAM, example_rng
@@ -27,8 +28,7 @@ from realm_hf.models.modeling_encoder import RealmKnowledgeAugEncoder
 from realm_hf.models.modeling_realm import RealmForPreTraining
 from realm_hf.models.tokenization_realm import RealmTokenizer
 from realm_hf.models.transfer import to_device
-from realm_hf.training.arguments_masked_lm import MaskedLMTrainingArguments
-from realm_hf.training.callbacks import LoopCallback
+from realm_hf.training.arguments import MaskedLMTrainingArguments
 from realm_hf.training.checkpoints import Checkpoint
 from realm_hf.training.data_order import DataOrder, step_positions
 from realm_hf.training.loop import TrainingLoop
@@ -83,16 +83,19 @@ class MaskedLMTrainer(TrainingLoop):
     Trains an encoder to fill in masked words of the passages.
 
     Args:
-        model ([`RealmKnowledgeAugEncoder`] or [`RealmForPreTraining`]): The encoder; of a whole model it is the
-            encoder that is trained.
+        model ([`RealmKnowledgeAugEncoder`] or [`RealmForPreTraining`]): Of the latter the encoder is trained.
         args ([`MaskedLMTrainingArguments`]): The arguments.
-        passages ([`PassageStore`]): The corpus.
-        tokenizer ([`RealmTokenizer`]): The one that made the passages.
+        train_dataset ([`PassageStore`]): The passages.
+        processing_class ([`RealmTokenizer`]): The tokenizer that made the passages.
         recurring ([`RecurringSpans`], *optional*): For pairs of passages that share a span.
-        train_rows (`np.ndarray`, *optional*): Passages to train on; all by default.
-        eval_rows (`np.ndarray`, *optional*): Passages held out.
-        accelerator (`Accelerator`, *optional*): One to share; by default made from the arguments.
-        callbacks (sequence of [`LoopCallback`], *optional*): Called in order.
+        rows (`np.ndarray`, *optional*): Train on these passage rows only; all by default.
+        eval_rows (`np.ndarray`, *optional*): Passages held out, on which it is evaluated.
+        callbacks (`list` of [`~transformers.TrainerCallback`], *optional*): Called in order; see
+            [`RealmCallback`].
+        accelerator (`accelerate.Accelerator`, *optional*): One to share; by default made from the arguments.
+
+    Raises:
+        ValueError: A sequence would be longer than the encoder's positions, or there is nothing to train on.
     """
 
     name = "masked-lm"
@@ -103,44 +106,48 @@ class MaskedLMTrainer(TrainingLoop):
         self,
         model: RealmKnowledgeAugEncoder | RealmForPreTraining,
         args: MaskedLMTrainingArguments,
-        passages: PassageStore,
-        tokenizer: RealmTokenizer,
         *,
+        train_dataset: PassageStore,
+        processing_class: RealmTokenizer,
         recurring: RecurringSpans | None = None,
-        train_rows: np.ndarray | None = None,
+        rows: np.ndarray | None = None,
         eval_rows: np.ndarray | None = None,
+        callbacks: Sequence[TrainerCallback] = (),
         accelerator: Accelerator | None = None,
-        callbacks: Sequence[LoopCallback] = (),
     ):
         encoder = model if isinstance(model, RealmKnowledgeAugEncoder) else model.encoder
         longest = int(model.config.max_position_embeddings)
         if args.max_length > longest:
-            raise ValueError(
-                f"max_length is {args.max_length}, the encoder has {longest} positions: give at most that."
-            )
-        super().__init__(
-            model, MaskedTokens(encoder), args, Path(args.output_dir), accelerator or make_accelerator(args), callbacks
-        )
-        self.passages, self.recurring = passages, recurring
+            raise ValueError(f"max_length is {args.max_length}, the encoder has {longest} positions: give no more.")
         drawing: dict[str, Any] = {
             "max_length": args.max_length,
             "mask_probability": args.mask_probability,
             "pair_probability": args.pair_probability,
             "pack": args.pack,
         }
-        self.dataset = MaskedLMDataset(passages, tokenizer, train_rows, recurring, seed=args.seed, **drawing)
+        self.passages, self.recurring = train_dataset, recurring
+        self.dataset = MaskedLMDataset(train_dataset, processing_class, rows, recurring, seed=args.seed, **drawing)
+        accelerator = accelerator or make_accelerator(args)
+        args = args.resolved(len(self.dataset), accelerator.num_processes)
+        module = MaskedTokens(encoder)
+        super().__init__(model, module, args, Path(args.output_dir), accelerator, processing_class, callbacks)
         self.order = DataOrder(len(self.dataset), args.seed)
-        self.collator = MaskedLMCollator(passages.special_tokens.pad)
+        self.collator = MaskedLMCollator(train_dataset.special_tokens.pad)
         # Nothing of what is compared between runs depends on their seed.
         self.held_out = None
         if eval_rows is not None and args.eval_examples:
-            self.held_out = MaskedLMDataset(passages, tokenizer, eval_rows, recurring, seed=0, **drawing)
+            self.held_out = MaskedLMDataset(train_dataset, processing_class, eval_rows, recurring, seed=0, **drawing)
 
     def begin(self, checkpoint: Checkpoint | None) -> None:
         """Nothing to prepare: the examples follow from the cursor alone."""
 
     def close(self) -> None:
         """Nothing to end: no thread, no child process."""
+
+    @property
+    def examples_per_epoch(self) -> int:
+        """Passages in one pass over the data."""
+        return self.order.size
 
     def trained_on(self) -> dict[str, Any]:
         """The passages, and how many spans recur in them."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -23,13 +22,15 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import nn
+from transformers import TrainerCallback
 
 from realm_hf.data.collators import pad_rows
 from realm_hf.data.passages.build import PassageStore
 from realm_hf.data.questions.answer_finder import AnswerFinder
 from realm_hf.data.questions.load import OpenQAExample
 from realm_hf.data.questions.matching import exact_match, regex_match
-from realm_hf.data.vocabulary import SpecialTokens, encode_texts
+from realm_hf.data.reader_batch import encode_questions
+from realm_hf.data.vocabulary import SpecialTokens
 from realm_hf.generations.manifest import GenerationNotFoundError
 from realm_hf.models.host_facts import RowFacts
 from realm_hf.models.modeling_realm import RealmEmbedder
@@ -38,48 +39,50 @@ from realm_hf.models.tokenization_realm import RealmTokenizer
 from realm_hf.models.transfer import to_device
 from realm_hf.qa.answerer import QuestionAnswerer
 from realm_hf.qa.answers import Answer
+from realm_hf.retriever.candidates import CandidateSource
 from realm_hf.retriever.retriever import RealmRetriever
 from realm_hf.runs.directory import RunDirectory
-from realm_hf.runs.lock import TrainerLock
+from realm_hf.runs.records import read_log
 from realm_hf.storage.files import json_sha256
-from realm_hf.training.adopted_index import adopt_newest_generation
-from realm_hf.training.arguments_open_qa import OpenQATrainingArguments
-from realm_hf.training.beams import Beam, BeamSearch
+from realm_hf.training.arguments import OpenQATrainingArguments
 from realm_hf.training.best_model import BestModel
-from realm_hf.training.callbacks import LoopCallback
-from realm_hf.training.checkpoints import Checkpoint, save_model
+from realm_hf.training.checkpoints import Checkpoint
 from realm_hf.training.data_order import DataOrder, step_positions
-from realm_hf.training.loop import TrainingLoop
-from realm_hf.training.open_qa_step import SUMS, OpenQAStep, means
+from realm_hf.training.index_service import IndexService
+from realm_hf.training.indexed_trainer import IndexedTrainer
+from realm_hf.training.open_qa_step import SUMS, AnsweredBeam, BeamSearch, OpenQAStep, means
 from realm_hf.training.optimization import make_accelerator
-from realm_hf.training.retrieval_ahead import LiveIndex
-from realm_hf.training.run_retriever import name_model, save_run_retriever, staged_model
-from realm_hf.training.served_index import IndexService
+from realm_hf.training.prefetch import LiveIndex
 from realm_hf.training.swap_probes import SwapProbes
 from realm_hf.training.task import StepFigures
-from realm_hf.training.tracking import read_log
 
 logger = logging.getLogger(__name__)
 
 
-class OpenQATrainer(TrainingLoop):
+class OpenQATrainer(IndexedTrainer):
     """Trains query tower and reader on questions with their answers.
 
     The weights that answered the development questions best become RUN/model; without such questions, the last ones.
 
     Args:
-        model: Its configuration takes the beam sizes and the length that the arguments set.
-        tokenizer: The one that made the passages.
-        passages: The knowledge corpus.
-        examples: Questions to train on.
-        args: The arguments.
-        run: A run directory; by default `args.output_dir`, opened or created.
-        dev: Questions for `evaluate`, early stopping and the choice of the best weights; none by default.
-        passage_embedder: The passage tower, where it is not the query tower as `model` has it now.
-        index_from: A run directory, such as that of pre-training, whose newest generation serves as the index if it
-            comes from these passages and this passage tower. By default an index is built before the first step.
-        accelerator: One to share; by default made from the arguments.
-        callbacks: Called in order.
+        model ([`RealmForOpenQA`]): Its configuration takes the beam sizes and the length that the arguments set.
+        args ([`OpenQATrainingArguments`]): The arguments.
+        train_dataset (`list` of [`OpenQAExample`]): Questions to train on.
+        eval_dataset (`list` of [`OpenQAExample`], *optional*): Questions for `evaluate`, early stopping and the choice
+            of the best weights; none by default.
+        processing_class ([`RealmTokenizer`]): The tokenizer that made the passages.
+        passages ([`PassageStore`]): The knowledge corpus.
+        passage_embedder ([`RealmEmbedder`], *optional*): The passage tower, where it is not the query tower as `model`
+            has it now.
+        index_from (`str`, *optional*): A run directory, such as that of pre-training, whose newest generation serves
+            as the index if it comes from these passages and this passage tower. By default an index is built before
+            the first step.
+        callbacks (`list` of [`~transformers.TrainerCallback`], *optional*): Called in order; see
+            [`RealmCallback`].
+        run ([`RunDirectory`] or `str`, *optional*, defaults to `args.output_dir`): The run directory, opened or
+            created.
+        accelerator (`accelerate.Accelerator`, *optional*): One to share; by default made from the arguments.
+        candidate_source ([`CandidateSource`], *optional*): Finds candidates instead of the index.
 
     Raises:
         ValueError: There is no question, the tokenizer is not the passages', or the arguments do not fit the model.
@@ -92,19 +95,20 @@ class OpenQATrainer(TrainingLoop):
     def __init__(
         self,
         model: RealmForOpenQA,
-        tokenizer: RealmTokenizer,
-        passages: PassageStore,
-        examples: Sequence[OpenQAExample],
         args: OpenQATrainingArguments,
-        run: RunDirectory | str | Path | None = None,
         *,
-        dev: Sequence[OpenQAExample] = (),
+        train_dataset: Sequence[OpenQAExample],
+        eval_dataset: Sequence[OpenQAExample] = (),
+        processing_class: RealmTokenizer,
+        passages: PassageStore,
         passage_embedder: RealmEmbedder | None = None,
         index_from: str | Path | None = None,
+        callbacks: Sequence[TrainerCallback] = (),
+        run: RunDirectory | str | Path | None = None,
         accelerator: Accelerator | None = None,
-        callbacks: Sequence[LoopCallback] = (),
+        candidate_source: CandidateSource | None = None,
     ):
-        if not examples:
+        if not train_dataset:
             raise ValueError("There is no question to train on. Check the source of the questions, and its split.")
         if args.refresh != "off" and passage_embedder is not None:
             raise ValueError(
@@ -112,40 +116,42 @@ class OpenQATrainer(TrainingLoop):
                 "given: its index would be replaced by one of another space. Use refresh='off'."
             )
         accelerator = accelerator or make_accelerator(args)
-        args = args.resolved(len(examples), accelerator.num_processes)
+        args = args.resolved(len(train_dataset), accelerator.num_processes)
         for name in ("searcher_beam_size", "reader_beam_size", "reader_seq_len"):
             if getattr(args, name) is not None:
                 setattr(model.config, name, getattr(args, name))
         # Copied before a checkpoint is loaded: a resumed run that must build its index again needs the first weights.
         self.passage_embedder = copy.deepcopy(model.embedder) if passage_embedder is None else passage_embedder
         root = run.root if isinstance(run, RunDirectory) else Path(run or args.output_dir)
-        super().__init__(model, OpenQAStep(model), args, root, accelerator, callbacks)
+        super().__init__(model, OpenQAStep(model), args, root, accelerator, processing_class, callbacks)
         self.args: OpenQATrainingArguments = args
         self.model: RealmForOpenQA = model
-        self.tokenizer, self.passages, self.index_from = tokenizer, passages, index_from
-        finder = AnswerFinder(passages, tokenizer)
-        self.run = run if isinstance(run, RunDirectory) else self._open_run(root)
-        self.examples, self.dev = list(examples), list(dev)[: args.max_eval_questions]
-        asked = [[example.question, list(example.answers), example.regex] for example in self.examples]
+        self.passages, self.index_from = passages, index_from
+        finder = AnswerFinder(passages, processing_class)
+        self.run = run if isinstance(run, RunDirectory) else self.open_run(root, passages)
+        self.train_dataset = list(train_dataset)
+        self.eval_dataset = list(eval_dataset)[: args.max_eval_questions]
+        asked = [[example.question, list(example.answers), example.regex] for example in self.train_dataset]
         self._questions_sha256 = json_sha256({"questions": asked})
-        self.order = DataOrder(len(self.examples), args.seed)
-        self.special_tokens = SpecialTokens.from_tokenizer(tokenizer)
-        self.question_ids = self._encode([example.question for example in self.examples])
+        self.order = DataOrder(len(self.train_dataset), args.seed)
+        self.special_tokens = SpecialTokens.from_tokenizer(processing_class)
+        self.question_ids = self._encode([example.question for example in self.train_dataset])
         config = model.config
         self.search = BeamSearch(
             finder,
             config.searcher_beam_size,
             config.reader_beam_size,
-            min(config.reader_seq_len, config.max_position_embeddings),
+            model.reader_length,
         )
-        probes = self._encode([example.question for example in self.dev[: args.probe_queries]])
+        probes = self._encode([example.question for example in self.eval_dataset[: args.probe_queries]])
         self.index = IndexService(
-            self.run, passages, tokenizer, args, self.accelerator, SwapProbes(probes, self.search.read)
+            self.run, passages, processing_class, args, self.accelerator, SwapProbes(probes, self.search.read)
         )
+        self.index.candidate_source = candidate_source
         self.best = BestModel(root, args.early_stopping_patience)
         self._best_index = ExitStack()
         #: What this rank searched last; for callbacks.
-        self.beam: Beam | None = None
+        self.beam: AnsweredBeam | None = None
 
     def own_rates(self) -> dict[nn.Module, float]:
         """The query tower's, if it has one."""
@@ -154,46 +160,32 @@ class OpenQATrainer(TrainingLoop):
 
     # Before the first step
 
-    def acquire_lock(self) -> TrainerLock:
-        """The run's own lock, which begins a new epoch."""
-        return self.run.lock()
-
     def begin(self, checkpoint: Checkpoint | None) -> None:
         """Serve a generation: the checkpoint's, that of `index_from`, or one built now."""
-        self.on_main(lambda: name_model(self.run, self.model, self.place), "name the model")
-        tower = self.passage_embedder if self.args.refresh == "off" else self.model.embedder
-        name = None
+        refreshed = self.args.refresh != "off"
         if checkpoint is not None:
-            ended = self.args.refresh != "off" and self.step >= self.args.max_steps
-            served = checkpoint.state["generation"]
-            name = self.on_main(lambda: self.index.resumed(served, self.step, tower, ended), "look for the index")
             self.best.restore(checkpoint.state["best"])
             self._keep_best_index()
             self.ends_early = self.best.exhausted
-        source = self.index_from
-        if source is not None and name is None and (self.step == 0 or self.args.refresh == "off"):
-            name = self.on_main(lambda: adopt_newest_generation(self.run, source, tower), "take the index over")
-        if name is None:
-            self._say(f"Building the index of {len(self.passages)} passages.")
-        event = self.index.start(self.step, tower, name)
-        if checkpoint is None or name != checkpoint.state["generation"]:
-            self._note({"events": [event]})
-        if checkpoint is not None and checkpoint.state.get("pending_snapshot") is not None:
-            self.index.refresher.submit(self.step, self.model.embedder)
-
-    def _open_run(self, root: Path) -> RunDirectory:
-        create = {"passages": self.passages, "tokenizer": self.tokenizer, **self.args.index_settings}
-        self.on_main(lambda: RunDirectory.open_or_create(root, **create).root, "prepare the run directory")
-        return RunDirectory.open(root)
+        self.serve(
+            checkpoint,
+            self.model.embedder if refreshed else self.passage_embedder,
+            ended=refreshed and self.step >= self.args.max_steps,
+            # After the first step a refreshed index is no longer that of the run it came from.
+            adopt_from=self.index_from if self.step == 0 or not refreshed else None,
+        )
 
     def _encode(self, questions: list[str]) -> list[np.ndarray]:
         """`[CLS] question [SEP]` of each, cut to `max_question_length`."""
-        room = min(self.args.max_question_length, self.model.config.max_position_embeddings) - 2
-        special = self.special_tokens
-        encoded = encode_texts(self.tokenizer, questions)["input_ids"] if questions else []
-        return [np.array([special.cls, *ids[:room], special.sep], np.int64) for ids in encoded]
+        most = min(self.args.max_question_length, self.model.config.max_position_embeddings)
+        return encode_questions(questions, self.processing_class, self.special_tokens, most)
 
     # One step
+
+    @property
+    def examples_per_epoch(self) -> int:
+        """Questions in one pass over the data."""
+        return self.order.size
 
     def trained_on(self) -> dict[str, Any]:
         """Corpus and questions, and what of the model's configuration the losses depend on."""
@@ -243,9 +235,9 @@ class OpenQATrainer(TrainingLoop):
 
     def _forward(self, served: LiveIndex, rows: np.ndarray) -> Any:
         ids = [self.question_ids[row] for row in rows]
-        examples = [self.examples[row] for row in rows]
+        examples = [self.train_dataset[row] for row in rows]
 
-        def search(queries: torch.Tensor) -> Beam:
+        def search(queries: torch.Tensor) -> AnsweredBeam:
             self.beam = self.search(served.retriever, queries, ids, examples)
             return self.beam
 
@@ -258,8 +250,7 @@ class OpenQATrainer(TrainingLoop):
         if self.args.refresh == "off" or step >= self.args.max_steps:
             return {}
         event = self.index.after_step(step, self.model.embedder, self.stop_requested.is_set)
-        building = self.index.refresher.check_health().building
-        return {"building": building, "events": [] if event is None else [event]}
+        return {"building": self.index.is_building, "events": [] if event is None else [event]}
 
     def loop_state(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         """The served generation, a snapshot still to be built, and what was best."""
@@ -274,7 +265,7 @@ class OpenQATrainer(TrainingLoop):
             `eval_exact_match` (regex match where the answers are regular expressions) and `eval_answer_recall` (how
             often a passage that was read holds an answer), both between 0 and 1; empty without such questions.
         """
-        if not self.dev:
+        if not self.eval_dataset:
             return {}
         generation, own = self.together("evaluate", self._evaluate_own)
         matched, recalled, asked = self.sum_over_ranks(own)
@@ -289,7 +280,7 @@ class OpenQATrainer(TrainingLoop):
         """The generation that was searched, and of this rank's questions the right ones, those whose passages hold an
         answer, and their number.
         """
-        own = self.dev[self.rank :: self.world_size]
+        own = self.eval_dataset[self.rank :: self.world_size]
         with self.index.reading() as served, self.autocast():
             generation = served.name
             answers = self.answer(served.retriever, [example.question for example in own])
@@ -302,14 +293,14 @@ class OpenQATrainer(TrainingLoop):
         self._best_index.close()
         if self.accelerator.is_main_process and self.best.generation is not None:
             with suppress(GenerationNotFoundError):  # `finish` says so
-                self._best_index.enter_context(self.index.store.open(self.best.generation))
+                self._best_index.enter_context(self.index.keep(self.best.generation))
 
     def answer(self, retriever: RealmRetriever, questions: list[str]) -> list[Answer]:
         """Answer questions as the model would when it is done; the training mode is restored."""
         answerer = QuestionAnswerer(
             self.model,
             retriever,
-            self.tokenizer,
+            self.processing_class,
             batch_size=self.args.per_device_eval_batch_size,
             max_question_length=self.args.max_question_length,
         )
@@ -322,7 +313,7 @@ class OpenQATrainer(TrainingLoop):
 
     def write_result(self) -> None:
         """RUN/model: the best weights so far and the tokenizer; `finish` adds what they search."""
-        self.on_main(lambda: self._write_model(None), "write the model")
+        self.on_main(lambda: self.write_model(None, self.best.folder), "write the model")
 
     def finish(self) -> dict[str, Any]:
         """Index the final weights if the index is refreshed at all; write RUN/model."""
@@ -331,31 +322,21 @@ class OpenQATrainer(TrainingLoop):
             if event is not None:
                 self._note({"events": [event]})
         self._evaluate()
-        generation = self.index.state()["generation"]
+        generation: str | None = self.index.generation
         if self.best.step is not None and self.best.generation is not None:
             best = str(self.best.generation)
             generation = self.on_main(lambda: self.index.servable(best), "look for the index of the best weights")
         if generation is None:
             logger.warning("The index of the best weights is gone: RUN/model gets the last weights and their index.")
-            generation, self.best.step = self.index.state()["generation"], None
-        self.on_main(lambda: self._write_model(generation), "write the model")
+            generation, self.best.step = self.index.generation, None
+        beside = generation if self.args.save_retriever else None
+        self.on_main(lambda: self.write_model(beside, self.best.folder), "write the model")
         records = [record for record in read_log(self.log_path) if "answerless" in record]
         counted = {
             name: sum(record[name] for record in records) for name in ("questions", "answerless", "reader_answerless")
         }
         chosen = {"step": self.step} if self.best.step is None else {"step": self.best.step, "value": self.best.value}
         return {"final_generation": generation, "model": chosen, "trained_questions": counted}
-
-    def _write_model(self, generation: str | None) -> None:
-        """The best weights, the tokenizer and, with `save_retriever` and a generation, all that they search."""
-        with staged_model(self) as folder:
-            if self.args.save_retriever and generation is not None:
-                save_run_retriever(self.run, generation, folder)
-            if self.best.folder is None:
-                save_model(self.model, folder)
-            else:
-                shutil.copytree(self.best.folder, folder, dirs_exist_ok=True)
-            self.tokenizer.save_pretrained(folder)
 
     def close(self) -> None:
         """End the builder and give the generations back."""

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import GradientAccumulationPlugin, ProjectConfiguration
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.optimization import Adafactor, get_scheduler
 
 from realm_hf.models.precision import native_bfloat16
 from realm_hf.refresh.builder_device import check_on_all_ranks
-from realm_hf.training.arguments import LoopArguments, RefreshArguments
-from realm_hf.training.launch_environment import (
-    check_accelerator,
-    check_launch,
-    launcher_precision,
-    meet_restarted_ranks,
-)
+from realm_hf.training.arguments import RefreshArguments
+from realm_hf.training.elastic_restart import meet_restarted_ranks
+from realm_hf.training.launch_environment import check_accelerator, check_launch, launcher_precision
+from realm_hf.training.loop_arguments import LoopArguments
 from realm_hf.training.tracking import installed_trackers
 
 
@@ -34,7 +34,7 @@ def make_accelerator(args: LoopArguments) -> Accelerator:
     folders = ProjectConfiguration(project_dir=args.output_dir, logging_dir=f"{args.output_dir}/tracking")
     accelerator = Accelerator(
         cpu=args.use_cpu,
-        # The loop accumulates and casts by itself. Both are said, and the first as a plugin, because only that goes
+        # The loop accumulates and casts by itself. Both are given, and the first as a plugin, because only that goes
         # before the launcher's variable.
         mixed_precision="no",
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
@@ -69,24 +69,58 @@ def enable_activation_checkpointing(model: PreTrainedModel) -> None:
 
 
 def learning_rate(args: LoopArguments, step: int) -> float:
-    """The rate of optimizer step `step` (from 1): linear warm-up, then linear decay that ends at 0 after max_steps."""
-    if step <= args.warmup_steps:
-        return args.learning_rate * step / args.warmup_steps
-    remaining = args.max_steps - step + 1
-    return args.learning_rate * max(0.0, remaining / max(1, args.max_steps - args.warmup_steps))
+    """The learning rate of optimizer step `step`, which is counted from 1.
+
+    The warm-up reaches the peak at step `warmup_steps`; its first step already has a rate above 0, where transformers'
+    has 0 and trains nothing. What follows is transformers' schedule, from its peak at step `warmup_steps + 1`.
+    """
+    # In transformers' schedule `warmup_steps` is the peak: our last step of the warm-up has it, and the one after it.
+    position = step if step <= args.warmup_steps else step - 1
+    if args.lr_scheduler_type == "linear" and step <= args.warmup_steps:
+        # As `schedule` has it but for the last bit: runs that were begun before there was a choice go on as they were.
+        return args.learning_rate * position / args.warmup_steps
+    return args.learning_rate * schedule(args)(position)
 
 
-def adamw(
+def schedule(args: LoopArguments) -> Callable[[int], float]:
+    """Transformers' schedule `lr_scheduler_type`: position from 0 -> share of the peak rate.
+
+    Raises:
+        ValueError: `lr_scheduler_kwargs` do not fit it.
+    """
+    more = json.dumps(args.lr_scheduler_kwargs or {}, sort_keys=True)
+    return _schedule(args.lr_scheduler_type, args.learning_rate, args.warmup_steps, args.max_steps, more)
+
+
+@lru_cache
+def _schedule(name: str, peak: float, warmup_steps: int, max_steps: int, more: str) -> Callable[[int], float]:
+    # Only the function is wanted: the rate follows from the step, so that a checkpoint needs no state of a scheduler.
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=peak)
+    try:
+        made = get_scheduler(name, optimizer, warmup_steps, max_steps, json.loads(more))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"lr_scheduler_kwargs={more} do not fit lr_scheduler_type={name!r}: {error}. See its function in "
+            "transformers.optimization for the ones it has."
+        ) from error
+    return made.lr_lambdas[0]
+
+
+def make_optimizer(
     module: nn.Module, args: LoopArguments, own_rates: Mapping[nn.Module, float] | None = None
-) -> torch.optim.AdamW:
-    """AdamW without decay on biases and normalisation weights: those with one dimension.
+) -> torch.optim.Optimizer:
+    """The optimizer `args.optim`, without decay on biases and normalisation weights: those with one dimension.
 
     Args:
-        module: What is trained.
-        args: Its `learning_rate` is the peak rate of whatever has none of its own.
-        own_rates: Peak rates of submodules. A group's `scale` is its peak over `args.learning_rate`: one schedule
-            serves all.
+        module (`nn.Module`): What is trained.
+        args ([`LoopArguments`]): Its `learning_rate` is the peak rate of whatever has none of its own.
+        own_rates (`dict[nn.Module, float]`, *optional*): Peak rates of submodules. A group's `scale` is its peak over
+            `args.learning_rate`: one schedule serves all.
+
+    Raises:
+        ValueError: `lr_scheduler_kwargs` do not fit the schedule.
     """
+    schedule(args)  # an error here comes before the first index is built, not after
     scales = {id(p): rate / args.learning_rate for part, rate in (own_rates or {}).items() for p in part.parameters()}
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for parameter in module.parameters():
@@ -97,6 +131,8 @@ def adamw(
         # Weights before biases, whatever the module begins with: checkpoints number the groups.
         for (scale, decays), parameters in sorted(groups.items(), key=lambda item: item[0], reverse=True)
     ]
-    return torch.optim.AdamW(
-        described, lr=args.learning_rate, betas=(args.adam_beta1, args.adam_beta2), eps=args.adam_epsilon, fused=True
-    )
+    if args.optim == "adafactor":
+        # Its own schedule and scaling are off, as in `transformers.Trainer`: the rate is ours.
+        return Adafactor(described, lr=args.learning_rate, scale_parameter=False, relative_step=False)
+    betas, fused = (args.adam_beta1, args.adam_beta2), args.optim == "adamw_torch_fused"
+    return torch.optim.AdamW(described, lr=args.learning_rate, betas=betas, eps=args.adam_epsilon, fused=fused)

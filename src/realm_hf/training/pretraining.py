@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import nn
+from transformers import TrainerCallback
 
 from realm_hf.data.collators import PreTrainingCollator
 from realm_hf.data.masking import MaskedQuery
@@ -25,39 +26,41 @@ from realm_hf.models.host_facts import PreTrainingFacts
 from realm_hf.models.modeling_realm import RealmForPreTraining
 from realm_hf.models.tokenization_realm import RealmTokenizer
 from realm_hf.models.transfer import to_device
+from realm_hf.retriever.candidates import CandidateSource
 from realm_hf.runs.directory import RunDirectory
-from realm_hf.runs.lock import TrainerLock
 from realm_hf.storage.errors import explain_os_errors
 from realm_hf.storage.files import write_json
 from realm_hf.training.arguments import RealmTrainingArguments
-from realm_hf.training.callbacks import LoopCallback
-from realm_hf.training.checkpoints import Checkpoint, save_model
+from realm_hf.training.checkpoints import Checkpoint
 from realm_hf.training.data_order import DataOrder, step_positions
 from realm_hf.training.evaluation import SUMS, batch_sums, explain, means
-from realm_hf.training.loop import TrainingLoop
+from realm_hf.training.index_service import IndexService
+from realm_hf.training.indexed_trainer import IndexedTrainer
 from realm_hf.training.optimization import make_accelerator
-from realm_hf.training.retrieval_ahead import CandidatePrefetcher, MaskedExamples, RetrievedStep, encode_queries
-from realm_hf.training.run_retriever import name_model, save_run_retriever, staged_model
-from realm_hf.training.served_index import IndexService
+from realm_hf.training.prefetch import CandidatePrefetcher, MaskedExamples, RetrievedStep, encode_queries
 from realm_hf.training.swap_probes import SwapProbes
 from realm_hf.training.task import StepFigures
 
 EXAMPLES_SHOWN = 5
 
 
-class RealmTrainer(TrainingLoop):
+class RealmTrainer(IndexedTrainer):
     """Pre-trains retriever and knowledge-augmented encoder together, with an index that is refreshed meanwhile.
 
     Args:
-        model: Its `config.marginalization` is set where the arguments say one.
-        tokenizer: The one that made passages and sentences.
-        passages: The knowledge corpus.
-        sentences: The pre-training corpus.
-        args: The arguments.
-        run: A run directory; by default `args.output_dir`, opened or created.
-        heldout: Sentences for `evaluate`; none by default.
-        accelerator: One to share; by default made from the arguments.
-        callbacks: Called in order.
+        model ([`RealmForPreTraining`]): Its `config.marginalization` is set where the arguments say one.
+        args ([`RealmTrainingArguments`]): The arguments.
+        train_dataset ([`SentenceStore`]): The pre-training corpus.
+        eval_dataset ([`SentenceStore`], *optional*): Held-out sentences for `evaluate`; none by default.
+        processing_class ([`RealmTokenizer`]): The tokenizer that made passages and sentences.
+        passages ([`PassageStore`]): The knowledge corpus.
+        candidate_source ([`CandidateSource`], *optional*): Finds candidates instead of the index, see
+            [`RealmRetriever`].
+        callbacks (`list` of [`~transformers.TrainerCallback`], *optional*): Called in order; see
+            [`RealmCallback`].
+        run ([`RunDirectory`] or `str`, *optional*, defaults to `args.output_dir`): The run directory, opened or
+            created.
+        accelerator (`accelerate.Accelerator`, *optional*): One to share; by default made from the arguments.
 
     Raises:
         ValueError: There is no sentence, or the arguments do not fit the model.
@@ -70,17 +73,18 @@ class RealmTrainer(TrainingLoop):
     def __init__(
         self,
         model: RealmForPreTraining,
-        tokenizer: RealmTokenizer,
-        passages: PassageStore,
-        sentences: SentenceStore,
         args: RealmTrainingArguments,
-        run: RunDirectory | str | Path | None = None,
         *,
-        heldout: SentenceStore | None = None,
+        train_dataset: SentenceStore,
+        eval_dataset: SentenceStore | None = None,
+        processing_class: RealmTokenizer,
+        passages: PassageStore,
+        candidate_source: CandidateSource | None = None,
+        callbacks: Sequence[TrainerCallback] = (),
+        run: RunDirectory | str | Path | None = None,
         accelerator: Accelerator | None = None,
-        callbacks: Sequence[LoopCallback] = (),
     ):
-        if len(sentences) == 0:
+        if len(train_dataset) == 0:
             raise ValueError(
                 "There is no sentence to train on. Check the pre-training corpus, and what its tagger skipped and why."
             )
@@ -91,19 +95,23 @@ class RealmTrainer(TrainingLoop):
             )
         if args.marginalization is not None:
             model.config.marginalization = args.marginalization
+        accelerator = accelerator or make_accelerator(args)
+        args = args.resolved(len(train_dataset), accelerator.num_processes)
         self.args: RealmTrainingArguments = args
         root = run.root if isinstance(run, RunDirectory) else Path(run or args.output_dir)
-        super().__init__(model, model, args, root, accelerator or make_accelerator(args), callbacks)
+        super().__init__(model, model, args, root, accelerator, processing_class, callbacks)
         self.model: RealmForPreTraining = model
-        self.run = run if isinstance(run, RunDirectory) else self._open_run(root, passages, tokenizer)
-        self.tokenizer, self.passages = tokenizer, passages
-        self.collator = PreTrainingCollator(passages, tokenizer, args.max_query_length, args.max_candidate_length)
+        self.run = run if isinstance(run, RunDirectory) else self.open_run(root, passages)
+        self.passages = passages
+        self.collator = PreTrainingCollator(
+            passages, processing_class, args.max_query_length, args.max_candidate_length
+        )
         special = self.collator.special_tokens
         self.placeholder = _no_example(special.cls, special.sep)
-        self.examples = MaskedExamples(sentences, DataOrder(len(sentences), args.seed), args, special)
+        self.examples = MaskedExamples(train_dataset, DataOrder(len(train_dataset), args.seed), args, special)
         self.eval_queries: list[MaskedQuery] = []
-        if heldout is not None and len(heldout):
-            kept = MaskedExamples(heldout, DataOrder(len(heldout), args.seed), args, special)
+        if eval_dataset is not None and len(eval_dataset):
+            kept = MaskedExamples(eval_dataset, DataOrder(len(eval_dataset), args.seed), args, special)
             self.eval_queries = kept.first(args.max_eval_sentences)
         probes = self.eval_queries[: args.probe_queries] or self.examples.first(args.probe_queries)
         swap_probes = SwapProbes(
@@ -112,8 +120,9 @@ class RealmTrainer(TrainingLoop):
             exclude=[probe.sentence_ids for probe in probes],
         )
         self.index = IndexService(
-            self.run, passages, tokenizer, args, self.accelerator, swap_probes, args.query_encoder
+            self.run, passages, processing_class, args, self.accelerator, swap_probes, args.query_encoder
         )
+        self.index.candidate_source = candidate_source
         self.ahead: CandidatePrefetcher | None = None
         #: What this rank trained on last; for callbacks.
         self.retrieved: RetrievedStep | None = None
@@ -125,42 +134,25 @@ class RealmTrainer(TrainingLoop):
 
     # Before the first step
 
-    def acquire_lock(self) -> TrainerLock:
-        """The run's own lock, which begins a new epoch."""
-        return self.run.lock()
-
     def begin(self, checkpoint: Checkpoint | None) -> None:
         """Serve a generation, the checkpoint's if there is one, and ask for the first candidates."""
-        self.on_main(lambda: name_model(self.run, self.model, self.place), "name the model")
-        name = None
-        if checkpoint is not None:
-            ended = self.step >= self.args.max_steps
-            served, tower = checkpoint.state["generation"], self.model.embedder
-            name = self.on_main(lambda: self.index.resumed(served, self.step, tower, ended), "look for the index")
-        if name is None:
-            self._say(f"Building the first index of {len(self.passages)} passages.")
-        started = time.perf_counter()
-        event = self.index.start(self.step, self.model.embedder, name)
-        if name is None:
-            self._note({"events": [event], "index_seconds": time.perf_counter() - started})
+        self.serve(checkpoint, self.model.embedder, ended=self.step >= self.args.max_steps)
         embed = None if self.args.query_encoder == "snapshot" else self._embed_live
-        self.ahead = CandidatePrefetcher(self.examples, self.index.coordinator, embed)
+        self.ahead = CandidatePrefetcher(self.examples, self.index.reading, embed)
         if checkpoint is not None:
             self._restore_ahead(checkpoint)
-            if checkpoint.state.get("pending_snapshot") is not None:
-                self.index.refresher.submit(self.step, self.model.embedder)
         for step in range(self.step + 1 + len(self.ahead), self.step + 2 + self.args.retrieval_depth):
             self._request(step)
-
-    def _open_run(self, root: Path, passages: PassageStore, tokenizer: RealmTokenizer) -> RunDirectory:
-        create = {"passages": passages, "tokenizer": tokenizer, **self.args.index_settings}
-        self.on_main(lambda: RunDirectory.open_or_create(root, **create).root, "prepare the run directory")
-        return RunDirectory.open(root)
 
     def _embed_live(self, queries: list[MaskedQuery]) -> np.ndarray:
         return encode_queries(self.model.query_embedder, [query.input_ids for query in queries], bf16=self.bf16)
 
     # One step
+
+    @property
+    def examples_per_epoch(self) -> int:
+        """Sentences in one pass over the data; those whose mask does not fit are counted."""
+        return self.examples.order.size
 
     def trained_on(self) -> dict[str, Any]:
         """Corpora, and what of the model's configuration the loss depends on."""
@@ -201,7 +193,7 @@ class RealmTrainer(TrainingLoop):
                 self.accelerator.backward(output.loss * self.world_size)
             figures.append(batch_sums(output, batch["mlm_labels"]))
         if not learns:
-            self._rest_the_towers()
+            self._freeze_towers()
         facts = {
             "masked_tokens": int(tokens),
             "skipped": int(skipped),
@@ -215,7 +207,7 @@ class RealmTrainer(TrainingLoop):
         return StepFigures(torch.stack(figures).sum(0), lambda total: {**means(total), **facts})
 
     def _collate(self, queries: list[MaskedQuery], rows: np.ndarray) -> dict[str, Any]:
-        # A rank or micro-batch without any example still takes part: DDP waits for everybody.
+        # A rank or micro-batch without any example still takes part: DDP waits for all ranks.
         pairs = list(zip(queries, rows, strict=True)) or [(self.placeholder, np.array([NULL_PASSAGE]))]
         batch = self.collator(pairs)
         return {**to_device(batch, self.device), "facts": PreTrainingFacts.of(**batch)}
@@ -223,7 +215,7 @@ class RealmTrainer(TrainingLoop):
     def _retriever_learns(self, step: int) -> bool:
         return step > self.args.freeze_retriever_steps and not self.args.detach_retrieval
 
-    def _rest_the_towers(self) -> None:
+    def _freeze_towers(self) -> None:
         """Take the towers out of the update: weight decay and old moments would move them even with zero gradients."""
         for tower in (self.model.embedder, self.model.query_embedder):
             for parameter in tower.parameters():
@@ -234,12 +226,12 @@ class RealmTrainer(TrainingLoop):
     def after_step(self, step: int) -> dict[str, Any]:
         """Refresh, swap, and ask for the candidates of the step that is `retrieval_depth` away."""
         events = []
-        # While the towers rest a new index would equal the old one; after the last step `finish` builds the last one.
+        # With frozen towers a new index would equal the old one; after the last step `finish` builds the last one.
         if self._retriever_learns(step) and step < self.args.max_steps:
             event = self.index.after_step(step, self.model.embedder, self.stop_requested.is_set)
             events = [] if event is None else [event]
         self._request(step + 1 + self.args.retrieval_depth)
-        return {"building": self.index.refresher.check_health().building, "events": events}
+        return {"building": self.index.is_building, "events": events}
 
     def _request(self, step: int) -> None:
         """Begin to retrieve for `step`, if there will be one."""
@@ -248,7 +240,7 @@ class RealmTrainer(TrainingLoop):
             self.ahead.request(step, self._positions(step), self._candidates(step))
 
     def _candidates(self, step: int) -> int:
-        """K of `step`: while the towers rest the encoder may read fewer."""
+        """K of `step`: while the towers are frozen the encoder may read fewer."""
         args = self.args
         resting = step <= args.freeze_retriever_steps
         return args.reading_candidates if resting and args.reading_candidates else args.num_candidates
@@ -321,15 +313,7 @@ class RealmTrainer(TrainingLoop):
 
     def write_result(self) -> None:
         """RUN/model: weights and tokenizer; `finish` adds what they search."""
-        self.on_main(lambda: self._write_model(None), "write the model")
-
-    def _write_model(self, generation: str | None) -> None:
-        """Weights, tokenizer and, with a generation, the retriever."""
-        with staged_model(self) as folder:
-            save_model(self.model, folder)
-            self.tokenizer.save_pretrained(folder)
-            if generation is not None:
-                save_run_retriever(self.run, generation, folder)
+        self.on_main(lambda: self.write_model(None), "write the model")
 
     def finish(self) -> dict[str, Any]:
         """Index the final weights, write their retriever beside RUN/model, and RUN/examples.json."""
@@ -339,9 +323,9 @@ class RealmTrainer(TrainingLoop):
             self._note({"events": [event]})
         shown = self.eval_queries[:EXAMPLES_SHOWN] or self.examples.first(EXAMPLES_SHOWN)
         rows = self._retrieve(shown)
-        self.on_main(lambda: self._write_model(self.index.state()["generation"]), "write the model")
+        self.on_main(lambda: self.write_model(self.index.generation), "write the model")
         self.on_main(lambda: self._write_examples(shown, rows), "explain the examples")
-        return {"final_generation": self.index.state()["generation"]}
+        return {"final_generation": self.index.generation}
 
     def _write_examples(self, shown: list[MaskedQuery], rows: np.ndarray) -> None:
         with self.autocast():

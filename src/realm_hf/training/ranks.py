@@ -11,8 +11,8 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 
-from realm_hf.refresh.process_groups import STEP_TIMEOUT, told_in_words
-from realm_hf.refresh.team import Team
+from realm_hf.refresh.process_groups import STEP_TIMEOUT, explain_lost_rank
+from realm_hf.refresh.rank_group import RankGroup
 from realm_hf.training.signals import StopRequest
 
 T = TypeVar("T")
@@ -22,14 +22,16 @@ class Ranks:
     """Small sums over the ranks, and work that one of them does for all. Every rank makes the same calls.
 
     Args:
-        accelerator: Its process and their number; constructing this is a collective call where there are several.
-        stop: This rank's wish to stop.
-        timeout: Longest that a rank may come later than another to a sum.
+        accelerator (`accelerate.Accelerator`): Its process and their number; constructing this is a collective call
+            where there are several.
+        stop ([`StopRequest`]): This rank's wish to stop.
+        timeout (`datetime.timedelta`, *optional*, defaults to `STEP_TIMEOUT`): Longest that a rank may come later than
+            another to a sum.
     """
 
     def __init__(self, accelerator: Accelerator, stop: StopRequest, timeout: timedelta = STEP_TIMEOUT):
         self._stop, self._timeout = stop, timeout
-        self._team = Team(accelerator.process_index, accelerator.num_processes, meeting_timeout=timeout)
+        self._group = RankGroup(accelerator.process_index, accelerator.num_processes, meeting_timeout=timeout)
         #: The signal that ends the training, once all ranks know of it.
         self.stopped_by: Signals | None = None
 
@@ -41,27 +43,35 @@ class Ranks:
         """
         asked = self._stop.signal
         total = torch.tensor([*values, float(asked == SIGINT), float(asked == SIGTERM)], dtype=torch.float64)
-        if self._team.group is not None:
-            with told_in_words("a sum over the ranks", self._timeout):
-                dist.all_reduce(total, group=self._team.group)
+        if self._group.group is not None:
+            with explain_lost_rank("a sum over the ranks", self._timeout):
+                dist.all_reduce(total, group=self._group.group)
         *sums, interrupts, terminations = total.tolist()
         if self.stopped_by is None and interrupts + terminations > 0:
             self.stopped_by = SIGINT if interrupts > 0 else SIGTERM
         return sums
 
+    def any(self, flags: Sequence[bool]) -> list[bool]:
+        """For each flag, whether some rank has set it."""
+        count = torch.tensor(flags, dtype=torch.int64)
+        if self._group.group is not None:
+            with explain_lost_rank("an agreement of the ranks", self._timeout):
+                dist.all_reduce(count, group=self._group.group)
+        return [bool(number) for number in count.tolist()]
+
     def together(self, what: str, work: Callable[[], T]) -> T:
-        """Do this rank's part of what one may be hours longer at than another; see [`Team.together`]."""
-        return self._team.together(what, work)
+        """Do this rank's part of what one may be hours longer at than another; see [`RankGroup.together`]."""
+        return self._group.together(what, work)
 
     def on_main(self, function: Callable[[], T], what: str) -> T:
-        """Run `function` on rank 0; see [`Team.on_main`]."""
-        return self._team.on_main(function, what)
+        """Run `function` on rank 0; see [`RankGroup.on_main`]."""
+        return self._group.on_main(function, what)
 
     def gather(self, value: Any) -> list[Any]:
         """Every rank's `value`, in the order of the ranks."""
-        if self._team.group is None:
+        if self._group.group is None:
             return [value]
-        gathered: list[Any] = [None] * self._team.world_size
-        with told_in_words("gather what the ranks keep", self._timeout):
-            dist.all_gather_object(gathered, value, group=self._team.group)
+        gathered: list[Any] = [None] * self._group.world_size
+        with explain_lost_rank("gather what the ranks keep", self._timeout):
+            dist.all_gather_object(gathered, value, group=self._group.group)
         return gathered

@@ -1,7 +1,8 @@
 """Resuming with other arguments than the checkpoint was trained with.
 
-What changes objective, data or schedule makes another training of the rest: it is refused unless it is asked for. An
-argument counts as such unless it is named here, so that a new one is never let pass by oversight.
+What changes objective, data or schedule makes another training of what is left: it is refused unless
+`allow_changed_arguments` is set. An argument counts as such unless it is named here, so that a new one does not pass
+by oversight.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from realm_hf.runs.errors import RunDirectoryError
-from realm_hf.training.arguments import LoopArguments
+from realm_hf.training.loop_arguments import LoopArguments
 from realm_hf.training.optimization import learning_rate
 
 logger = logging.getLogger(__name__)
@@ -24,17 +25,19 @@ FREE = frozenset(
         *("bf16", "gradient_checkpointing", "use_cpu"),
         # The batch and the length are compared by what they come to: see `_facts`
         *("per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs"),
-        # What is kept, told and evaluated
+        # What is kept, logged and evaluated
         *("save_steps", "save_total_limit", "logging_steps", "eval_steps", "max_skipped_steps", "save_retriever"),
         *("per_device_eval_batch_size", "max_eval_sentences", "max_eval_questions", "early_stopping_patience"),
         # How the index is renewed
         *("refresh", "refresh_steps", "max_staleness", "on_stale", "builder_threads", "builder_device"),
         *("keep_generations", "probe_queries", "retrieval_depth", "index_threads"),
         # The run directory itself refuses another one than it was made with
-        "encode_dtype",
+        *("encode_dtype", "embedding_dtype", "index_train_size", "max_tokens_per_batch"),
     }
 )
-UNTOLD = frozenset({"output_dir", "resume_from_checkpoint", "allow_changed_arguments", "report_to", "disable_tqdm"})
+UNREPORTED = frozenset(
+    {"output_dir", "resume_from_checkpoint", "allow_changed_arguments", "report_to", "run_name", "disable_tqdm"}
+)
 
 
 def recorded(args: LoopArguments, trained_on: Mapping[str, Any]) -> dict[str, Any]:
@@ -48,11 +51,12 @@ def check_resumed(
     """Say what differs from the training that wrote a checkpoint, and refuse what makes another one of it.
 
     Args:
-        path: The checkpoint.
-        state: Its `state.json`.
-        args: The arguments now.
-        trained_on: Fingerprints of the data and what of the model's configuration the objective depends on.
-        world_size: Processes now.
+        path (`pathlib.Path`): The checkpoint.
+        state (`Mapping[str, Any]`): Its `state.json`.
+        args ([`LoopArguments`]): The arguments now.
+        trained_on (`Mapping[str, Any]`): Fingerprints of the data and what of the model's configuration the objective
+            depends on.
+        world_size (`int`): Processes now.
 
     Raises:
         RunDirectoryError: Objective, data or schedule differ and `allow_changed_arguments` is not set.
@@ -65,17 +69,18 @@ def check_resumed(
     then = _facts(state.get("arguments", {"seed": state["seed"]}), state.get("trained_on", {}), state["world_size"])
     now = _facts(asdict(args), trained_on, world_size)
     # A name that one side does not have came or went with a version; its default is what was done without it.
-    different = [name for name in now if name not in UNTOLD and name in then and then[name] != now[name]]
+    different = [name for name in now if name not in UNREPORTED and name in then and then[name] != now[name]]
     longer = then.get("max_steps", 0) < now["max_steps"]
     binding = [name for name in different if name not in FREE and not (name == "max_steps" and longer)]
-    told = "; ".join(f"{name} {then[name]!r} then, {now[name]!r} now" for name in different if name not in binding)
-    if told:
-        logger.warning("resuming %s with other arguments: %s", path, told)
+    allowed = "; ".join(f"{name} {then[name]!r} then, {now[name]!r} now" for name in different if name not in binding)
+    if allowed:
+        logger.warning("resuming %s with other arguments: %s", path, allowed)
     if "max_steps" in different and longer:
         logger.warning(
-            "max_steps %s then, %s now: the learning rate falls to 0 at the new end, and is %.3g at step %d.",
+            "max_steps %s then, %s now: the learning rate %s the new end, and is %.3g at step %d.",
             then["max_steps"],
             now["max_steps"],
+            "falls to 0 at" if args.lr_scheduler_type == "linear" else f"follows {args.lr_scheduler_type} to",
             learning_rate(args, int(state["step"]) + 1),
             int(state["step"]) + 1,
         )

@@ -32,9 +32,9 @@ def save_run_retriever(run: RunDirectory, name: str, folder: Path) -> None:
     them, unless its snapshot is gone; without it nothing but adding passages and the null passage's share is missed.
 
     Args:
-        run: The run.
-        name: The generation.
-        folder: Where model and tokenizer are saved.
+        run ([`RunDirectory`]): The run.
+        name (`str`): The generation.
+        folder (`pathlib.Path`): Where model and tokenizer are saved.
 
     Raises:
         GenerationError: The generation cannot be opened.
@@ -54,9 +54,9 @@ def name_model(run: RunDirectory, model: PreTrainedModel, place: Path | None = N
     model yet can say what it is.
 
     Args:
-        run: The run.
-        model: What it trains.
-        place: The trainer's own: one that was replaced writes nothing any more.
+        run ([`RunDirectory`]): The run.
+        model ([`~transformers.PreTrainedModel`]): What it trains.
+        place (`pathlib.Path`, *optional*): The trainer's own: one that was replaced writes nothing any more.
     """
     content = json.loads(model.config.to_json_string())
     write_json(run.root / CONFIG_FILE, {**content, "architectures": [type(model).__name__]}, place=place)
@@ -82,8 +82,8 @@ def save_trained_model(trainer: TrainingLoop, tokenizer: PreTrainedTokenizerBase
     """Write RUN/model of a training that leaves only checkpoints, such as ICT, whole or not at all.
 
     Args:
-        trainer: When its training is done; on the main process.
-        tokenizer: The model's.
+        trainer ([`TrainingLoop`]): When its training is done; on the main process.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): The model's.
 
     Returns:
         The folder.

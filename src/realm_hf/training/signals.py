@@ -15,7 +15,7 @@ from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _ONE_PRESS_SECONDS = 1.0
-_SAID = {
+_NOTICES = {
     signal.SIGINT: b"\nCtrl-C: a checkpoint is written after this step or the next. Press it again to end without.\n",
     signal.SIGTERM: b"\nSIGTERM: a checkpoint is written after this step or the next.\n",
 }
@@ -71,7 +71,7 @@ class StopRequest:
             return
         if self.signal is None:
             # Not through a stream: the handler may run in the middle of a write to it.
-            os.write(2, _SAID[signal.Signals(number)])
+            os.write(2, _NOTICES[signal.Signals(number)])
         self.set(signal.Signals(number))
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from realm_hf.training.retrieval_ahead import LiveIndex, encode_queries
+from realm_hf.training.prefetch import LiveIndex, encode_queries
 
 if TYPE_CHECKING:
     from realm_hf.models.modeling_realm import RealmEmbedder
@@ -29,11 +29,11 @@ class ProbeReport:
     """Figures of one swap.
 
     Args:
-        churn: 1 - the mean share of a query's candidates that the previous generation, searched with its own query
-            weights, had given too; `None` for the first generation.
-        stale_recall: The mean share of the new generation's candidates that the new query weights find in the
-            previous index; `None` for the first.
-        most_retrieved_share: The share of queries whose best passage is the same one.
+        churn (`float`, *optional*): 1 - the mean share of a query's candidates that the previous generation, searched
+            with its own query weights, had given too; `None` for the first generation.
+        stale_recall (`float`, *optional*): The mean share of the new generation's candidates that the new query
+            weights find in the previous index; `None` for the first.
+        most_retrieved_share (`float`): The share of queries whose best passage is the same one.
     """
 
     churn: float | None
@@ -54,9 +54,9 @@ class SwapProbes:
     """Probe queries, and what the last generation answered to them.
 
     Args:
-        queries: Token ids of each, special tokens included; fixed for the run.
-        k: Passages retrieved for each.
-        exclude: For each the sentence whose passages are left out.
+        queries (`Sequence[np.ndarray]`): Token ids of each, special tokens included; fixed for the run.
+        k (`int`): Passages retrieved for each.
+        exclude (`Sequence[np.ndarray]`, *optional*): For each the sentence whose passages are left out.
     """
 
     def __init__(self, queries: Sequence[np.ndarray], k: int, exclude: Sequence[np.ndarray] | None = None):
@@ -67,9 +67,9 @@ class SwapProbes:
         """Compare a generation that is being opened with the one still served; `None` without any query.
 
         Args:
-            new: The generation being opened.
-            old: The served one, if there is one.
-            encoder: The weights behind `new`.
+            new ([`LiveIndex`]): The generation being opened.
+            old ([`LiveIndex`], *optional*): The served one, if there is one.
+            encoder ([`RealmEmbedder`]): The weights behind `new`.
         """
         if not self.queries:
             return None
@@ -91,5 +91,7 @@ class SwapProbes:
         return ProbeReport(churn=churn, stale_recall=stale, most_retrieved_share=share)
 
     def _search(self, generation: LiveIndex, embeddings: np.ndarray) -> np.ndarray:
-        found = generation.retriever.retrieve(embeddings, self.k, exclude=self.exclude, null_passage=False)
+        found = generation.retriever.retrieve(
+            embeddings, self.k, token_ids=self.queries, exclude=self.exclude, null_passage=False
+        )
         return np.asarray(found.rows)

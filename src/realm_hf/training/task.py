@@ -11,7 +11,15 @@ import torch
 from torch import nn
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from accelerate import Accelerator
+    from accelerate.optimizer import AcceleratedOptimizer
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
     from realm_hf.training.checkpoints import Checkpoint
+    from realm_hf.training.finite import SkippedSteps
+    from realm_hf.training.loop_arguments import LoopArguments
 
 
 @dataclass(frozen=True)
@@ -19,8 +27,9 @@ class StepFigures:
     """What this rank computed in the forward and backward passes of one optimizer step.
 
     Args:
-        sums: `[S]`, on the device, no gradient: read once, and summed over the ranks.
-        record: From the sums over all ranks to what the log gets; its "loss" decides whether there is an update.
+        sums (`torch.Tensor` of shape `[S]`): On the device, no gradient: read once, and summed over the ranks.
+        record (`Callable`): From the sums over all ranks to what the log gets; its "loss" decides whether there is an
+            update.
     """
 
     sums: torch.Tensor
@@ -28,9 +37,48 @@ class StepFigures:
 
 
 class TrainingTask(ABC):
-    """What [`TrainingLoop`] asks its subclass for. Every rank is asked at the same points."""
+    """What [`TrainingLoop`] asks its subclass for. Every rank is asked at the same points.
 
-    #: Of the trackers' project and the progress bar.
+    The annotated attributes are the loop's, for those who serve it: its callbacks and its checkpoints.
+    """
+
+    model: PreTrainedModel
+    args: LoopArguments
+    accelerator: Accelerator
+    optimizer: AcceleratedOptimizer
+    processing_class: PreTrainedTokenizerBase
+    skipped_steps: SkippedSteps
+    world_size: int
+    #: Optimizer steps that are done, and examples that they have taken.
+    step: int
+    cursor: int
+
+    @property
+    @abstractmethod
+    def epoch(self) -> float:
+        """Passes over the data that are done."""
+
+    @property
+    @abstractmethod
+    def examples_per_step(self) -> int:
+        """Examples of one optimizer step over all ranks."""
+
+    @property
+    @abstractmethod
+    def checkpoints(self) -> Path:
+        """Directory of the checkpoints."""
+
+    @property
+    @abstractmethod
+    def place(self) -> Path | None:
+        """The trainer's own place in the run directory, through which it publishes and removes."""
+
+    @property
+    @abstractmethod
+    def term_number(self) -> int:
+        """Number of the trainer's term."""
+
+    #: Shown at the left of the progress bar.
     name = "training"
     #: Of the record: shown beside the progress bar.
     figures: tuple[str, ...] = ("loss",)
@@ -42,6 +90,11 @@ class TrainingTask(ABC):
     @abstractmethod
     def accumulate(self, step: int) -> StepFigures:
         """Forward and backward of one optimizer step."""
+
+    @property
+    @abstractmethod
+    def examples_per_epoch(self) -> int:
+        """Training examples in one pass over the data."""
 
     @abstractmethod
     def trained_on(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ class Tenure:
     """Every rank has one; the lock, and what is written under it, are the main process's.
 
     Args:
-        ranks: Those of the training.
+        ranks ([`Ranks`]): Those of the training.
     """
 
     def __init__(self, ranks: Ranks):
@@ -32,11 +32,11 @@ class Tenure:
         """Hold the directory while the block runs.
 
         Args:
-            directory: The run; its `checkpoints/` is made.
-            acquire: Takes its lock; called on the main process.
+            directory (`pathlib.Path`): The run; its `checkpoints/` is made.
+            acquire (`Callable`): Takes its lock; called on the main process.
 
         Raises:
-            RunTakenOver: It is another trainer's by now; whatever failed for that reason ends in these words.
+            RunTakenOver: It is another trainer's by now; raised in place of whatever failed for that reason.
         """
         lock: TrainerLock | None = None
 
@@ -46,7 +46,7 @@ class Tenure:
             with explain_os_errors("create", checkpoints):
                 checkpoints.mkdir(parents=True, exist_ok=True)
             lock = acquire()
-            return lock.epoch
+            return lock.term.number
 
         self.epoch = self._ranks.on_main(take, "lock the run")
         try:

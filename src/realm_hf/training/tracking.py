@@ -1,4 +1,4 @@
-"""What a run tells: one JSON line a step, a summary, a progress bar and the user's trackers.
+"""What a run reports: one JSON line a step, a summary, a progress bar and the user's trackers.
 
 `log.jsonl` is the record: the summary and the report are made from it. A resumed run cuts off the lines of steps that
 it takes again, so that the file reads as if nothing had happened.
@@ -7,6 +7,7 @@ it takes again, so that the file reads as if nothing had happened.
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -17,34 +18,26 @@ from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from tqdm.auto import tqdm
 
+from realm_hf.runs.records import read_log, swaps_in
 from realm_hf.runs.term import Term
 from realm_hf.storage.errors import explain_os_errors
 from realm_hf.storage.files import replacement, write_json
 
 if TYPE_CHECKING:
-    from realm_hf.training.arguments import LoopArguments
+    from realm_hf.training.loop_arguments import LoopArguments
 
-
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """All complete lines of a `log.jsonl`; the torn last line of a killed run is left out."""
-    if not path.exists():
-        return []
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return records
+logger = logging.getLogger(__name__)
 
 
 class StepLog:
     """Appends records to `log.jsonl`; a line is on its way to the disk when `write` returns.
 
     Args:
-        path: The file. It is a new one: a predecessor that was stopped and goes on appends to its own.
-        after_step: Lines of later steps, which will be taken again, are cut off; 0 starts afresh.
-        term: The trainer's term; each line first asks whether it still lasts.
+        path (`pathlib.Path`): The file. It is a new one: a predecessor that was stopped and goes on appends to its
+            own.
+        after_step (`int`, *optional*, defaults to `0`): Lines of later steps, which will be taken again, are cut off;
+            0 starts afresh.
+        term ([`Term`], *optional*): The trainer's term; each line first asks whether it still lasts.
     """
 
     def __init__(self, path: Path, after_step: int = 0, term: Term | None = None):
@@ -83,16 +76,15 @@ def summarize(log: Path, summary: Path, extra: Mapping[str, Any], place: Path | 
     """Write `summary.json` from the log: steps, seconds by phase, the generations that were served.
 
     Args:
-        log: The run's `log.jsonl`.
-        summary: The file to replace; what others put there under further keys is kept.
-        extra: Further entries, e.g. the last evaluation.
-        place: The trainer's own directory; see [`Term`].
+        log (`pathlib.Path`): The run's `log.jsonl`.
+        summary (`pathlib.Path`): The file to replace; what others put there under further keys is kept.
+        extra (`Mapping[str, Any]`): Further entries, e.g. the last evaluation.
+        place (`pathlib.Path`, *optional*): The trainer's own directory; see [`Term`].
     """
     records = read_log(log)
-    swaps = [event for record in records for event in record.get("events", []) if event["event"] == "swap"]
     generations = [
         {key: swap.get(key) for key in ("name", "snapshot_step", "builder_pid", "swapped_at_step", "staleness_steps")}
-        for swap in swaps
+        for swap in swaps_in(records)
     ]
     phases = ("step_seconds", "search_wait_seconds", "eval_seconds", "save_seconds")
     seconds = {phase.removesuffix("_seconds"): sum(r.get(phase) or 0.0 for r in records) for phase in phases}
@@ -120,10 +112,10 @@ def installed_trackers(report_to: list[str]) -> list[str]:
     return report_to
 
 
-def start_trackers(accelerator: Accelerator, args: LoopArguments, project: str) -> None:
-    """Hand the arguments to every tracker as the run's configuration."""
+def start_trackers(accelerator: Accelerator, args: LoopArguments) -> None:
+    """Start every tracker, under the run's name and with the arguments as its configuration."""
     flat = {k: v if isinstance(v, int | float | str | bool) else str(v) for k, v in asdict(args).items()}
-    accelerator.init_trackers(project, config=flat)
+    accelerator.init_trackers(args.run_name or Path(args.output_dir).resolve().name, config=flat)
 
 
 def finish_trackers(accelerator: Accelerator) -> None:
@@ -135,24 +127,29 @@ def finish_trackers(accelerator: Accelerator) -> None:
     accelerator.trackers = []
 
 
+def figures_of(record: Mapping[str, Any]) -> dict[str, float]:
+    """The finite numbers of a record of `log.jsonl`, those of its events as `<event>/<name>`: `swap/churn`."""
+    named = [(name, value) for name, value in record.items() if name != "step"]
+    for event in record.get("events", []):
+        named += [(f"{event['event']}/{name}", value) for name, value in event.items() if name != "builder_pid"]
+    return {name: float(value) for name, value in named if isinstance(value, int | float) and math.isfinite(value)}
+
+
 def track(accelerator: Accelerator, record: Mapping[str, Any]) -> None:
-    """Send the figures of one step to the trackers; words, events and missing figures stay in `log.jsonl`."""
-    figures = {
-        name: float(value)
-        for name, value in record.items()
-        if isinstance(value, int | float) and name != "step" and math.isfinite(value)
-    }
-    accelerator.log(figures, step=int(record["step"]))
+    """Send the figures of one record to the trackers; texts and missing figures stay in `log.jsonl`."""
+    figures = figures_of(record)
+    if figures:
+        accelerator.log(figures, step=int(record["step"]))
 
 
 class Progress:
     """A progress bar on the main process, with rate, time left and the newest figures.
 
     Args:
-        total: Steps of the whole training.
-        done: Steps done before.
-        name: Shown at its left.
-        shown: False on other processes, and where the user wants none.
+        total (`int`): Steps of the whole training.
+        done (`int`): Steps done before.
+        name (`str`): Shown at its left.
+        shown (`bool`): False on other processes, and where the user wants none.
     """
 
     def __init__(self, total: int, done: int, name: str, shown: bool):
@@ -178,3 +175,55 @@ class Progress:
     def close(self) -> None:
         """Leave the bar as it stands."""
         self._bar.close()
+
+
+class Reporter:
+    """What a running training reports: each record to `log.jsonl`, its figures to the trackers, and a progress bar.
+
+    Args:
+        accelerator (`accelerate.Accelerator`): Its main process writes; it holds the trackers.
+        args ([`LoopArguments`]): The run's arguments.
+        log (`Path`): The run's `log.jsonl`.
+        name (`str`): Shown beside the progress bar.
+        step (`int`, *optional*, defaults to 0): Optimizer steps done before.
+        term ([`Term`], *optional*): The trainer's term.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        args: LoopArguments,
+        log: Path,
+        *,
+        name: str,
+        step: int = 0,
+        term: Term | None = None,
+    ):
+        self._accelerator, self._is_main = accelerator, accelerator.is_main_process
+        self._log = StepLog(log, step, term) if self._is_main else None
+        start_trackers(accelerator, args)
+        self.progress = Progress(args.max_steps, step, name, self._is_main and not args.disable_tqdm)
+
+    def write(self, record: Mapping[str, Any], *, sampled: bool = True) -> None:
+        """Write a record to the log and send its figures to the trackers.
+
+        Args:
+            record (`dict[str, Any]`): It has a "step".
+            sampled (`bool`, *optional*, defaults to `True`): False for a step between two that are tracked: only what
+                is rare, its events and the count of skipped steps, is sent.
+        """
+        if self._log is not None:
+            self._log.write(record)
+        rare = {name: record[name] for name in ("step", "events", "skipped_steps") if name in record}
+        track(self._accelerator, record if sampled else rare)
+
+    def say(self, message: str) -> None:
+        """Print a line above the progress bar, or log it; on the main process."""
+        if self._is_main and not self.progress.say(message):
+            logger.info(message)
+
+    def close(self) -> None:
+        """Close the progress bar and the log; the trackers end in [`finish_trackers`]."""
+        self.progress.close()
+        if self._log is not None:
+            self._log.close()

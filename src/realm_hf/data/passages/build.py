@@ -25,6 +25,7 @@ from realm_hf.data.passages.packing import COUNTS, LONGEST_WORD, PassagePacker
 from realm_hf.data.passages.store import FORMAT_VERSION, NULL_PASSAGE, PassageStore
 from realm_hf.data.splitter import Splitter, split_sentences
 from realm_hf.data.vocabulary import SpecialTokens, require_fast_tokenizer, token_dtype, tokenizer_fingerprint
+from realm_hf.models.configuration_realm import MAX_PASSAGE_LENGTH
 from realm_hf.storage.directories import StagedDirectory
 from realm_hf.storage.errors import explain_os_errors
 from realm_hf.storage.files import describe_files, json_sha256, write_json
@@ -42,7 +43,7 @@ def build_passages(
     tokenizer: PreTrainedTokenizerBase,
     output_dir: str | Path,
     *,
-    max_length: int = 288,
+    max_length: int = MAX_PASSAGE_LENGTH,
     min_sentences: int = 1,
     title_column: str | None = "title",
     text_column: str = "text",
@@ -63,7 +64,7 @@ def build_passages(
         documents (`Dataset`): One document a row; see [`~realm_hf.data.load_documents`].
         tokenizer (`PreTrainedTokenizerBase`): A fast BERT-like tokenizer.
         output_dir (`str` or `Path`): Where the store shall appear, in one rename. Must be absent or empty.
-        max_length (`int`, *optional*, defaults to 288): Most wordpieces of a candidate input (paper: 288).
+        max_length (`int`, *optional*, defaults to `MAX_PASSAGE_LENGTH`): Most wordpieces of a candidate input.
         min_sentences (`int`, *optional*, defaults to 1): Passages with fewer sentences are dropped, and counted.
         title_column (`str` or `None`, *optional*, defaults to `"title"`): Column of the title; `None` for none.
         text_column (`str`, *optional*, defaults to `"text"`): Column of the text.
@@ -87,7 +88,7 @@ def passages_from_rows(
     tokenizer: PreTrainedTokenizerBase,
     output_dir: str | Path,
     *,
-    max_length: int = 288,
+    max_length: int = MAX_PASSAGE_LENGTH,
     title_column: str | None = "title",
     text_column: str = "text",
     num_proc: int = 1,

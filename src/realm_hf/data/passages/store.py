@@ -1,4 +1,4 @@
-"""The passage store: documents cut into passages, tokenized once, memory-mapped for ever after.
+"""The passage store: documents cut into passages, tokenized once, then memory-mapped.
 
     PASSAGES/passages.json                        counts, lengths, special tokens, fingerprints, files with sha256
     PASSAGES/rows/                                `datasets` rows: title, text, document, duplicate_group
@@ -16,10 +16,9 @@ from datasets import Dataset, load_from_disk
 
 from realm_hf.data.flat_arrays import RaggedArray
 from realm_hf.data.passages.tokens import PassageTokens
-from realm_hf.data.store_description import read_description
 from realm_hf.data.vocabulary import SpecialTokens
 from realm_hf.models.host_facts import NULL_PASSAGE
-from realm_hf.storage.files import check_files
+from realm_hf.storage.files import check_files, read_description
 
 __all__ = ["FORMAT_VERSION", "NULL_PASSAGE", "PassageStore"]
 

@@ -83,16 +83,16 @@ def load_questions(
         ValueError: If there are no questions, a column is missing, or a row has an empty question, no answer, or a
             regular expression that does not compile; the row is named.
     """
-    told = "the given rows" if not isinstance(source, (str, Path)) else str(source)
+    where = "the given rows" if not isinstance(source, (str, Path)) else str(source)
     rows = _rows(source, split, name, revision)
     lists = _WrittenLists()
     examples = [
-        _example(row, f"{told}, row {number}", number, question_column, answer_column, regex, lists)
+        _example(row, f"{where}, row {number}", number, question_column, answer_column, regex, lists)
         for number, row in enumerate(rows)
     ]
     if not examples:
-        raise ValueError(f"{told} holds no questions: check the source and the split.")
-    lists.tell(told)
+        raise ValueError(f"{where} holds no questions: check the source and the split.")
+    lists.log(where)
     return examples
 
 
@@ -118,7 +118,7 @@ class _WrittenLists:
         self.read.append(text)
         return found
 
-    def tell(self, source: str) -> None:
+    def log(self, source: str) -> None:
         """One line in the log for each kind."""
         if self.read:
             logger.info("%s: %d answers are written as lists and were read as such.", source, len(self.read))

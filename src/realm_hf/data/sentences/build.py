@@ -29,6 +29,7 @@ from realm_hf.data.sentences.store import FORMAT_VERSION, Sentence, SentenceStor
 from realm_hf.data.splitter import SPLITTER_NAME, SPLITTER_VERSION, Splitter, split_sentences
 from realm_hf.data.taggers.spans import Span, Tagger, spans_to_wordpieces
 from realm_hf.data.vocabulary import encode_texts, require_fast_tokenizer, token_dtype, tokenizer_fingerprint
+from realm_hf.models.configuration_realm import MAX_QUERY_LENGTH
 from realm_hf.storage.directories import StagedDirectory
 from realm_hf.storage.errors import explain_os_errors
 from realm_hf.storage.files import describe_files, json_sha256, write_json
@@ -50,7 +51,7 @@ def build_sentences(
     tagger: Tagger,
     output_dir: str | Path,
     *,
-    max_query_length: int = 64,
+    max_query_length: int = MAX_QUERY_LENGTH,
     heldout_fraction: float = 0.01,
     text_column: str = "text",
     num_proc: int = 1,
@@ -70,7 +71,7 @@ def build_sentences(
         tokenizer (`PreTrainedTokenizerBase`): A fast BERT-like tokenizer.
         tagger (`Tagger`): See [`~realm_hf.data.tagger_from_name`].
         output_dir (`str` or `Path`): Where the store shall appear, in one rename. Must be absent or empty.
-        max_query_length (`int`, *optional*, defaults to 64): Lq, special tokens included.
+        max_query_length (`int`, *optional*, defaults to `MAX_QUERY_LENGTH`): Lq, special tokens included.
         heldout_fraction (`float`, *optional*, defaults to 0.01): Share of the documents to hold out, in [0, 1). Chosen
             by the hash of a document's text: the same in every run, and equal documents share a side.
         text_column (`str`, *optional*, defaults to `"text"`): Column of the text.

@@ -9,8 +9,7 @@ from typing import overload
 import numpy as np
 from datasets import Dataset, load_from_disk
 
-from realm_hf.data.store_description import read_description
-from realm_hf.storage.files import check_files
+from realm_hf.storage.files import check_files, read_description
 
 FORMAT_VERSION = 1
 

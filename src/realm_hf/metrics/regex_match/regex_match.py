@@ -1,10 +1,9 @@
 """Regex match for `evaluate.load`; the rule is [`realm_hf.data.questions.matching.regex_match`]."""
 
-import datasets
-import evaluate
+from collections.abc import Sequence
 
 from realm_hf.data.questions.matching import regex_match
-from realm_hf.metrics import score_each
+from realm_hf.metrics.one_value import OneValueMetric
 
 _DESCRIPTION = """
 The share of predictions that one of the question's regular expressions matches from their start, ignoring case. The
@@ -33,18 +32,11 @@ _CITATION = """
 """
 
 
-class RegexMatch(evaluate.Metric):
+class RegexMatch(OneValueMetric):
     """Regex match as an `evaluate` module."""
 
-    def _info(self) -> evaluate.MetricInfo:
-        strings = datasets.Value("string")
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation=_CITATION,
-            inputs_description=_INPUTS,
-            features=datasets.Features({"predictions": strings, "references": datasets.List(strings)}),
-        )
+    about, inputs, paper = _DESCRIPTION, _INPUTS, _CITATION
 
-    def _compute(self, predictions: list[str], references: list[list[str]]) -> dict[str, float]:
-        scores = score_each(regex_match, predictions, references)
-        return {"regex_match": sum(scores) / len(scores)}
+    def score(self, prediction: str, answers: Sequence[str]) -> float:
+        """The score of one question."""
+        return regex_match(prediction, answers)

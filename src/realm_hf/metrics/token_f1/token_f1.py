@@ -1,10 +1,9 @@
 """Token F1 for `evaluate.load`; the rule is [`realm_hf.data.questions.matching.token_f1`]."""
 
-import datasets
-import evaluate
+from collections.abc import Sequence
 
 from realm_hf.data.questions.matching import token_f1
-from realm_hf.metrics import score_each
+from realm_hf.metrics.one_value import OneValueMetric
 
 _DESCRIPTION = """
 The mean F1 of the words of prediction and answer after the normalisation of exact match, for the answer where it is
@@ -33,18 +32,11 @@ _CITATION = """
 """
 
 
-class TokenF1(evaluate.Metric):
+class TokenF1(OneValueMetric):
     """Token F1 as an `evaluate` module."""
 
-    def _info(self) -> evaluate.MetricInfo:
-        strings = datasets.Value("string")
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation=_CITATION,
-            inputs_description=_INPUTS,
-            features=datasets.Features({"predictions": strings, "references": datasets.List(strings)}),
-        )
+    about, inputs, paper = _DESCRIPTION, _INPUTS, _CITATION
 
-    def _compute(self, predictions: list[str], references: list[list[str]]) -> dict[str, float]:
-        scores = score_each(token_f1, predictions, references)
-        return {"token_f1": sum(scores) / len(scores)}
+    def score(self, prediction: str, answers: Sequence[str]) -> float:
+        """The score of one question."""
+        return token_f1(prediction, answers)

@@ -1,0 +1,75 @@
+"""What all REALM models share: how they are loaded, tied and frozen, and two checks of the former port's arguments."""
+
+from os import PathLike
+from typing import Any, Self
+
+import torch
+
+from realm_hf.models.bert_initialization import FromBertModel
+from realm_hf.models.configuration_realm import RealmConfig
+from realm_hf.models.modeling_bert_tower import RealmBertModel, UnreadPooler, UnreadPredictionHead
+from realm_hf.models.places import check_kind, find_model
+from realm_hf.models.pooling import RealmScorerProjection
+
+
+def flatten_candidates(tensor: torch.Tensor | None) -> torch.Tensor | None:
+    """`(B, K, L)` as `(B * K, L)`; two dimensions and `None` stay."""
+    return tensor.flatten(0, -2) if tensor is not None else None
+
+
+def refuse_head_mask(head_mask: torch.Tensor | None) -> None:
+    """`head_mask` keeps its place in the old positional signatures, but transformers 5 removed what it did."""
+    if head_mask is not None:
+        raise ValueError(
+            "`head_mask` was given, but transformers 5 has no head masks: leave it out, or zero the heads' rows in "
+            "`attention.output.dense.weight`."
+        )
+
+
+class RealmPreTrainedModel(FromBertModel):
+    """Weight initialization, loading, tying and freezing common to all REALM models."""
+
+    config: RealmConfig
+    base_model_prefix = "realm"
+    tower_class: type[RealmBertModel] = RealmBertModel
+    """The encoder inside this model. Another has the same `forward`, `output_rows` and `pooler_output` included."""
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | PathLike[str] | None, *model_args: Any, **kwargs: Any
+    ) -> Self:
+        """As in transformers; a run directory stands for its `model` folder, see [`~places.find_model`]."""
+        place = pretrained_model_name_or_path and find_model(pretrained_model_name_or_path, cls.__name__)
+        loaded: Any = super().from_pretrained(place, *model_args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        # What came from the Hub shows only now what it is.
+        check_kind(cls.__name__, model.config.architectures or [], str(place))
+        return loaded
+
+    def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict[str, str]:
+        """A head's two biases are one parameter whatever `tie_word_embeddings` says, as in the port."""
+        keys: dict[str, str] = super().get_expanded_tied_weights_keys(all_submodels)
+        biases = {k: v for k, v in (self._tied_weights_keys or {}).items() if k.endswith("decoder.bias")}
+        return biases | keys
+
+    def tie_weights(self, *args: Any, **kwargs: Any) -> None:
+        """Tie, then freeze unread parts: this runs after initialization, loading and resizing, which unfreeze them."""
+        super().tie_weights(*args, **kwargs)
+        self.freeze_unread_parameters()
+
+    def requires_grad_(self, requires_grad: bool = True) -> "RealmPreTrainedModel":
+        """As in `torch.nn.Module`, but unread parts stay frozen."""
+        super().requires_grad_(requires_grad)
+        self.freeze_unread_parameters()
+        return self
+
+    def freeze_unread_parameters(self) -> None:
+        """Freeze embedders' and readers' prediction heads, and encoders' and readers' poolers."""
+        for module in self.modules():
+            if isinstance(module, UnreadPooler | UnreadPredictionHead):
+                module.requires_grad_(False)
+            elif isinstance(module, RealmScorerProjection):
+                module.predictions.requires_grad_(False)
+
+
+__all__ = ["RealmPreTrainedModel", "flatten_candidates", "refuse_head_mask"]

@@ -1,0 +1,63 @@
+"""Arguments from the command line or from one YAML file."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import HfArgumentParser
+
+
+def parse_arguments(types: Sequence[Any], argv: Sequence[str] | None = None) -> tuple[Any, ...]:
+    """Fill dataclasses from the command line; a YAML file given first sets what the command line does not.
+
+    Args:
+        types (`Sequence[Any]`): Dataclasses whose field names are distinct.
+        argv (`Sequence[str]`, *optional*): Arguments; `sys.argv[1:]` by default. `["run.yaml", "--max_steps", "5"]`
+            reads the file, then overrides.
+
+    Returns:
+        One instance for each type, in order.
+
+    Raises:
+        FileNotFoundError: the YAML file is not there.
+        ValueError: the file is no mapping, or names a field that no dataclass has.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    known = {f.name for kind in types for f in dataclasses.fields(kind) if f.init}
+    if arguments and arguments[0].endswith((".yaml", ".yml")):
+        arguments = _yaml_as_arguments(Path(arguments[0]), known) + arguments[1:]
+    parser = HfArgumentParser(list(types), allow_abbrev=False)
+    *parsed, unknown = parser.parse_args_into_dataclasses(args=arguments, return_remaining_strings=True)
+    if unknown:
+        raise ValueError(_unknown(unknown[0].split("=")[0].lstrip("-"), known))
+    return tuple(parsed)
+
+
+def _unknown(name: str, known: set[str]) -> str:
+    near = difflib.get_close_matches(name, sorted(known), n=1)
+    return f"There is no argument {name!r}." + (f" Did you mean {near[0]!r}?" if near else " See --help.")
+
+
+def _yaml_as_arguments(path: Path, known: set[str]) -> list[str]:
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no configuration file {path}. Give the path of a YAML file, or --options.")
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds a {type(values).__name__}, but must be a mapping of argument names to values.")
+    words: list[str] = []
+    for name, value in values.items():
+        if name not in known:
+            raise ValueError(f"{path}: {_unknown(str(name), known)}")
+        if value is None:
+            continue
+        # `--name=value` keeps values that begin with a dash; a list needs separate words.
+        text = json.dumps(value) if isinstance(value, dict) else value
+        words += [f"--{name}", *map(str, value)] if isinstance(value, list) else [f"--{name}={text}"]
+    return words

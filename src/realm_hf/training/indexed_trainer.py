@@ -1,0 +1,98 @@
+"""What pre-training and fine-tuning share: a run directory with its passages, and an index that is served."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from realm_hf.data.passages.store import PassageStore
+from realm_hf.runs.directory import RunDirectory
+from realm_hf.training.adopted_index import adopt_newest_generation
+from realm_hf.training.checkpoints import save_model
+from realm_hf.training.loop import TrainingLoop
+from realm_hf.training.run_retriever import name_model, save_run_retriever, staged_model
+
+if TYPE_CHECKING:
+    from realm_hf.models.modeling_realm import RealmEmbedder
+    from realm_hf.runs.lock import TrainerLock
+    from realm_hf.training.arguments import RefreshArguments
+    from realm_hf.training.checkpoints import Checkpoint
+    from realm_hf.training.index_service import IndexService
+
+
+class IndexedTrainer(TrainingLoop):
+    """A loop over an index; a subclass sets `run`, `passages` and `index` when it is constructed."""
+
+    args: RefreshArguments
+    run: RunDirectory
+    passages: PassageStore
+    index: IndexService
+
+    def acquire_lock(self) -> TrainerLock:
+        """The run's own lock, which begins a new term."""
+        return self.run.lock()
+
+    def open_run(self, root: Path, passages: PassageStore) -> RunDirectory:
+        """Open the run directory, or make it on the main process.
+
+        Args:
+            root (`Path`): Where it is.
+            passages ([`PassageStore`]): The corpus.
+
+        Raises:
+            RunDirectoryError: It belongs to another corpus or was made with other settings.
+            OSError: It cannot be written to.
+        """
+        create = {"passages": passages, "tokenizer": self.processing_class, **self.args.index_settings}
+        self.on_main(lambda: RunDirectory.open_or_create(root, **create).root, "prepare the run directory")
+        return RunDirectory.open(root)
+
+    def serve(
+        self,
+        checkpoint: Checkpoint | None,
+        tower: RealmEmbedder,
+        *,
+        ended: bool,
+        adopt_from: str | Path | None = None,
+    ) -> None:
+        """Serve the first generation: the checkpoint's, that of another run, or one built now.
+
+        Args:
+            checkpoint ([`Checkpoint`], *optional*): Where training goes on.
+            tower ([`RealmEmbedder`]): The passage tower as it is now.
+            ended (`bool`): No step is left; see [`IndexService.resumed`].
+            adopt_from (`str`, *optional*): A run directory whose newest generation serves if it fits.
+        """
+        self.on_main(lambda: name_model(self.run, self.model, self.place), "name the model")
+        resumed = name = None
+        if checkpoint is not None:
+            served = checkpoint.state["generation"]
+            resumed = self.on_main(lambda: self.index.resumed(served, self.step, tower, ended), "look for the index")
+        if resumed is None and adopt_from is not None:
+            name = self.on_main(lambda: adopt_newest_generation(self.run, adopt_from, tower), "take the index over")
+        if resumed is None and name is None:
+            self._say(f"Building the first index of {len(self.passages)} passages.")
+        started = time.perf_counter()
+        event = self.index.start(self.step, tower, resumed or name)
+        if resumed is None:
+            self._note({"events": [event], "index_seconds": time.perf_counter() - started})
+        if checkpoint is not None and checkpoint.state.get("pending_snapshot") is not None:
+            self.index.submit(self.step, tower)
+
+    def write_model(self, generation: str | None, weights: Path | None = None) -> None:
+        """Write RUN/model: weights, tokenizer and, with a generation, all that they search; on the main process.
+
+        Args:
+            generation (`str`, *optional*): Its retriever is put beside the weights.
+            weights (`Path`, *optional*): A folder that `save_pretrained` wrote; by default the model as it is now.
+        """
+        with staged_model(self) as folder:
+            if generation is not None:
+                save_run_retriever(self.run, generation, folder)
+            if weights is None:
+                save_model(self.model, folder)
+            else:
+                shutil.copytree(weights, folder, dirs_exist_ok=True)
+            self.processing_class.save_pretrained(folder)
