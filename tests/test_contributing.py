@@ -113,7 +113,7 @@ def test_the_index_of_the_guide_finds_what_exact_search_finds(run_guide):
     np.testing.assert_allclose(found.scores, scores, rtol=1e-5)
 
 
-def test_the_encoder_of_the_guide_averages_over_tokens_and_not_over_padding(run_guide):
+def test_the_encoder_of_the_guide_reads_all_tokens_and_no_padding(run_guide):
     guide, printed = run_guide("add-an-encoder.md")
     assert len(printed.splitlines()) == 3
     embedder, tokenizer = guide.embedder.eval(), guide.tokenizer
@@ -123,7 +123,7 @@ def test_the_encoder_of_the_guide_averages_over_tokens_and_not_over_padding(run_
         padded = tokenizer(texts, padding=True, return_tensors="pt")
         together, chunked = embedder(**padded).projected_score, embedder.encode_tokens(**padded)
         states = embedder.realm(**tokenizer(texts[0], return_tensors="pt")).last_hidden_state
-        expected = embedder.cls(torch.tanh(embedder.realm.pooler.dense(states.mean(dim=1))))
+        expected = embedder.cls(torch.tanh(embedder.realm.pooler.dense(states.amax(dim=1))))
     torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=1e-5)
     torch.testing.assert_close(chunked, together, rtol=0, atol=1e-5)
     torch.testing.assert_close(alone[0], expected, rtol=0, atol=1e-5)

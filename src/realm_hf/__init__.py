@@ -33,6 +33,7 @@ from realm_hf.qa.pipeline import register_pipeline
 
 if TYPE_CHECKING:
     from realm_hf.generations.embedding import embed_passages
+    from realm_hf.generations.projection import fit_projection
     from realm_hf.hub.cards import CardFacts
     from realm_hf.hub.publish import publish
     from realm_hf.index.base import SearchIndex
@@ -85,6 +86,7 @@ __all__ = [
     "build_index",
     "embed_passages",
     "evaluate_open_qa",
+    "fit_projection",
     "from_tensorflow",
     "metric_path",
     "publish",
@@ -97,6 +99,7 @@ __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "generations.embedding": ["embed_passages"],
+        "generations.projection": ["fit_projection"],
         "hub.cards": ["CardFacts"],
         "hub.publish": ["publish"],
         "index.base": ["SearchIndex"],
