@@ -27,7 +27,15 @@ from corpora import (
     set_up_logging,
 )
 from realm_hf import RealmForPreTraining, RealmTokenizer, write_report
-from realm_hf.data import PassageStore, SentenceStore, build_sentences, load_documents, tagger_from_name
+from realm_hf.data import (
+    PassageStore,
+    RecurringMasks,
+    SentenceStore,
+    build_sentences,
+    find_recurring_masks,
+    load_documents,
+    tagger_from_name,
+)
 from realm_hf.training import (
     InverseClozeTrainer,
     InverseClozeTrainingArguments,
@@ -86,6 +94,7 @@ def main() -> int:
     tokenizer = load_tokenizer(model_args)
     passages = prepare_passages(knowledge, tokenizer, run / "passages", args.max_candidate_length)
     sentences = prepare_sentences(knowledge, corpus, args, tokenizer, run / "sentences")
+    masks = prepare_masks(sentences, passages, tokenizer, run) if args.masking == "recurring" else None
     model = load_model(model_args, args.seed)
     if accelerator.is_main_process:
         print(overview(model, passages, sentences, args, accelerator), flush=True)
@@ -102,6 +111,7 @@ def main() -> int:
         eval_dataset=sentences.heldout,
         processing_class=tokenizer,
         passages=passages,
+        recurring_masks=masks,
         accelerator=accelerator,
     )
     result = trainer.train()
@@ -145,6 +155,16 @@ def prepare_sentences(
     settings = {**asdict(corpus), "source": list(source), "column": column, "max_query_length": args.max_query_length}
     once(directory, settings, build)
     return SentenceStore(directory)
+
+
+def prepare_masks(
+    sentences: SentenceStore, passages: PassageStore, tokenizer: RealmTokenizer, run: Path
+) -> RecurringMasks:
+    """Which salient spans other passages hold, found once."""
+    path = run / "recurring-masks.npz"
+    settings = {"sentences": sentences.fingerprint, "passages": passages.fingerprint}
+    once(path, settings, lambda: find_recurring_masks(sentences, passages, tokenizer).save(path))
+    return RecurringMasks.load(path, passages, sentences)
 
 
 def warm_start(

@@ -1,6 +1,7 @@
 """Pre-training learns from the passages, refreshes its index, and freezes or detaches what it is told to."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from tiny_worlds import bag_of_words_start, fact_world, load_world, tiny_model, tiny_tokenizer
 from transformers import TrainerCallback
 
+from realm_hf.data import find_recurring_masks
 from realm_hf.generations.embedding import embed_passages
 from realm_hf.index.faiss_index import build_index
 from realm_hf.retriever.retriever import RealmRetriever
@@ -18,7 +20,7 @@ from realm_hf.training.evaluation import retrieval_recall
 from realm_hf.training.pretraining import RealmTrainer
 
 
-def pretrainer(world, run, model=None, heldout=True, sentences=None, **overrides):
+def pretrainer(world, run, model=None, heldout=True, sentences=None, masks=None, **overrides):
     settings = {
         "max_steps": 6,
         "per_device_train_batch_size": 4,
@@ -44,6 +46,7 @@ def pretrainer(world, run, model=None, heldout=True, sentences=None, **overrides
         eval_dataset=held,
         processing_class=tiny_tokenizer(),
         passages=passages,
+        recurring_masks=masks,
     )
 
 
@@ -246,3 +249,26 @@ def test_span_marginalization_is_normalised_by_examples(world, tmp_path):
     # Untrained, every token costs about log V: a span of n tokens costs n of them.
     expected = np.log(made.model.config.vocab_size) * first["masked_tokens"] / 4
     assert first["loss"] == pytest.approx(expected, rel=0.1)
+
+
+def test_recurring_masks_are_the_only_ones_drawn(world, tmp_path):
+    passages, sentences = load_world(world)
+    masks = find_recurring_masks(sentences, passages, tiny_tokenizer())
+    half = replace(masks, counts=np.where(np.arange(len(masks.counts)) % 2, 0, masks.counts))
+    trainer = pretrainer(world, tmp_path / "half", masks=half, masking="recurring", heldout=False)
+    drawn = trainer.examples(np.arange(3 * len(sentences.train)))
+    allowed = {tuple(sentences[int(row)].input_ids) for row in sentences.train.indices if half.kept(int(row)).any()}
+    assert {tuple(query.sentence_ids) for query in drawn} == allowed and 0 < len(allowed) < len(sentences.train)
+    trainer.train()
+    assert len(steps(tmp_path / "half")) == 6
+
+
+def test_recurring_masks_are_of_the_trainers_own_stores_or_refused(world, tmp_path):
+    passages, sentences = load_world(world)
+    masks = find_recurring_masks(sentences, passages, tiny_tokenizer())
+    with pytest.raises(ValueError, match="masking is 'recurring' and recurring masks were not given"):
+        pretrainer(world, tmp_path / "a", masking="recurring")
+    with pytest.raises(ValueError, match="masking is 'salient' and recurring masks were given"):
+        pretrainer(world, tmp_path / "b", masks=masks)
+    with pytest.raises(ValueError, match="are of sentences others"):
+        pretrainer(world, tmp_path / "c", masks=replace(masks, sentences="others"), masking="recurring")

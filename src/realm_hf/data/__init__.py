@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from realm_hf.data.questions.load import OpenQAExample, load_questions
     from realm_hf.data.questions.matching import answer_tokens, contains_answer, exact_match, regex_match, token_f1
     from realm_hf.data.sentences.build import build_sentences
+    from realm_hf.data.sentences.recurring import RecurringMasks, find_recurring_masks
     from realm_hf.data.sentences.store import SentenceStore
     from realm_hf.data.taggers.names import tagger_from_name
     from realm_hf.data.taggers.spans import Span, Tagger
@@ -27,6 +28,7 @@ __all__ = [
     "NULL_PASSAGE",
     "OpenQAExample",
     "PassageStore",
+    "RecurringMasks",
     "RecurringSpans",
     "SentenceStore",
     "Span",
@@ -37,6 +39,7 @@ __all__ = [
     "build_sentences",
     "contains_answer",
     "exact_match",
+    "find_recurring_masks",
     "find_recurring_spans",
     "load_documents",
     "load_questions",
@@ -58,6 +61,7 @@ __getattr__, __dir__ = lazy_exports(
         "questions.load": ["OpenQAExample", "load_questions"],
         "questions.matching": ["answer_tokens", "contains_answer", "exact_match", "regex_match", "token_f1"],
         "sentences.build": ["build_sentences"],
+        "sentences.recurring": ["RecurringMasks", "find_recurring_masks"],
         "sentences.store": ["SentenceStore"],
         "taggers.names": ["tagger_from_name"],
         "taggers.spans": ["Span", "Tagger"],

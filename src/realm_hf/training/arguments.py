@@ -10,7 +10,7 @@ from realm_hf.training.loop_arguments import LoopArguments
 
 RefreshMode = Literal["sync", "async", "external", "off"]
 OnStale = Literal["continue", "wait", "sync"]
-Masking = Literal["salient", "span", "uniform"]
+Masking = Literal["salient", "recurring", "span", "uniform"]
 Marginalization = Literal["token", "span"]
 EmbeddingDtype = Literal["float32", "float16"]
 EncodeDtype = Literal["auto", "float32", "tf32", "bfloat16"]
@@ -169,7 +169,9 @@ class RealmTrainingArguments(RefreshArguments):
     """Parameters of REALM pre-training (section 3)."""
 
     # Parameters that control the example
-    masking: Masking = field(default="salient", metadata={"help": "salient (section 3.4), span or uniform."})
+    masking: Masking = field(
+        default="salient", metadata={"help": "salient (section 3.4), recurring, span or uniform."}
+    )
     max_masked_tokens: int = field(default=10, metadata={"help": "A longer span is skipped, and counted."})
     max_query_length: int = field(
         default=MAX_QUERY_LENGTH, metadata={"help": "Wordpieces of a query, special tokens included."}

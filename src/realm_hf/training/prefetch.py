@@ -30,6 +30,7 @@ from realm_hf.training.data_order import DataOrder
 
 if TYPE_CHECKING:
     from realm_hf.data.sentences.build import SentenceStore
+    from realm_hf.data.sentences.recurring import RecurringMasks
     from realm_hf.data.vocabulary import SpecialTokens
     from realm_hf.generations.store import Generation, GenerationInfo
     from realm_hf.models.modeling_realm import RealmEmbedder
@@ -44,12 +45,19 @@ class MaskedExamples:
         order ([`DataOrder`]): Their order.
         args ([`RealmTrainingArguments`]): `masking`, `max_masked_tokens` and `max_query_length` are read.
         special_tokens ([`SpecialTokens`]): Of the tokenizer.
+        recurring ([`RecurringMasks`], *optional*): Which spans may be masked; all by default.
     """
 
     def __init__(
-        self, sentences: SentenceStore, order: DataOrder, args: RealmTrainingArguments, special_tokens: SpecialTokens
+        self,
+        sentences: SentenceStore,
+        order: DataOrder,
+        args: RealmTrainingArguments,
+        special_tokens: SpecialTokens,
+        recurring: RecurringMasks | None = None,
     ):
         self.sentences, self.order, self.args, self.special_tokens = sentences, order, args, special_tokens
+        self.recurring = recurring
 
     def __call__(self, positions: np.ndarray) -> list[MaskedQuery]:
         """The examples at `positions` `[n]`; those whose mask does not fit are left out, so there may be fewer."""
@@ -65,12 +73,13 @@ class MaskedExamples:
     def visit(self, row: int, epoch: int) -> MaskedQuery | Skip:
         """Sentence `row` as it is masked in `epoch`: the same whoever asks, and whenever."""
         sentence = self.sentences[row]
+        kept = slice(None) if self.recurring is None else self.recurring.kept(int(self.sentences.indices[row]))
         return mask_example(
             sentence.input_ids,
-            sentence.spans,
+            sentence.spans[kept],
             special_tokens=self.special_tokens,
             rng=example_rng(self.order.seed, epoch, row),
-            mode=self.args.masking,
+            mode="salient" if self.args.masking == "recurring" else self.args.masking,
             max_masked=self.args.max_masked_tokens,
             max_query_length=self.args.max_query_length,
         )

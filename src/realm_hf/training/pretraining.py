@@ -22,6 +22,7 @@ from realm_hf.data.collators import PreTrainingCollator
 from realm_hf.data.masking import MaskedQuery
 from realm_hf.data.passages.build import NULL_PASSAGE, PassageStore
 from realm_hf.data.sentences.build import SentenceStore
+from realm_hf.data.sentences.recurring import RecurringMasks, check_masks
 from realm_hf.models.host_facts import PreTrainingFacts
 from realm_hf.models.modeling_realm import RealmForPreTraining
 from realm_hf.models.tokenization_realm import RealmTokenizer
@@ -56,6 +57,7 @@ class RealmTrainer(IndexedTrainer):
         passages ([`PassageStore`]): The knowledge corpus.
         candidate_source ([`CandidateSource`], *optional*): Finds candidates instead of the index, see
             [`RealmRetriever`].
+        recurring_masks ([`RecurringMasks`], *optional*): Of these sentences and passages, for `masking="recurring"`.
         callbacks (`list` of [`~transformers.TrainerCallback`], *optional*): Called in order; see
             [`RealmCallback`].
         run ([`RunDirectory`] or `str`, *optional*, defaults to `args.output_dir`): The run directory, opened or
@@ -80,6 +82,7 @@ class RealmTrainer(IndexedTrainer):
         processing_class: RealmTokenizer,
         passages: PassageStore,
         candidate_source: CandidateSource | None = None,
+        recurring_masks: RecurringMasks | None = None,
         callbacks: Sequence[TrainerCallback] = (),
         run: RunDirectory | str | Path | None = None,
         accelerator: Accelerator | None = None,
@@ -88,6 +91,7 @@ class RealmTrainer(IndexedTrainer):
             raise ValueError(
                 "There is no sentence to train on. Check the pre-training corpus, and what its tagger skipped and why."
             )
+        check_masks(args.masking, recurring_masks, train_dataset, passages)
         if args.query_encoder == "snapshot" and not model.config.share_embedders:
             raise ValueError(
                 "query_encoder='snapshot' encodes queries by the passage tower's snapshot, but the model has two "
@@ -108,10 +112,11 @@ class RealmTrainer(IndexedTrainer):
         )
         special = self.collator.special_tokens
         self.placeholder = _no_example(special.cls, special.sep)
-        self.examples = MaskedExamples(train_dataset, DataOrder(len(train_dataset), args.seed), args, special)
+        drawing = (args, special, recurring_masks)
+        self.examples = MaskedExamples(train_dataset, DataOrder(len(train_dataset), args.seed), *drawing)
         self.eval_queries: list[MaskedQuery] = []
         if eval_dataset is not None and len(eval_dataset):
-            kept = MaskedExamples(eval_dataset, DataOrder(len(eval_dataset), args.seed), args, special)
+            kept = MaskedExamples(eval_dataset, DataOrder(len(eval_dataset), args.seed), *drawing)
             self.eval_queries = kept.first(args.max_eval_sentences)
         probes = self.eval_queries[: args.probe_queries] or self.examples.first(args.probe_queries)
         swap_probes = SwapProbes(

@@ -18,7 +18,7 @@ from realm_hf.data.passages.words import Words, folded
 from realm_hf.data.sentences.store import SentenceStore
 from realm_hf.storage.files import replacement
 
-__all__ = ["RecurringMasks", "find_recurring_masks"]
+__all__ = ["RecurringMasks", "check_masks", "find_recurring_masks"]
 
 _FORMAT = 1
 _WORDS_AT_ONCE = 4_000_000
@@ -123,6 +123,25 @@ def find_recurring_masks(
             excluded = passages.contains(spans.sentence(number, sentences.max_query_length - 2), own)
             counts[number] = min(len(held_by) - int(excluded.sum()), limit)
     return RecurringMasks(passages.fingerprint, sentences.fingerprint, spans.offsets, counts, most_passages)
+
+
+def check_masks(masking: str, masks: RecurringMasks | None, sentences: SentenceStore, passages: PassageStore) -> None:
+    """
+    Refuse recurring masks of others, and `masking="recurring"` without any.
+
+    Raises:
+        ValueError: See above; or masks were given, and would not be used.
+    """
+    if (masking == "recurring") != (masks is not None):
+        raise ValueError(
+            f"masking is {masking!r} and recurring masks were {'not ' if masks is None else ''}given: make them by "
+            "`find_recurring_masks(sentences, passages, tokenizer)`, and give both or neither."
+        )
+    if masks is not None and (masks.sentences, masks.passages) != (sentences.fingerprint, passages.fingerprint):
+        raise ValueError(
+            f"The recurring masks are of sentences {masks.sentences} and passages {masks.passages}, the trainer has "
+            f"{sentences.fingerprint} and {passages.fingerprint}: find them again."
+        )
 
 
 @dataclass(frozen=True)
