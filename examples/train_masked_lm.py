@@ -22,7 +22,7 @@ from tokenizers import BertWordPieceTokenizer
 
 from corpora import KnowledgeArguments, end_interrupted, once, prepare_passages, set_up_logging
 from realm_hf import RealmConfig, RealmKnowledgeAugEncoder, RealmTokenizer
-from realm_hf.data import RecurringSpans, articles_of, find_recurring_spans, load_documents
+from realm_hf.data import MAX_PASSAGE_LENGTH, RecurringSpans, articles_of, find_recurring_spans, load_documents
 from realm_hf.training import (
     MaskedLMTrainer,
     MaskedLMTrainingArguments,
@@ -39,7 +39,9 @@ class EncoderArguments:
     model_name_or_path: str | None = field(default=None, metadata={"help": "Any BERT checkpoint, head or none."})
     from_nothing: str | None = field(default=None, metadata={"help": "Sizes of a new encoder: hidden_size=256,..."})
     vocab_size: int = field(default=8192, metadata={"help": "Wordpieces of a new encoder's own vocabulary."})
-    max_candidate_length: int = field(default=288, metadata={"help": "Wordpieces of a passage, specials included."})
+    max_candidate_length: int = field(
+        default=MAX_PASSAGE_LENGTH, metadata={"help": "Wordpieces of a passage, specials included."}
+    )
     heldout_fraction: float = field(default=0.01, metadata={"help": "Share of the articles held out."})
 
     def __post_init__(self) -> None:

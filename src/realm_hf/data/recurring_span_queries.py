@@ -7,18 +7,22 @@ does not solve the task. A passage of the same article without the span is a har
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from realm_hf.data.collators import pad_rows
 from realm_hf.data.masking import RECURRING_SPAN_STREAM, example_rng
 from realm_hf.data.passages.recurring import RecurringSpans, articles_of
 from realm_hf.data.passages.store import NULL_PASSAGE, PassageStore
 from realm_hf.data.vocabulary import word_continuations
+from realm_hf.models.configuration_realm import MAX_QUERY_LENGTH
 
-__all__ = ["RecurringSpanDataset", "RecurringSpanExample"]
+__all__ = ["RecurringSpanCollator", "RecurringSpanDataset", "RecurringSpanExample"]
 
 FEWEST_WORDS, MOST_WORDS = 5, 30
 _NEGATIVE_DRAWS = 8
@@ -136,3 +140,42 @@ class RecurringSpanDataset(Dataset[RecurringSpanExample]):
             if self._allowed[candidate] and candidate not in holders:
                 return int(candidate)
         return NULL_PASSAGE
+
+
+@dataclass
+class RecurringSpanCollator:
+    """
+    Batches of queries with the passages that they ask for and those that they do not.
+
+    Args:
+        passages ([`PassageStore`]): Where rows are looked up.
+        max_query_length (`int`, *optional*, defaults to `MAX_QUERY_LENGTH`): Wordpieces of `[CLS] query [SEP]`; the
+            rest is cut.
+    """
+
+    passages: PassageStore
+    max_query_length: int = MAX_QUERY_LENGTH
+
+    def __call__(self, examples: Sequence[RecurringSpanExample]) -> dict[str, torch.Tensor]:
+        """
+        Collate B examples.
+
+        Returns:
+            `dict[str, torch.Tensor]`: `query_input_ids`, `query_attention_mask` `[B, Lq]`; `passage_input_ids`,
+            `passage_attention_mask`, `passage_token_type_ids` `[2 * B, Lc]`, the positives and then the negatives, of
+            which an absent one is the null passage; `groups` `[3, B]`, the duplicate groups of positives, negatives
+            (-1 where there is none) and sources. Int64.
+        """
+        special = self.passages.special_tokens
+        queries = [example.query_ids[: self.max_query_length - 2] for example in examples]
+        ids, mask = pad_rows([np.concatenate([[special.cls], query, [special.sep]]) for query in queries], special.pad)
+        rows = np.array([[e.positive, e.negative, e.source] for e in examples], np.int64).T
+        passages = self.passages.pad_candidates(rows[:2].reshape(-1))
+        groups = self.passages.duplicate_groups.astype(np.int64)
+        arrays = {
+            "query_input_ids": ids,
+            "query_attention_mask": mask,
+            **{f"passage_{name}": array for name, array in passages.items()},
+            "groups": np.where(rows == NULL_PASSAGE, -1, groups[np.maximum(rows, 0)]),
+        }
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}

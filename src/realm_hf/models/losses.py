@@ -114,28 +114,40 @@ def retrieval_utility(
 
 
 def inverse_cloze_loss(
-    queries: torch.Tensor, passages: torch.Tensor, groups: torch.Tensor, scale: float = 1.0
+    queries: torch.Tensor,
+    passages: torch.Tensor,
+    groups: torch.Tensor,
+    scale: float = 1.0,
+    sources: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    Cross entropy of finding each sentence's own passage among all passages of the batch (ORQA, section 5; REALM's warm
+    Cross entropy of finding each query's own passage among all passages of the batch (ORQA, section 5; REALM's warm
     start, section 3.4), without false negatives.
 
     Args:
-        queries (`torch.Tensor` of shape `(B, D)`): Embeddings of the sentences.
-        passages (`torch.Tensor` of shape `(B, D)`): Embeddings of the passages, row i that of sentence i.
-        groups (`torch.Tensor` of shape `(B,)`, long): Passages of one group have the same text: none is a wrong answer
-            to another's sentence.
+        queries (`torch.Tensor` of shape `(B, D)`): Embeddings of the queries.
+        passages (`torch.Tensor` of shape `(P, D)`): Embeddings of the passages, P >= B: row i < B is that of query i,
+            the others are further negatives.
+        groups (`torch.Tensor` of shape `(P,)`, long): Passages of one group have the same text: none is a wrong answer
+            to another's query. Below 0 there is no passage.
         scale (`float`, *optional*, defaults to 1.0): Factor on the inner products.
+        sources (`torch.Tensor` of shape `(B,)`, long, *optional*): Group of the passage that each query was cut from,
+            where that is not its own: it answers, too.
 
     Returns:
-        `tuple[torch.Tensor, torch.Tensor]`: The mean loss in nats, and the share of sentences whose own passage scores
+        `tuple[torch.Tensor, torch.Tensor]`: The mean loss in nats, and the share of queries whose own passage scores
         highest.
     """
     with torch.autocast(queries.device.type, enabled=False):
         scores = full_precision(queries) @ full_precision(passages).T * scale
         labels = torch.arange(len(queries), device=queries.device)
-        false_negative = (groups[:, None] == groups[None]) & (labels[:, None] != labels[None])
-        scores = scores.masked_fill(false_negative, -torch.inf)
+        left_out = groups[: len(queries), None] == groups[None]
+        if sources is not None:
+            left_out = left_out | (sources[:, None] == groups[None])
+        left_out = (left_out | (groups < 0)[None]) & (
+            labels[:, None] != torch.arange(len(groups), device=groups.device)
+        )
+        scores = scores.masked_fill(left_out, -torch.inf)
         accuracy = (scores.detach().argmax(dim=1) == labels).float().mean()
         return F.cross_entropy(scores, labels), accuracy
 

@@ -1,4 +1,4 @@
-"""Training: arguments, data order, prefetched candidates, optimization, checkpoints, log, and the four trainers.
+"""Training: arguments, data order, prefetched candidates, optimization, checkpoints, log, and the five trainers.
 
 Names are imported when they are first used: who reads a log or an argument should not pay for the trainers.
 """
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         MaskedLMTrainingArguments,
         OpenQATrainingArguments,
         RealmTrainingArguments,
+        RecurringSpanTrainingArguments,
     )
     from realm_hf.training.callbacks import RealmCallback
     from realm_hf.training.checkpoints import list_checkpoints
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from realm_hf.training.open_qa import OpenQATrainer
     from realm_hf.training.optimization import make_accelerator
     from realm_hf.training.pretraining import RealmTrainer
+    from realm_hf.training.recurring_spans import RecurringSpanTrainer
     from realm_hf.training.result import TrainingResult
     from realm_hf.training.run_retriever import save_trained_model
     from realm_hf.training.signals import resume_command
@@ -41,6 +43,8 @@ __all__ = [
     "RealmCallback",
     "RealmTrainer",
     "RealmTrainingArguments",
+    "RecurringSpanTrainer",
+    "RecurringSpanTrainingArguments",
     "TrainingLoop",
     "TrainingResult",
     "list_checkpoints",
@@ -61,6 +65,7 @@ __getattr__, __dir__ = lazy_exports(
             "MaskedLMTrainingArguments",
             "OpenQATrainingArguments",
             "RealmTrainingArguments",
+            "RecurringSpanTrainingArguments",
         ],
         "command_line": ["parse_arguments"],
         "callbacks": ["RealmCallback"],
@@ -73,6 +78,7 @@ __getattr__, __dir__ = lazy_exports(
         "open_qa": ["OpenQATrainer"],
         "optimization": ["make_accelerator"],
         "pretraining": ["RealmTrainer"],
+        "recurring_spans": ["RecurringSpanTrainer"],
         "result": ["TrainingResult"],
         "run_retriever": ["save_trained_model"],
         "signals": ["resume_command"],

@@ -50,6 +50,16 @@ class InverseClozeTrainingArguments(LoopArguments):
 
 
 @dataclass
+class RecurringSpanTrainingArguments(InverseClozeTrainingArguments):
+    """Parameters of the warm start by recurring spans (Ram et al., 2022)."""
+
+    keep_probability: float = field(
+        default=0.5, metadata={"help": "How often the span stays in the query, so that words are learned too."}
+    )
+    mask_probability: float = field(default=0.0, init=False)
+
+
+@dataclass
 class MaskedLMTrainingArguments(LoopArguments):
     """Parameters of masked language modelling on the passages: the encoder's own warm start."""
 
