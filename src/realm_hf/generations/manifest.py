@@ -48,8 +48,8 @@ class FileRecord:
     """One file of a generation.
 
     Args:
-        bytes: Its size.
-        sha256: Of its content, in hexadecimal digits.
+        bytes (`int`): Its size.
+        sha256 (`str`): Of its content, in hexadecimal digits.
     """
 
     bytes: int

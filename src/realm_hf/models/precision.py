@@ -50,8 +50,8 @@ def resolved_encode_dtype(asked: str, device: torch.device) -> str:
     in float32 instead.
 
     Args:
-        asked: One of [`ENCODE_DTYPES`].
-        device: Where they are embedded.
+        asked (`str`): One of [`ENCODE_DTYPES`].
+        device (`torch.device`): Where they are embedded.
 
     Returns:
         "float32", "tf32" or "bfloat16".
@@ -67,8 +67,8 @@ def encoding_in(dtype: str, device: torch.device) -> Iterator[None]:
     """Surrounds the embedding of passages on this thread.
 
     Args:
-        dtype: What [`resolved_encode_dtype`] gave. tf32 is a setting of the process, and put back afterwards.
-        device: Where they are embedded.
+        dtype (`str`): What [`resolved_encode_dtype`] gave. tf32 is a setting of the process, and put back afterwards.
+        device (`torch.device`): Where they are embedded.
     """
     before = torch.get_float32_matmul_precision()
     if dtype == "tf32":

@@ -178,8 +178,8 @@ def retire_directory(path: Path, place: Path | None = None) -> None:
         place (`Path`, *optional*): See [`StagedDirectory`]; by default it is renamed beside itself.
     """
     name = f"{TEMPORARY_PREFIX}gone-{path.name}-{uuid.uuid4().hex[:8]}"
-    doomed = path.rename(path.with_name(name)) if place is None else move_into(place, path, name)
-    shutil.rmtree(doomed, ignore_errors=True)
+    retired = path.rename(path.with_name(name)) if place is None else move_into(place, path, name)
+    shutil.rmtree(retired, ignore_errors=True)
 
 
 def move_into(place: Path, path: Path, name: str) -> Path:

@@ -43,7 +43,7 @@ class RealmCallback(TrainerCallback):
             control ([`~transformers.TrainerControl`]): What is to happen next.
             swap (`dict[str, Any]`): The swap as `log.jsonl` has it: `name`, `snapshot_step`, `staleness_steps`,
                 `build_seconds` and, on the main process, `churn`, `stale_recall` and `most_retrieved_share`.
-            kwargs: `trainer`, `model`, `processing_class`, `optimizer`.
+            kwargs (`Any`): `trainer`, `model`, `processing_class`, `optimizer`.
         """
 
 

@@ -41,7 +41,7 @@ class SkippedSteps:
 
         Args:
             step (`int`): The step.
-            figures: The same on all ranks, so that all come to the same judgement.
+            figures (`float`, by name): The same on all ranks, so that all come to the same judgement.
         """
         wrong = [f"{name.replace('_', ' ')} is {value}" for name, value in figures.items() if not math.isfinite(value)]
         if not wrong:
