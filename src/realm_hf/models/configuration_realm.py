@@ -7,7 +7,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import BertConfig
 
 MAX_QUERY_LENGTH = 64
-"""Where queries and questions are cut by default: wordpieces, special tokens included (the release's launcher says 96)."""
+"""Where queries and questions are cut by default: wordpieces, special tokens included (released with 96)."""
 MAX_PASSAGE_LENGTH = 288
 """Where passages are cut by default: wordpieces, title and special tokens included (section 4.3 of the paper)."""
 _READER_QUESTION_LENGTH = 32
