@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from transformers import PreTrainedModel
@@ -32,9 +32,6 @@ from realm_hf.retriever.loading import find_retriever
 from realm_hf.retriever.searcher import PassageSearcher
 from realm_hf.retriever.selection import RetrievalBatch, SearchStats
 from realm_hf.retriever.text_search import SearchResult
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["ABSENT", "NULL_PASSAGE", "RealmRetriever", "RetrievalBatch", "SearchResult", "SearchStats"]
 
