@@ -4,6 +4,7 @@ from os import PathLike
 from typing import Any, Self
 
 import torch
+from torch import nn
 
 from realm_hf.models.bert_initialization import FromBertModel
 from realm_hf.models.configuration_realm import RealmConfig
@@ -31,8 +32,6 @@ class RealmPreTrainedModel(FromBertModel):
 
     config: RealmConfig
     base_model_prefix = "realm"
-    tower_class: type[RealmBertModel] = RealmBertModel
-    """The encoder inside this model. Another has the same `forward`, `output_rows` and `pooler_output` included."""
 
     @classmethod
     def from_pretrained(
@@ -72,4 +71,30 @@ class RealmPreTrainedModel(FromBertModel):
                 module.predictions.requires_grad_(False)
 
 
-__all__ = ["RealmPreTrainedModel", "flatten_candidates", "refuse_head_mask"]
+class RealmTowerModel(RealmPreTrainedModel):
+    """A model of one tower, `realm`, and a prediction head in `cls.predictions`, read or not."""
+
+    tower_class: type[RealmBertModel] = RealmBertModel
+    """The encoder inside this model. Another has the same `forward`, `output_rows` and `pooler_output` included."""
+    realm: RealmBertModel
+    cls: Any
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The word embeddings."""
+        return self.realm.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the word embeddings."""
+        self.realm.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The head's decoder; of an unread head too, so that `resize_token_embeddings` keeps its file loadable."""
+        return self.cls.predictions.decoder
+
+    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
+        """Replace the decoder of the prediction head."""
+        self.cls.predictions.decoder = new_embeddings
+        self.cls.predictions.bias = new_embeddings.bias
+
+
+__all__ = ["RealmPreTrainedModel", "RealmTowerModel", "flatten_candidates", "refuse_head_mask"]

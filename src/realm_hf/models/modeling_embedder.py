@@ -18,7 +18,7 @@ from realm_hf.models.bert_initialization import BertStart, initialize_pooler, in
 from realm_hf.models.configuration_realm import RealmConfig
 from realm_hf.models.host_facts import RowFacts
 from realm_hf.models.losses import relevance_scores
-from realm_hf.models.modeling_base import RealmPreTrainedModel, flatten_candidates, refuse_head_mask
+from realm_hf.models.modeling_base import RealmPreTrainedModel, RealmTowerModel, flatten_candidates, refuse_head_mask
 from realm_hf.models.modeling_bert_tower import (
     distinct_words,
     padding_mask,
@@ -29,7 +29,7 @@ from realm_hf.models.ragged_encoding import ragged_apply
 from realm_hf.models.text_encoding import TextEncoder
 
 
-class RealmEmbedder(TextEncoder, RealmPreTrainedModel):
+class RealmEmbedder(TextEncoder, RealmTowerModel):
     r"""
     A tower that embeds queries or passages: Embed(x) = LayerNorm(W tanh(pooler(BERT_CLS(x)))), or as the fields
     `pooling_mode`, `projection` and `normalize` of the configuration say.
@@ -48,23 +48,6 @@ class RealmEmbedder(TextEncoder, RealmPreTrainedModel):
         self.realm = self.tower_class(config, pooler_is_read=config.pooling_mode == "cls")
         self.cls = RealmScorerProjection(config)
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        """The word embeddings."""
-        return self.realm.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the word embeddings."""
-        self.realm.set_input_embeddings(value)
-
-    def get_output_embeddings(self) -> nn.Module:
-        """The unread head's decoder, so that `resize_token_embeddings` keeps its file loadable."""
-        return self.cls.predictions.decoder
-
-    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
-        """Replace the decoder of the prediction head."""
-        self.cls.predictions.decoder = new_embeddings
-        self.cls.predictions.bias = new_embeddings.bias
 
     @can_return_tuple
     def forward(

@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 from transformers.modeling_outputs import MaskedLMOutput
 from transformers.models.bert.modeling_bert import BertOnlyMLMHead
 from transformers.utils.generic import can_return_tuple
@@ -13,12 +12,12 @@ from realm_hf.models.bert_initialization import BertStart, initialize_prediction
 from realm_hf.models.configuration_realm import RealmConfig
 from realm_hf.models.host_facts import RowFacts
 from realm_hf.models.losses import full_precision, gold_log_probs, marginal_log_likelihood
-from realm_hf.models.modeling_base import RealmPreTrainedModel, flatten_candidates, refuse_head_mask
+from realm_hf.models.modeling_base import RealmTowerModel, flatten_candidates, refuse_head_mask
 from realm_hf.models.modeling_bert_tower import distinct_words, padding_mask
 from realm_hf.models.ragged_encoding import ragged_apply
 
 
-class RealmKnowledgeAugEncoder(RealmPreTrainedModel):
+class RealmKnowledgeAugEncoder(RealmTowerModel):
     r"""
     The knowledge-augmented encoder: masked language modeling over query and passage joined (section 3.2).
 
@@ -36,23 +35,6 @@ class RealmKnowledgeAugEncoder(RealmPreTrainedModel):
         self.realm = self.tower_class(config, pooler_is_read=False)
         self.cls = BertOnlyMLMHead(config)
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        """The word embeddings."""
-        return self.realm.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the word embeddings."""
-        self.realm.set_input_embeddings(value)
-
-    def get_output_embeddings(self) -> nn.Module:
-        """The decoder of the prediction head."""
-        return self.cls.predictions.decoder
-
-    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
-        """Replace the decoder of the prediction head."""
-        self.cls.predictions.decoder = new_embeddings
-        self.cls.predictions.bias = new_embeddings.bias
 
     def start_from_bert(self, start: BertStart) -> None:
         """Copy tower and prediction head."""

@@ -18,7 +18,7 @@ from realm_hf.models.bert_initialization import BertStart
 from realm_hf.models.configuration_realm import RealmConfig
 from realm_hf.models.host_facts import ReaderFacts, on_host
 from realm_hf.models.losses import full_precision
-from realm_hf.models.modeling_base import RealmPreTrainedModel, flatten_candidates, refuse_head_mask
+from realm_hf.models.modeling_base import RealmTowerModel, flatten_candidates, refuse_head_mask
 from realm_hf.models.modeling_bert_tower import UnreadPredictionHead, distinct_words, padding_mask
 from realm_hf.models.modeling_outputs import RealmReaderOutput, SpanScores
 from realm_hf.models.ragged_encoding import ragged_tokens
@@ -95,7 +95,7 @@ class RealmReaderProjection(nn.Module):
             return F.linear(normed, full_precision(output.weight), full_precision(output.bias)).squeeze(-1)
 
 
-class RealmReader(RealmPreTrainedModel):
+class RealmReader(RealmTowerModel):
     r"""
     The reader: scores every span of at most `config.max_span_width` wordpieces in the passages of a question.
 
@@ -114,23 +114,6 @@ class RealmReader(RealmPreTrainedModel):
         self.cls = UnreadPredictionHead(config)
         self.qa_outputs = RealmReaderProjection(config)
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        """The word embeddings."""
-        return self.realm.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the word embeddings."""
-        self.realm.set_input_embeddings(value)
-
-    def get_output_embeddings(self) -> nn.Module:
-        """The unread head's decoder, so that `resize_token_embeddings` keeps its file loadable."""
-        return self.cls.predictions.decoder
-
-    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
-        """Replace the decoder of the prediction head."""
-        self.cls.predictions.decoder = new_embeddings
-        self.cls.predictions.bias = new_embeddings.bias
 
     def start_from_bert(self, start: BertStart) -> None:
         """Copy the tower and the unread head; the span head keeps its seeded start."""
