@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from realm_hf.data.passages.tokens import PassageTokens
     from realm_hf.models.modeling_realm import RealmEmbedder
 
-__all__ = ["embed_passages", "shard"]
+__all__ = ["embed_passages", "evaluating", "shard"]
 
 _ROWS_A_WINDOW = 16_384
 
@@ -87,7 +87,7 @@ def embed_passages(
     result = np.empty((len(numbers), embedder.config.retriever_proj_size), np.float32) if out is None else out
     smallest, largest = CHUNK_TOKENS.get(embedder.device.type, CHUNK_TOKENS["cuda"])
     done = 0
-    with _evaluating(embedder):
+    with evaluating(embedder):
         for positions in _batches(passages.lengths[numbers], max_tokens_per_batch or largest, smallest):
             batch = numbers[positions]
             padded = passages.pad_candidates(batch)
@@ -128,7 +128,8 @@ def _batches(lengths: np.ndarray, max_tokens: int, min_tokens: int) -> Iterator[
 
 
 @contextmanager
-def _evaluating(embedder: RealmEmbedder) -> Iterator[None]:
+def evaluating(embedder: RealmEmbedder) -> Iterator[None]:
+    """Inside, a tower is in evaluation mode; afterwards in the one it was in."""
     was_training = embedder.training
     embedder.eval()
     try:

@@ -96,9 +96,8 @@ class RealmEmbedder(TextEncoder, RealmTowerModel):
             inputs_embeds=inputs_embeds,
             **kwargs,
         )
-        pooled = outputs.pooler_output if of_cls else mean_of_tokens(outputs.last_hidden_state, attention_mask)
         return RealmEmbedderOutput(
-            projected_score=self.cls(pooled),
+            projected_score=self.cls(self._pool(outputs, attention_mask)),
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
@@ -108,8 +107,12 @@ class RealmEmbedder(TextEncoder, RealmTowerModel):
     ) -> torch.Tensor:
         """What the projection reads, `(N, hidden_size)`, of token ids `(N, L)`."""
         outputs = self.realm(input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids)
-        of_cls = self.config.pooling_mode == "cls"
-        return outputs.pooler_output if of_cls else mean_of_tokens(outputs.last_hidden_state, attention_mask)
+        return self._pool(outputs, attention_mask)
+
+    def _pool(self, outputs: Any, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        if self.config.pooling_mode == "cls":
+            return outputs.pooler_output
+        return mean_of_tokens(outputs.last_hidden_state, attention_mask)
 
     def start_from_bert(self, start: BertStart) -> None:
         """Copy the tower; `"identity"` also sets the pooler. What follows a mean or such a pooler starts as a map that

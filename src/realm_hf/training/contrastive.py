@@ -29,10 +29,9 @@ from realm_hf.models.modeling_realm import RealmEmbedder, RealmForPreTraining
 from realm_hf.models.tokenization_realm import RealmTokenizer
 from realm_hf.models.transfer import to_device
 from realm_hf.training.arguments import InverseClozeTrainingArguments
-from realm_hf.training.checkpoints import Checkpoint
-from realm_hf.training.data_order import DataOrder, step_positions
-from realm_hf.training.loop import TrainingLoop
+from realm_hf.training.data_order import DataOrder
 from realm_hf.training.optimization import make_accelerator
+from realm_hf.training.passage_training import PassageTraining
 from realm_hf.training.task import StepFigures
 
 
@@ -66,7 +65,7 @@ class TwinTowers(nn.Module):
         return torch.cat([full_precision(queries), full_precision(passages)]).unflatten(0, (-1, len(queries)))
 
 
-class ContrastiveTrainer(TrainingLoop):
+class ContrastiveTrainer(PassageTraining):
     """
     What the contrastive warm starts share; a subclass says what its examples are.
 
@@ -129,39 +128,14 @@ class ContrastiveTrainer(TrainingLoop):
             groups (`torch.Tensor` of shape `[X, G]`): See [`batch_of`].
         """
 
-    def begin(self, checkpoint: Checkpoint | None) -> None:
-        """Nothing to prepare: the examples follow from the cursor alone."""
-
-    def close(self) -> None:
-        """Nothing to end: no thread, no child process."""
-
-    @property
-    def examples_per_epoch(self) -> int:
-        """Passages in one pass over the data."""
-        return self.order.size
-
     def trained_on(self) -> dict[str, Any]:
         """The passages, and the scale of the scores."""
         return {"passages": f"{self.order.size} of {self.passages.fingerprint}", "score_scale": self.scale}
 
-    def verify_data(self) -> None:
-        """The files of the passages."""
-        PassageStore.load(self.passages.directory, verify=True)
-
     def accumulate(self, step: int) -> StepFigures:
         """One contrastive step over `batch * accumulation * ranks` examples."""
-        args = self.args
         started = time.perf_counter()
-        chunks = [
-            self._collate(positions)
-            for positions in step_positions(
-                self.cursor,
-                args.per_device_train_batch_size,
-                args.gradient_accumulation_steps,
-                self.rank,
-                self.world_size,
-            )
-        ]
+        chunks = [self._collate(positions) for positions in self.positions()]
         data_seconds = time.perf_counter() - started
         last = len(chunks) - 1
         # The first chunk keeps its graph: with a single chunk nothing is embedded twice.

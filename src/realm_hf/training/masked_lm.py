@@ -29,10 +29,9 @@ from realm_hf.models.modeling_realm import RealmForPreTraining
 from realm_hf.models.tokenization_realm import RealmTokenizer
 from realm_hf.models.transfer import to_device
 from realm_hf.training.arguments import MaskedLMTrainingArguments
-from realm_hf.training.checkpoints import Checkpoint
-from realm_hf.training.data_order import DataOrder, step_positions
-from realm_hf.training.loop import TrainingLoop
+from realm_hf.training.data_order import DataOrder
 from realm_hf.training.optimization import make_accelerator
+from realm_hf.training.passage_training import PassageTraining
 from realm_hf.training.task import StepFigures
 
 _HELD_OUT = 1 << 20  # An epoch of its own: what is evaluated is the same at every step.
@@ -78,7 +77,7 @@ class MaskedTokens(nn.Module):
         return gold_log_probs(self.encoder.cls(hidden.flatten(0, 1)[labelled]), labels.flatten()[labelled])
 
 
-class MaskedLMTrainer(TrainingLoop):
+class MaskedLMTrainer(PassageTraining):
     """
     Trains an encoder to fill in masked words of the passages.
 
@@ -138,39 +137,17 @@ class MaskedLMTrainer(TrainingLoop):
         if eval_rows is not None and args.eval_examples:
             self.held_out = MaskedLMDataset(train_dataset, processing_class, eval_rows, recurring, seed=0, **drawing)
 
-    def begin(self, checkpoint: Checkpoint | None) -> None:
-        """Nothing to prepare: the examples follow from the cursor alone."""
-
-    def close(self) -> None:
-        """Nothing to end: no thread, no child process."""
-
-    @property
-    def examples_per_epoch(self) -> int:
-        """Passages in one pass over the data."""
-        return self.order.size
-
     def trained_on(self) -> dict[str, Any]:
         """The passages, and how many spans recur in them."""
         spans = 0 if self.recurring is None else len(self.recurring)
         return {"passages": f"{len(self.dataset)} of {self.passages.fingerprint}", "recurring": spans}
 
-    def verify_data(self) -> None:
-        """The files of the passages."""
-        PassageStore.load(self.passages.directory, verify=True)
-
     def accumulate(self, step: int) -> StepFigures:
         """Forward and backward over all micro-batches of this rank, normalised by what all ranks masked."""
         started = time.perf_counter()
-        args = self.args
         drawn = [
             [self.dataset.visit(int(row), int(epoch)) for row, epoch in zip(*self.order(positions), strict=True)]
-            for positions in step_positions(
-                self.cursor,
-                args.per_device_train_batch_size,
-                args.gradient_accumulation_steps,
-                self.rank,
-                self.world_size,
-            )
+            for positions in self.positions()
         ]
         chunks = [self._collate(examples) for examples in drawn]
         examples = [example for examples in drawn for example in examples]
