@@ -11,7 +11,7 @@ from transformers import AutoConfig
 
 from realm_hf import RealmForPreTraining, RealmTokenizer
 from realm_hf.data import PassageStore, build_passages, load_documents, passages_from_rows
-from realm_hf.training import RankGroup, TrainingResult, resume_command
+from realm_hf.training import RankGroup, TrainingLoop, TrainingResult, resume_command, save_trained_model
 
 # Longest that the preparation of a corpus may use no processor: it may download, in threads, for hours.
 _DOWNLOAD_SECONDS = 24 * 3600.0
@@ -52,7 +52,9 @@ def load_tokenizer(args: ModelArguments) -> RealmTokenizer:
 
 
 def load_model(args: ModelArguments, seed: int) -> RealmForPreTraining:
-    if AutoConfig.from_pretrained(args.model_name_or_path).model_type == "realm":
+    config = AutoConfig.from_pretrained(args.model_name_or_path)
+    # An encoder of `train_masked_lm.py` is of type "realm", too, but a start as a BERT is.
+    if config.model_type == "realm" and "RealmKnowledgeAugEncoder" not in (config.architectures or []):
         return RealmForPreTraining.from_pretrained(args.model_name_or_path)
     return RealmForPreTraining.from_bert(
         args.model_name_or_path,
@@ -79,6 +81,17 @@ def end_interrupted(result: TrainingResult, accelerator: Accelerator) -> int:
         print(f"Go on with:\n  {resume_command()}", flush=True)
     accelerator.end_training()
     return result.exit_status
+
+
+def train_and_save(trainer: TrainingLoop, tokenizer: RealmTokenizer, accelerator: Accelerator) -> int:
+    """Train, and write RUN/model of a training that leaves checkpoints only; returns the exit status."""
+    result = trainer.train()
+    if result.interrupted:
+        return end_interrupted(result, accelerator)
+    if accelerator.is_main_process:
+        print(f"Done at step {result.step}: {save_trained_model(trainer, tokenizer)}")
+    accelerator.end_training()
+    return 0
 
 
 def once(directory: Path, settings: Any, build: Any) -> None:

@@ -16,11 +16,11 @@ from pathlib import Path
 from corpora import (
     KnowledgeArguments,
     ModelArguments,
-    end_interrupted,
     load_model,
     load_tokenizer,
     prepare_passages,
     set_up_logging,
+    train_and_save,
 )
 from realm_hf.data import MAX_PASSAGE_LENGTH
 from realm_hf.training import (
@@ -28,7 +28,6 @@ from realm_hf.training import (
     InverseClozeTrainingArguments,
     make_accelerator,
     parse_arguments,
-    save_trained_model,
 )
 
 
@@ -56,14 +55,7 @@ def main() -> int:
     )
     if accelerator.is_main_process:
         print(f"{len(passages):,} passages; {trainer.examples_per_step} sentences, and as many negatives, a step")
-    result = trainer.train()
-    if result.interrupted:
-        return end_interrupted(result, accelerator)
-    if accelerator.is_main_process:
-        save_trained_model(trainer, tokenizer)
-        print(f"Done at step {result.step}: {run / 'model'}")
-    accelerator.end_training()
-    return 0
+    return train_and_save(trainer, tokenizer, accelerator)
 
 
 if __name__ == "__main__":

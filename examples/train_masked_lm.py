@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from tokenizers import BertWordPieceTokenizer
 
-from corpora import KnowledgeArguments, end_interrupted, once, prepare_passages, set_up_logging
+from corpora import KnowledgeArguments, once, prepare_passages, set_up_logging, train_and_save
 from realm_hf import RealmConfig, RealmKnowledgeAugEncoder, RealmTokenizer
 from realm_hf.data import MAX_PASSAGE_LENGTH, RecurringSpans, articles_of, find_recurring_spans, load_documents
 from realm_hf.training import (
@@ -28,7 +28,6 @@ from realm_hf.training import (
     MaskedLMTrainingArguments,
     make_accelerator,
     parse_arguments,
-    save_trained_model,
 )
 
 
@@ -66,10 +65,13 @@ def new_tokenizer(knowledge: KnowledgeArguments, vocab_size: int, folder: Path) 
         texts = (text for batch in documents.iter(1000) for text in batch[knowledge.text_column])
         made.train_from_iterator(texts, vocab_size=vocab_size, show_progress=False)
         words = sorted(made.get_vocab().items(), key=lambda item: item[1])
-        folder.mkdir(parents=True)
-        vocabulary = folder / "vocab.txt"
+        # Under another name until it is whole: a kill leaves no vocabulary that the next start would take for one.
+        partial = folder.with_name(f"{folder.name}-partial")
+        partial.mkdir(parents=True, exist_ok=True)
+        vocabulary = partial / "vocab.txt"
         vocabulary.write_text("".join(f"{word}\n" for word, _ in words), encoding="utf-8")
-        RealmTokenizer(vocab=str(vocabulary), do_lower_case=True).save_pretrained(folder)
+        RealmTokenizer(vocab=str(vocabulary), do_lower_case=True).save_pretrained(partial)
+        partial.rename(folder)
 
     once(folder, {"knowledge_corpus": knowledge.knowledge_corpus, "vocab_size": vocab_size}, build)
     return RealmTokenizer.from_pretrained(folder)
@@ -109,14 +111,7 @@ def main() -> int:
     )
     if accelerator.is_main_process:
         print(f"{len(passages):,} passages in {int(articles[-1]) + 1:,} articles; {len(recurring):,} spans recur")
-    result = trainer.train()
-    if result.interrupted:
-        return end_interrupted(result, accelerator)
-    if accelerator.is_main_process:
-        save_trained_model(trainer, tokenizer)
-        print(f"Done at step {result.step}: {run / 'model'}")
-    accelerator.end_training()
-    return 0
+    return train_and_save(trainer, tokenizer, accelerator)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,15 @@
 
 import importlib
 import json
+import subprocess
+import sys
 
 import pytest
+import torch
 from example_programs import EXAMPLES
+from tiny_worlds import FIXTURES
+
+from realm_hf import RealmKnowledgeAugEncoder
 
 
 @pytest.fixture
@@ -27,3 +33,30 @@ def test_corpus_whose_build_was_killed_is_built_again_with_the_settings_of_then_
     corpora.once(folder, {"max_length": 64}, killed)  # it is there: nothing is built
     with pytest.raises(SystemExit, match="max_length: 64 then, 96 now"):
         corpora.once(folder, {"max_length": 96}, killed)
+
+
+@pytest.mark.multiprocess
+def test_towers_and_encoder_start_from_what_train_masked_lm_leaves(corpora, tmp_path):
+    sizes = "hidden_size=32,num_hidden_layers=1,num_attention_heads=2,intermediate_size=64"
+    settings = {
+        "knowledge_corpus": FIXTURES / "countries.jsonl",
+        "output_dir": tmp_path / "run",
+        "from_nothing": sizes,
+        "vocab_size": 400,
+        "max_steps": 2,
+        "per_device_train_batch_size": 2,
+        "heldout_fraction": 0.1,
+        "eval_examples": 4,
+        "use_cpu": "true",
+    }
+    options = [str(part) for name, value in settings.items() for part in (f"--{name}", value)]
+    command = [sys.executable, str(EXAMPLES / "train_masked_lm.py"), *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    folder = tmp_path / "run" / "model"
+    assert f"Done at step 2: {folder}" in done.stdout
+
+    model = corpora.load_model(corpora.ModelArguments(str(folder), pooler="identity", retriever_proj_size=16), seed=0)
+    words = RealmKnowledgeAugEncoder.from_pretrained(folder).realm.embeddings.word_embeddings.weight
+    for tower in (model.embedder.realm, model.encoder.realm):
+        assert torch.equal(tower.embeddings.word_embeddings.weight, words)
