@@ -99,34 +99,6 @@ def test_own_column_names_are_given():
     assert load_questions(rows, question_column="text", answer_column="gold")[0] == OpenQAExample("a?", ("b",), id="0")
 
 
-def test_rows_of_the_passages_are_read_where_their_column_is_named():
-    rows = [
-        {"question": "q", "answer": "a", "passage": 7},
-        {"question": "q", "answer": "a", "passage": [3, 1, 3]},
-        {"question": "q", "answer": "a"},
-    ]
-    assert [one.passages for one in load_questions(rows)] == [(), (), ()]
-    assert [one.passages for one in load_questions(rows, passage_column="passage")] == [(7,), (3, 1), ()]
-
-
-def test_a_question_may_have_passages_in_place_of_answers_where_that_is_allowed():
-    row = {"question": "q", "passage": 7}
-    (example,) = load_questions([row], passage_column="passage", need_answers=False)
-    assert (example.answers, example.passages) == ((), (7,))
-    with pytest.raises(ValueError, match="answers or answer are needed"):
-        load_questions([row], passage_column="passage")
-    with pytest.raises(ValueError, match="answers or answer or passage are needed"):
-        load_questions([{"question": "q"}], passage_column="passage", need_answers=False)
-
-
-@pytest.mark.parametrize("passage", ["7", "a text", -1, True, 1.0, [2, None], {"text": "t"}])
-def test_a_passage_that_is_no_row_number_is_named(passage):
-    row = {"question": "q", "answer": "a", "passage": passage}
-    assert load_questions([row])[0].passages == (), "a column that was not asked for is not read"
-    with pytest.raises(ValueError, match=r"row 0 names the passage .*give the number of its row"):
-        load_questions([row], passage_column="passage")
-
-
 @pytest.mark.parametrize(
     ("row", "message"),
     [

@@ -37,15 +37,12 @@ class OpenQAExample:
         answers (`tuple[str, ...]`): Acceptable answers, or regular expressions for them.
         regex (`bool`, *optional*, defaults to `False`): Whether the answers are regular expressions.
         id (`str`, *optional*, defaults to `""`): Names it in predictions.
-        passages (`tuple[int, ...]`, *optional*, defaults to `()`): Rows of the passages that answer it, where the data
-            names them.
     """
 
     question: str
     answers: tuple[str, ...]
     regex: bool = False
     id: str = ""
-    passages: tuple[int, ...] = ()
 
 
 def load_questions(
@@ -56,9 +53,7 @@ def load_questions(
     revision: str | None = None,
     question_column: str = "question",
     answer_column: str | None = None,
-    passage_column: str | None = None,
     regex: bool = False,
-    need_answers: bool = True,
 ) -> list[OpenQAExample]:
     """
     Load questions from a file, a directory, the Hub, or from rows at hand.
@@ -78,25 +73,21 @@ def load_questions(
         revision (`str`, *optional*): Branch, tag or commit of a Hub dataset.
         question_column (`str`, *optional*, defaults to `"question"`): Column of the question.
         answer_column (`str`, *optional*): Column of the answers; `answers` or `answer` by default.
-        passage_column (`str`, *optional*): Column of the rows of the passages that answer the question: a number, or a
-            list of them. It is not read by default, and may be missing in a row.
         regex (`bool`, *optional*, defaults to `False`): The answers are regular expressions (CuratedTREC).
-        need_answers (`bool`, *optional*, defaults to `True`): False allows rows without answers that name a passage.
 
     Returns:
         `list[OpenQAExample]`: In the source's order. `id` is the row's `id`, or its number.
 
     Raises:
         FileNotFoundError: If a path does not exist.
-        ValueError: If there are no questions, a column is missing, or a row has an empty question, no answer, a
-            passage that is no row number, or a regular expression that does not compile; the row is named.
+        ValueError: If there are no questions, a column is missing, or a row has an empty question, no answer, or a
+            regular expression that does not compile; the row is named.
     """
     where = "the given rows" if not isinstance(source, (str, Path)) else str(source)
     rows = _rows(source, split, name, revision)
     lists = _WrittenLists()
-    columns = _Columns(question_column, answer_column, passage_column)
     examples = [
-        _example(row, f"{where}, row {number}", number, columns, regex, need_answers, lists)
+        _example(row, f"{where}, row {number}", number, question_column, answer_column, regex, lists)
         for number, row in enumerate(rows)
     ]
     if not examples:
@@ -167,63 +158,36 @@ def _json_lines(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-@dataclass(frozen=True)
-class _Columns:
-    """Names of the columns."""
-
-    question: str
-    answer: str | None
-    passage: str | None
-
-
 def _example(
     row: Mapping[str, Any],
     where: str,
     number: int,
-    columns: _Columns,
+    question_column: str,
+    answer_column: str | None,
     regex: bool,
-    need_answers: bool,
     lists: _WrittenLists,
 ) -> OpenQAExample:
-    named = [columns.answer] if columns.answer is not None else [c for c in _ANSWER_COLUMNS if c in row]
-    has_answers = bool(named) and named[0] in row
-    passages = () if columns.passage is None else _row_numbers(row.get(columns.passage), where)
-    if columns.question not in row or not (has_answers or (passages and not need_answers)):
-        wanted = columns.answer or " or ".join(_ANSWER_COLUMNS)
-        wanted = wanted if need_answers else f"{wanted} or {columns.passage}"
+    columns = [answer_column] if answer_column is not None else [c for c in _ANSWER_COLUMNS if c in row]
+    if question_column not in row or not columns or columns[0] not in row:
+        wanted = answer_column or " or ".join(_ANSWER_COLUMNS)
         raise ValueError(
-            f"{where} has the columns {sorted(row)}, but {columns.question} and {wanted} are needed: name yours with "
+            f"{where} has the columns {sorted(row)}, but {question_column} and {wanted} are needed: name yours with "
             "question_column and answer_column."
         )
-    question = row[columns.question]
+    question = row[question_column]
     if not isinstance(question, str) or not question.strip():
         raise ValueError(f"{where} has the question {question!r}: a text is needed.")
     is_regex = bool(row.get("regex", regex))
-    answers: tuple[str, ...] = ()
-    if has_answers:
-        answers = _strings(row[named[0]] if is_regex else lists(row[named[0]]))
-    if not answers and (need_answers or not passages):
+    answers = _strings(row[columns[0]] if is_regex else lists(row[columns[0]]))
+    if not answers:
         raise ValueError(
-            f"{where} ({question!r}) has {named[0]} {row[named[0]]!r}, which holds no text: leave out questions "
+            f"{where} ({question!r}) has {columns[0]} {row[columns[0]]!r}, which holds no text: leave out questions "
             "without an answer."
         )
     if is_regex:
         _check_patterns(answers, where)
     given = row.get("id")
-    return OpenQAExample(question, answers, is_regex, str(number) if given is None else str(given), passages)
-
-
-def _row_numbers(value: Any, where: str) -> tuple[int, ...]:
-    """The rows in a passage field, each once, in order; none where the field is missing or null."""
-    if value is None:
-        return ()
-    values = value if isinstance(value, (list, tuple)) else [value]
-    for number in values:
-        if isinstance(number, bool) or not isinstance(number, int) or number < 0:
-            raise ValueError(
-                f"{where} names the passage {number!r}: give the number of its row, from 0, or a list of such numbers."
-            )
-    return tuple(dict.fromkeys(values))
+    return OpenQAExample(question, answers, is_regex, str(number) if given is None else str(given))
 
 
 def _strings(value: Any) -> tuple[str, ...]:
