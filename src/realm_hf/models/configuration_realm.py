@@ -28,10 +28,10 @@ class RealmConfig(BertConfig):
     Configuration of [`RealmEmbedder`], [`RealmScorer`], [`RealmKnowledgeAugEncoder`], [`RealmForPreTraining`],
     [`RealmReader`] and [`RealmForOpenQA`].
 
-    All fields of `transformers.BertConfig` are understood; `embedder_config` and `encoder_config` name other encoders. Names and defaults are those of `RealmConfig` in
-    transformers 4.57.6, so its `config.json` files load as they are, with one exception: special token ids default to
-    BERT's own (`pad_token_id=0`, no `bos`/`eos`) instead of the port's 1/0/2, which never matched the BERT vocabulary.
-    A file that names other ids keeps them.
+    All fields of `transformers.BertConfig` are understood; `embedder_config` and `encoder_config` name other encoders.
+    Names and defaults are those of `RealmConfig` in transformers 4.57.6, so its `config.json` files load as they are,
+    with one exception: special token ids default to BERT's own (`pad_token_id=0`, no `bos`/`eos`) instead of the
+    port's 1/0/2, which never matched the BERT vocabulary. A file that names other ids keeps them.
 
     Args:
         hidden_act (`str`, *optional*, defaults to `"gelu_new"`):

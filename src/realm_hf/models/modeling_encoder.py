@@ -1,6 +1,6 @@
 """REALM's knowledge-augmented encoder, with the name, signature and numbers of transformers 4.57.6."""
 
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -13,9 +13,10 @@ from realm_hf.models.configuration_realm import RealmConfig
 from realm_hf.models.encoder_initialization import EncoderStart
 from realm_hf.models.host_facts import RowFacts
 from realm_hf.models.losses import full_precision, gold_log_probs, marginal_log_likelihood
+from realm_hf.models.mimetic_initialization import initialize_mimetic
 from realm_hf.models.modeling_any_tower import RealmAnyTower, masked_language_model
 from realm_hf.models.modeling_base import RealmTowerModel, flatten_candidates, refuse_head_mask
-from realm_hf.models.modeling_bert_tower import padding_mask, word_inputs
+from realm_hf.models.modeling_bert_tower import RealmBertModel, padding_mask, word_inputs
 from realm_hf.models.ragged_encoding import ragged_apply
 
 
@@ -49,6 +50,34 @@ class RealmKnowledgeAugEncoder(RealmTowerModel):
         """Another encoder's head is tied as its own configuration says."""
         keys = super().get_expanded_tied_weights_keys(all_submodels)
         return keys if self.other_encoder is None else keys | (self._tied_weights_keys or {})
+
+    @classmethod
+    def from_scratch(cls, config: RealmConfig, seed: int = 0) -> Self:
+        """
+        An encoder that knows nothing, made to learn to read soon: see [`mimetic_initialization`].
+
+        Args:
+            config ([`RealmConfig`]): Its sizes, as a BERT.
+            seed (`int`, *optional*, defaults to 0): Of all its weights.
+
+        Returns:
+            The model in evaluation mode, in float32.
+
+        Raises:
+            `ValueError`: the configuration names another encoder.
+
+        Example:
+        ```python
+        >>> encoder = RealmKnowledgeAugEncoder.from_scratch(RealmConfig(vocab_size=8192, hidden_size=256))
+        ```
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = cls(config)
+        if not isinstance(model.realm, RealmBertModel):
+            raise ValueError("`encoder_config` names another encoder than BERT: give a configuration without it.")
+        initialize_mimetic(model.realm, seed)
+        return model.eval()
 
     def start_from_bert(self, start: BertStart) -> None:
         """Copy tower and prediction head."""
