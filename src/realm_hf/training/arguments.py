@@ -208,6 +208,10 @@ class RealmTrainingArguments(RefreshArguments):
 
     # Parameters that control retrieval
     retrieval_depth: int = field(default=1, metadata={"help": "Steps whose candidates are retrieved in advance."})
+    rerank_depth: int | None = field(
+        default=None,
+        metadata={"help": "L candidates are retrieved, and the best by the towers of the step are kept."},
+    )
     query_encoder: QueryEncoder = field(
         default="snapshot",
         metadata={"help": "snapshot: queries by the weights the index was built from (released); live: by today's."},
@@ -228,6 +232,11 @@ class RealmTrainingArguments(RefreshArguments):
                     f"reading_candidates is {self.reading_candidates}, but freeze_retriever_steps is 0: no step would "
                     "use it. Set the second, or drop the first."
                 )
+        if self.rerank_depth is not None and self.rerank_depth <= self.num_candidates:
+            raise ValueError(
+                f"rerank_depth is {self.rerank_depth}, but num_candidates is {self.num_candidates}: none would be "
+                "left out. Raise the first (the null passage is counted in both), or drop it."
+            )
         if self.marginalization is not None:
             self._one_of("marginalization", get_args(Marginalization))
         self._at_least(1, "max_masked_tokens", "num_candidates", "per_device_eval_batch_size", "max_eval_sentences")
@@ -262,6 +271,15 @@ class OpenQATrainingArguments(RefreshArguments):
         metadata={"help": "Wordpieces of question and passage together; default: the model's `reader_seq_len`."},
     )
 
+    # Parameters that control what is learned from
+    gold_passages: bool = field(
+        default=False,
+        metadata={"help": "Of each question a gold passage that holds the answer is read, whatever the index finds."},
+    )
+    freeze_retriever: bool = field(
+        default=False, metadata={"help": "Only the reader learns: the query tower stays as it is."}
+    )
+
     # Parameters that control the index. Off by default: the passages' vectors stay as pre-training left them.
     refresh: RefreshMode = field(
         default="off", metadata={"help": "off, or sync, async, external: the query tower embeds the passages anew."}
@@ -290,6 +308,11 @@ class OpenQATrainingArguments(RefreshArguments):
                 self._at_least(1, name)
         if self.reader_seq_len is not None:
             self._at_least(4, "reader_seq_len")
+        if self.freeze_retriever and (self.refresh != "off" or self.retriever_learning_rate is not None):
+            raise ValueError(
+                f"freeze_retriever is set, but refresh is {self.refresh!r} and retriever_learning_rate "
+                f"{self.retriever_learning_rate}: a tower that does not learn needs neither. Drop them."
+            )
         if self.early_stopping_patience is not None and self.eval_steps == 0:
             raise ValueError(
                 f"early_stopping_patience is {self.early_stopping_patience}, but eval_steps is 0: there would be no "
