@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
 from tokenizers import BertWordPieceTokenizer
 
 from corpora import KnowledgeArguments, once, prepare_passages, set_up_logging, train_and_save
@@ -87,11 +86,9 @@ def main() -> int:
         encoder = RealmKnowledgeAugEncoder.from_bert(start.model_name_or_path, pooler="identity", seed=args.seed)
     else:
         tokenizer = new_tokenizer(knowledge, start.vocab_size, run / "tokenizer")
-        torch.manual_seed(args.seed)
         dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-        encoder = RealmKnowledgeAugEncoder(
-            RealmConfig(vocab_size=len(tokenizer), **dropout, **sizes(start.from_nothing))
-        )
+        config = RealmConfig(vocab_size=len(tokenizer), **dropout, **sizes(start.from_nothing))
+        encoder = RealmKnowledgeAugEncoder.from_scratch(config, args.seed)
     passages = prepare_passages(knowledge, tokenizer, run / "passages", start.max_candidate_length)
     spans = run / "recurring.npz"
     once(spans, {"passages": passages.fingerprint}, lambda: find_recurring_spans(passages, tokenizer).save(spans))

@@ -173,9 +173,9 @@ def check_kind(wanted: str, found: Sequence[str], place: str, model_type: str | 
         ValueError: It does. The message says what the checkpoint is for.
     """
     if model_type not in (None, "realm"):
+        start = f"from_bert({place!r})" if model_type == "bert" else "from_encoders"
         raise ValueError(
-            f"{place} is a checkpoint of type {model_type!r}, not one of REALM's: `{wanted}.from_bert({place!r})` "
-            "starts from a trained encoder."
+            f"{place} is a checkpoint of type {model_type!r}, not one of REALM's: `{wanted}.{start}` starts from it."
         )
     if wanted in found:
         return
