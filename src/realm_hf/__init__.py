@@ -5,6 +5,7 @@ model classes themselves, so these are imported at once; nearly all of that time
 rest, which brings FAISS and datasets, is imported when it is first used.
 """
 
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from transformers import (
@@ -54,6 +55,8 @@ if TYPE_CHECKING:
     from realm_hf.retriever.mixture_fit import fit_mixture
     from realm_hf.retriever.retriever import RealmRetriever
     from realm_hf.retriever.text_search import SearchResult
+
+__version__ = version("realm-hf")
 
 AutoConfig.register("realm", RealmConfig)
 AutoTokenizer.register(RealmConfig, tokenizer_class=RealmTokenizer)
