@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from realm_hf.models.configuration_realm import MAX_PASSAGE_LENGTH, MAX_QUERY_LENGTH
+from realm_hf.training.candidate_counts import parse_mix
 from realm_hf.training.loop_arguments import LoopArguments
 
 RefreshMode = Literal["sync", "async", "external", "off"]
@@ -192,6 +193,12 @@ class RealmTrainingArguments(RefreshArguments):
 
     # Parameters that control the objective
     num_candidates: int = field(default=8, metadata={"help": "K, the null passage counted."})
+    candidate_mix: str | None = field(
+        default=None,
+        metadata={
+            "help": "How many from where, e.g. bm25=4,dense=3; default: all from the index. Shares of rerank_depth."
+        },
+    )
     marginalization: Marginalization | None = field(
         default=None, metadata={"help": "token (released) or span (paper, eq. 1). Default: what the model says."}
     )
@@ -208,6 +215,10 @@ class RealmTrainingArguments(RefreshArguments):
 
     # Parameters that control retrieval
     retrieval_depth: int = field(default=1, metadata={"help": "Steps whose candidates are retrieved in advance."})
+    rerank_depth: int | None = field(
+        default=None,
+        metadata={"help": "L candidates are retrieved, and the best by the towers of the step are kept."},
+    )
     query_encoder: QueryEncoder = field(
         default="snapshot",
         metadata={"help": "snapshot: queries by the weights the index was built from (released); live: by today's."},
@@ -228,11 +239,29 @@ class RealmTrainingArguments(RefreshArguments):
                     f"reading_candidates is {self.reading_candidates}, but freeze_retriever_steps is 0: no step would "
                     "use it. Set the second, or drop the first."
                 )
+        if self.rerank_depth is not None and self.rerank_depth <= self.num_candidates:
+            raise ValueError(
+                f"rerank_depth is {self.rerank_depth}, but num_candidates is {self.num_candidates}: none would be "
+                "left out. Raise the first (the null passage is counted in both), or drop it."
+            )
         if self.marginalization is not None:
             self._one_of("marginalization", get_args(Marginalization))
         self._at_least(1, "max_masked_tokens", "num_candidates", "per_device_eval_batch_size", "max_eval_sentences")
         self._at_least(0, "freeze_retriever_steps", "retrieval_depth")
         self._at_least(4, "max_query_length", "max_candidate_length")
+        self._check_mix()
+
+    def _check_mix(self) -> None:
+        """The numbers of `candidate_mix` add up to K without the null passage; it is written in one way only."""
+        if self.candidate_mix is None:
+            return
+        mix = parse_mix(self.candidate_mix)
+        if sum(mix.values()) != self.num_candidates - 1:
+            raise ValueError(
+                f"candidate_mix is {self.candidate_mix!r}, {sum(mix.values())} passages in all, but num_candidates = "
+                f"{self.num_candidates} leaves {self.num_candidates - 1} beside the null passage: make them equal."
+            )
+        self.candidate_mix = ",".join(f"{name}={count}" for name, count in mix.items()) or None
 
 
 @dataclass
