@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from realm_hf.qa.answers import Answer, Evidence
     from realm_hf.qa.evaluation import evaluate_open_qa
     from realm_hf.qa.predictions import write_predictions
+    from realm_hf.qa.trec import write_qrels, write_trec_run
     from realm_hf.report import write_answer_report, write_report
     from realm_hf.retriever.bm25 import BM25Source
     from realm_hf.retriever.candidates import CandidateSource, IndexSource, Queries, RankingSource
@@ -105,7 +106,9 @@ __all__ = [
     "publish",
     "write_answer_report",
     "write_predictions",
+    "write_qrels",
     "write_report",
+    "write_trec_run",
 ]
 
 __getattr__, __dir__ = lazy_exports(
@@ -124,6 +127,7 @@ __getattr__, __dir__ = lazy_exports(
         "qa.answers": ["Answer", "Evidence"],
         "qa.evaluation": ["evaluate_open_qa"],
         "qa.predictions": ["write_predictions"],
+        "qa.trec": ["write_qrels", "write_trec_run"],
         "report": ["write_answer_report", "write_report"],
         "retriever.bm25": ["BM25Source"],
         "retriever.candidates": ["CandidateSource", "IndexSource", "Queries", "RankingSource"],
