@@ -131,7 +131,8 @@ def option_names(example: str) -> set[str]:
 
 def test_nothing_says_to_install_a_name_that_is_not_published():
     """Until it is, the package is installed from a checkout; the release workflow's first tag ends this test."""
-    written = [*DOCUMENTS, *(path for folder in ("src", "examples") for path in (ROOT / folder).rglob("*.py"))]
+    pages = [page for page in DOCUMENTS if page.parent.name != "contributing"]
+    written = [*pages, *(path for folder in ("src", "examples") for path in (ROOT / folder).rglob("*.py"))]
     assert [name_of(path) for path in written if re.search(r"pip install \W*realm-hf", path.read_text())] == []
 
 
