@@ -10,7 +10,7 @@ from realm_hf.knowledge.bm25 import BM25Index
 
 __all__ = ["KINDS", "PARTS", "SavedSource", "checked_settings"]
 
-KINDS: dict[str, dict[str, type]] = {
+KINDS: dict[str, dict[str, Any]] = {
     "bm25": {},
     "mixed": {"parts": list, "counts": list},
     "fused": {"parts": list, "constant": int, "depth": int},
