@@ -8,11 +8,12 @@ from typing import Any, Literal, Self
 
 import torch
 from torch import nn
-from transformers import AutoConfig, BertConfig, BertForPreTraining
+from transformers import AutoConfig, AutoTokenizer, BertConfig, BertForPreTraining
 from transformers.models.bert.modeling_bert import BertLMPredictionHead, BertPreTrainedModel
 from transformers.utils import logging
 
 from realm_hf.models.configuration_realm import RealmConfig
+from realm_hf.models.prompts import tokenize_prompts
 
 logger = logging.get_logger(__name__)
 
@@ -162,7 +163,10 @@ class FromBertModel(BertPreTrainedModel):
                 Fields of [`RealmConfig`], such as `retriever_proj_size=128`; what is not given comes from the
                 checkpoint. A sentence encoder is read as it was made with `pooling_mode="mean"`,
                 `projection="none"` and `normalize=True`; `retriever_proj_size` is then the size of its hidden states,
-                and `score_scale` is 20 where it is not given.
+                and `score_scale` is 20 where it is not given. `score_scale="auto"` is 20 with `normalize`, the
+                inverse square root of `retriever_proj_size` after a layer normalization, else 1; without it layer
+                normalization keeps the paper's 1. Prompts, as `query_prompt="query: "`, are tokenized by the
+                checkpoint's tokenizer.
 
         Returns:
             The model in evaluation mode, in float32. Without a prediction head in the checkpoint, the encoder's starts
@@ -179,10 +183,19 @@ class FromBertModel(BertPreTrainedModel):
         """
         if pooler not in ("checkpoint", "identity"):
             raise ValueError(f"`pooler` is {pooler!r}: choose 'checkpoint' or 'identity'.")
-        if overrides.get("normalize"):
+        if overrides.get("query_prompt") or overrides.get("document_prompt"):
+            tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
+            overrides = tokenize_prompts(tokenizer, overrides) | overrides
+        fits = overrides.get("score_scale") == "auto"
+        if overrides.get("normalize") and (fits or "score_scale" not in overrides):
             # Of unit vectors: cosines between -1 and 1 must tell candidates apart after a softmax.
-            overrides = {"score_scale": UNIT_SCORE_SCALE} | overrides
+            overrides |= {"score_scale": UNIT_SCORE_SCALE}
+        elif fits:
+            overrides |= {"score_scale": 1.0}
         config, weights = load_bert(name_or_path, **overrides)
+        if fits and config.projection == "layer_norm" and not config.normalize:
+            # The inner product of two vectors of D numbers of variance 1 has a standard deviation of sqrt(D).
+            config.score_scale = config.retriever_proj_size**-0.5
         start = BertStart(
             source=str(name_or_path),
             tower={f"realm.{key.removeprefix('bert.')}": w for key, w in weights.items() if key.startswith("bert.")},

@@ -35,6 +35,7 @@ from realm_hf.generations.manifest import GenerationNotFoundError
 from realm_hf.models.host_facts import RowFacts
 from realm_hf.models.modeling_realm import RealmEmbedder
 from realm_hf.models.modeling_realm_qa import RealmForOpenQA
+from realm_hf.models.prompts import room_beside_prompt
 from realm_hf.models.tokenization_realm import RealmTokenizer
 from realm_hf.models.transfer import to_device
 from realm_hf.qa.answerer import QuestionAnswerer
@@ -177,7 +178,8 @@ class OpenQATrainer(IndexedTrainer):
 
     def _encode(self, questions: list[str]) -> list[np.ndarray]:
         """`[CLS] question [SEP]` of each, cut to `max_question_length`."""
-        most = min(self.args.max_question_length, self.model.config.max_position_embeddings)
+        config, most = self.model.config, self.args.max_question_length
+        most = room_beside_prompt(config, "query", min(most, config.max_position_embeddings))
         return encode_questions(questions, self.processing_class, self.special_tokens, most)
 
     # One step
