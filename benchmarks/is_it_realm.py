@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from harness.bootstrap import clustered_interval
 from transformers import BertConfig, BertForMaskedLM, set_seed
 
 from realm_hf import RealmForPreTraining, RealmTokenizer
@@ -49,7 +50,6 @@ from factbook_task import (
 )
 
 CELLS = {"seen": True, "held out": False}
-DRAWS = 2000
 
 
 def scratch_checkpoint(folder: Path, tokenizer: RealmTokenizer, seed: int) -> str:
@@ -169,20 +169,9 @@ class Seed:
         return {"seed": self.seed, "arms": self.results}
 
 
-def clustered_interval(hits: np.ndarray, countries: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
-    """95 % percentile interval of the mean of `hits` [Q], countries resampled with replacement."""
-    _, cluster = np.unique(countries, return_inverse=True)
-    totals, sizes = np.bincount(cluster, hits), np.bincount(cluster)
-    drawn = rng.integers(len(sizes), size=(DRAWS, len(sizes)))
-    means = totals[drawn].sum(1) / sizes[drawn].sum(1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)
-
-
 def tables(path: Path) -> None:
     """Print the results as Markdown."""
     data = json.loads(path.read_text(encoding="utf-8"))
-    rng = np.random.default_rng(0)
     country = np.array([q["country"] for q in data["questions"]])
     seen_country = np.array([q["country_seen"] for q in data["questions"]])
     seen_field = np.array([q["field_seen"] for q in data["questions"]])
@@ -194,7 +183,7 @@ def tables(path: Path) -> None:
     print("| arm | recall@1 | 95 % interval | recall@5 | utility (nats) | seconds |\n|---|---|---|---|---|---|")
     for arm, r in ranks.items():
         hits = (r[:, asked] < 1).mean(0)
-        low, high = clustered_interval(hits, country[asked], rng)
+        low, high = clustered_interval(hits, country[asked])
         rows = [s["arms"].get(arm, {}) for s in data["seeds"]]
         known = [row["retrieval_utility"] for row in rows if "retrieval_utility" in row]
         utility = f"{np.mean(known):+.2f}" if known else ""
@@ -209,7 +198,7 @@ def tables(path: Path) -> None:
         if arm == "realm":
             continue
         gain = (ranks["realm"][:, asked] < 1).astype(float) - (r[:, asked] < 1)
-        low, high = clustered_interval(gain.mean(0), country[asked], rng)
+        low, high = clustered_interval(gain.mean(0), country[asked])
         seeds = ", ".join(f"{100 * g:+.1f}" for g in gain.mean(1))
         print(f"| {arm} | {100 * gain.mean():+.1f} | {100 * low:+.1f} to {100 * high:+.1f} | {seeds} |")
     print("\nrecall@1 by country x field: before REALM (after ICT) -> after REALM\n")

@@ -27,6 +27,7 @@ import faiss
 import numpy as np
 from harness.inputs import SCRATCH
 from harness.machine import commit
+from harness.results import append_line, read_lines
 from harness.vectors import DIMENSION, chunks, queries
 from paper_scale_plot import draw, table, write_page
 
@@ -73,7 +74,7 @@ def main() -> None:
         real = [(args.embeddings, "real")] if args.embeddings else []
         for file, kind in [*real, *((None, size) for size in sorted(args.sizes))]:
             measure_size(file or synthetic_file(int(kind)), "real" if file else "synthetic", args)
-    found = read(args.results)
+    found = read_lines(args.results)
     print(table(found))
     draw(found, args.plot_file)
     write_page(found, args.page, args.plot_file)
@@ -83,7 +84,7 @@ def measure_size(embeddings: Path, kind: str, args: argparse.Namespace) -> None:
     """Measure the factories that have no line for these embeddings yet."""
     rows, dimension = np.load(embeddings, mmap_mode="r").shape
     for name in args.factories:
-        known = {(cell["kind"], cell["rows"], cell["name"]) for cell in read(args.results)}
+        known = {(cell["kind"], cell["rows"], cell["name"]) for cell in read_lines(args.results)}
         factory = resolve(name, rows)
         if (kind, rows, name) in known or factory is None:
             continue
@@ -100,8 +101,7 @@ def measure_size(embeddings: Path, kind: str, args: argparse.Namespace) -> None:
                 print(f"{kind} {rows:,} {factory} ended with {done.returncode}", file=sys.stderr, flush=True)
                 continue
             cell |= json.loads(done.stdout.splitlines()[-1])
-        with args.results.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(cell) + "\n")
+        append_line(args.results, cell)
 
 
 def resolve(name: str, rows: int) -> str | None:
@@ -238,14 +238,6 @@ def synthetic_file(rows: int) -> Path:
         stored.flush()
         partial.rename(file)
     return file
-
-
-def read(results: Path) -> list[dict[str, Any]]:
-    """The cells that are finished; a line that was cut is none."""
-    if not results.exists():
-        return []
-    lines = results.read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines if line.endswith("}")]
 
 
 if __name__ == "__main__":

@@ -2,15 +2,16 @@
 
 import math
 import os
-import platform
 from html import escape
 from pathlib import Path
 from typing import Any
 
+from harness.machine import cpu_name
+from harness.results import BEGIN, END, write_between
+
 Cell = dict[str, Any]
 
 COLOURS = ("#1b6ca8", "#d1495b", "#2e933c", "#8f5db7", "#e08e0b", "#4a4a4a", "#0fa3b1", "#a44a3f", "#7a8b00")
-BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 _PAGE = f"""# Indexes by size
 
 What each kind of index costs, from 10,000 passages to the 13,353,718 of the paper, at 128 dimensions. The
@@ -56,22 +57,14 @@ def table(cells: list[Cell]) -> str:
 
 def write_page(cells: list[Cell], page: Path, plot: Path) -> None:
     """Put table and plot between the markers of a page; made with a few words where there is none."""
-    text = page.read_text(encoding="utf-8") if page.exists() else _PAGE
-    before, _, rest = text.partition(BEGIN)
-    after = rest.partition(END)[2]
+    if not page.exists():
+        page.parent.mkdir(parents=True, exist_ok=True)
+        page.write_text(_PAGE, encoding="utf-8")
     picture = os.path.relpath(plot, page.parent)
     shown = f"![Cost of an index against the size of the corpus]({picture})\n\n" if plot.exists() else ""
     threads = sorted({str(cell["threads"]) for cell in cells if "threads" in cell})
-    facts = f"{_cpu()}, {' and '.join(threads)} threads."
-    page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(f"{before}{BEGIN}\n{facts}\n\n{shown}{table(cells)}\n{END}{after}", encoding="utf-8")
-
-
-def _cpu() -> str:
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()
+    facts = f"{cpu_name()}, {' and '.join(threads)} threads."
+    write_between(page, f"{facts}\n\n{shown}{table(cells)}")
 
 
 def draw(cells: list[Cell], file: Path) -> None:

@@ -4,8 +4,7 @@
         --weights .cache/minilm --output_dir runs/squad/minilm
     python benchmarks/squad_open.py ... --weights scratch --output_dir runs/squad/scratch
 
-`passages.parquet` has title and text, a paragraph a row; the questions have question, answer (a list) and passage, the
-row of the paragraph that they were asked about. Warm start by the inverse cloze task, index built once, fine-tuning
+The files are described in harness/squad.py. Warm start by the inverse cloze task, index built once, fine-tuning
 of query tower and reader on train questions, evaluation on dev questions. A second call goes on where the first ended.
 Writes results.json and prints a table: recall of the gold paragraph over all dev questions, exact match and F1 of a
 random sample of them, beside BM25 over the same paragraphs and beside the same reader with the gold paragraph.
@@ -15,20 +14,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
-from datasets import Dataset
+from harness.squad import Questions, add_file_arguments, store_paragraphs
 from transformers import BertConfig, BertForMaskedLM, set_seed
 
 from realm_hf import RealmEmbedder, RealmForOpenQA, RealmForPreTraining, RealmRetriever, RealmTokenizer
-from realm_hf.data.passages.build import PassageStore, passages_from_rows
-from realm_hf.data.questions.load import OpenQAExample
+from realm_hf.data.passages.build import PassageStore
 from realm_hf.data.questions.matching import exact_match, token_f1
 from realm_hf.qa.answerer import QuestionAnswerer
 from realm_hf.qa.evaluation import evaluate_open_qa
@@ -52,31 +47,6 @@ MODEL = {
 }
 
 
-@dataclass(frozen=True)
-class Questions:
-    """Questions with the rows of the paragraphs that they were asked about."""
-
-    examples: list[OpenQAExample]
-    gold: list[int]
-
-    @classmethod
-    def read(cls, path: Path) -> Questions:
-        """All questions of a Parquet file."""
-        frame = pd.read_parquet(path)
-        pairs = zip(frame["question"], frame["answer"], strict=True)
-        return cls([OpenQAExample(q, tuple(dict.fromkeys(map(str, a)))) for q, a in pairs], frame["passage"].tolist())
-
-    def sample(self, count: int, seed: int) -> Questions:
-        """`count` of them, drawn without replacement."""
-        rows = random.Random(seed).sample(range(len(self.gold)), min(count, len(self.gold)))  # noqa: S311
-        return Questions([self.examples[row] for row in rows], [self.gold[row] for row in rows])
-
-    @property
-    def texts(self) -> list[str]:
-        """What is asked."""
-        return [example.question for example in self.examples]
-
-
 def random_bert(folder: Path, vocabulary: int, seed: int) -> str:
     """A random BERT, 4 layers of 256: clean of any text that its authors may have seen."""
     set_seed(seed)
@@ -85,19 +55,6 @@ def random_bert(folder: Path, vocabulary: int, seed: int) -> str:
     )
     BertForMaskedLM(config).save_pretrained(folder)
     return str(folder)
-
-
-def prepare_passages(args: argparse.Namespace, tokenizer: RealmTokenizer) -> PassageStore:
-    """One passage a paragraph: the row numbers of the questions must hold."""
-    folder = args.output_dir / "passages"
-    if not folder.is_dir():
-        rows = Dataset.from_pandas(pd.read_parquet(args.passages)[["title", "text"]], preserve_index=False)
-        passages_from_rows(rows, tokenizer, folder, max_length=args.max_passage_length)
-    passages = PassageStore.load(folder)
-    rows = len(pd.read_parquet(args.passages, columns=["title"]))
-    if len(passages) != rows:
-        raise SystemExit(f"{folder} holds {len(passages)} passages of {rows} rows: some were skipped as empty.")
-    return passages
 
 
 def warm_start(args: argparse.Namespace, tokenizer: RealmTokenizer, passages: PassageStore) -> Path:
@@ -176,9 +133,7 @@ def scores(predictions: list[str], asked: Questions) -> dict[str, float]:
 def main() -> None:
     """Train what is not there yet, evaluate, write results.json and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--passages", type=Path, required=True)
-    parser.add_argument("--train", type=Path, required=True)
-    parser.add_argument("--dev", type=Path, required=True)
+    add_file_arguments(parser)
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--weights", default=".cache/minilm", help="a BERT checkpoint, or 'scratch'")
     parser.add_argument("--tokenizer", default=".cache/minilm", help="whose vocabulary is used")
@@ -211,7 +166,7 @@ def main() -> None:
 
     args.output_dir.mkdir(parents=True, exist_ok=True)
     tokenizer = RealmTokenizer.from_pretrained(args.tokenizer)
-    passages = prepare_passages(args, tokenizer)
+    passages = store_paragraphs(args.passages, tokenizer, args.output_dir / "passages", args.max_passage_length)
     train, dev = Questions.read(args.train), Questions.read(args.dev)
     lap("data")
     start = warm_start(args, tokenizer, passages)

@@ -16,7 +16,6 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from tokenizers import BertWordPieceTokenizer
 
 from corpora import (
@@ -94,11 +93,9 @@ def main() -> int:
         encoder = RealmKnowledgeAugEncoder.from_bert(start.model_name_or_path, pooler="identity", seed=args.seed)
     else:
         tokenizer = new_tokenizer(knowledge, start.vocab_size, run / "tokenizer")
-        torch.manual_seed(args.seed)
         dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-        encoder = RealmKnowledgeAugEncoder(
-            RealmConfig(vocab_size=len(tokenizer), **dropout, **sizes(start.from_nothing))
-        )
+        config = RealmConfig(vocab_size=len(tokenizer), **dropout, **sizes(start.from_nothing))
+        encoder = RealmKnowledgeAugEncoder.from_scratch(config, args.seed)
     passages = prepare_passages(knowledge, tokenizer, run / "passages", start.max_candidate_length)
     recurring = recurring_spans_of(passages, tokenizer, run)
     train, held_out = hold_out_articles(passages, start.heldout_fraction)

@@ -10,6 +10,7 @@ from pathlib import Path
 import grimp
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -56,16 +57,33 @@ def test_import_registers_the_auto_classes(tiny_config):
     assert isinstance(AutoModelForPreTraining.from_config(tiny_config), realm_hf.RealmForPreTraining)
 
 
-def test_pinned_versions_lie_in_the_ranges_of_the_package():
+def pinned_versions() -> dict[str, str]:
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pinned = dict(line.split("==") for line in lines if not line.startswith("#"))
-    pinned = {canonicalize_name(name): version for name, version in pinned.items()}
+    return {canonicalize_name(name): version for name, version in pinned.items()}
+
+
+def test_pinned_versions_lie_in_the_ranges_of_the_package():
+    pinned = pinned_versions()
     extras = PROJECT["optional-dependencies"].values()
     requirements = [*PROJECT["dependencies"], *itertools.chain.from_iterable(extras)]
     for requirement in map(Requirement, requirements):
         if requirement.name != PROJECT["name"]:
             version = pinned[canonicalize_name(requirement.name)]
             assert requirement.specifier.contains(version), f"{requirement} does not allow the pinned {version}"
+
+
+def test_pinned_versions_that_are_installed_take_the_oldest_python():
+    """`make` takes the first python3.11 of the PATH, which may be 3.11.0."""
+    oldest = PROJECT["requires-python"].removeprefix(">=") + ".0"
+    pinned = pinned_versions()
+    refusing = [
+        f"{name} {found.version}: {found.metadata['Requires-Python']}"
+        for found in importlib.metadata.distributions()
+        if found.version == pinned.get(name := canonicalize_name(found.metadata["Name"]))
+        and oldest not in SpecifierSet(found.metadata["Requires-Python"] or "")
+    ]
+    assert not refusing
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)

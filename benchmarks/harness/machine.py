@@ -19,24 +19,43 @@ def describe_machine(threads: int, peer: str, inputs: str) -> dict[str, str]:
         peer: Versions of the peer's environment.
         inputs: What the passages are.
     """
-    ours = ("torch", "transformers", "faiss-cpu", "numpy")
     return {
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cores": str(len(os.sched_getaffinity(0))),
         "threads": str(threads),
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GB",
         "python": platform.python_version(),
-        "versions": ", ".join(f"{name} {version(name)}" for name in ours),
+        "versions": _versions("torch", "transformers", "faiss-cpu", "numpy"),
         "peer": peer,
         "inputs": inputs,
         "commit": commit(),
     }
 
 
-def commit() -> str:
-    """The commit, with `-dirty` where code that decides the figures was changed since."""
+def measured_on(threads: int, *code: str) -> dict[str, str]:
+    """The same facts, for one result of a program about learning: processor, threads, versions, commit.
+
+    Args:
+        threads: CPU threads that computed.
+        code: Files or folders beside `src` that decide the figures.
+    """
+    cores = len(os.sched_getaffinity(0))
+    return {
+        "cpu": f"{cpu_name()}, {threads} of {cores} cores",
+        "python": platform.python_version(),
+        "versions": _versions("torch", "transformers", "numpy", "bm25s"),
+        "commit": commit("src", *code),
+    }
+
+
+def commit(*code: str) -> str:
+    """The commit, with `-dirty` where code that decides the figures was changed since (by default: of the speeds)."""
     head = _git("rev-parse", "--short=10", "HEAD")
-    return f"{head}-dirty" if _git("status", "--porcelain", "--", *_CODE) else head
+    return f"{head}-dirty" if _git("status", "--porcelain", "--", *(code or _CODE)) else head
+
+
+def _versions(*names: str) -> str:
+    return ", ".join(f"{name} {version(name)}" for name in names)
 
 
 def _git(*arguments: str) -> str:
@@ -44,7 +63,8 @@ def _git(*arguments: str) -> str:
     return done.stdout.strip() if done.returncode == 0 else "unknown"
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """What the processor calls itself."""
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
             return line.split(":", 1)[1].strip()

@@ -14,6 +14,7 @@ import paper_scale
 import paper_scale_plot
 from harness import vectors
 from harness.million import repeat_passages
+from harness.results import read_lines
 
 from realm_hf.data.passages.build import PassageStore
 
@@ -63,7 +64,7 @@ def test_every_factory_of_the_study_can_be_built_where_it_is_measured(name):
 
 
 def test_what_was_measured_is_what_is_expected_of_memory():
-    measured = [cell for cell in paper_scale.read(paper_scale.RESULTS) if "peak_gigabytes" in cell]
+    measured = [cell for cell in read_lines(paper_scale.RESULTS) if "peak_gigabytes" in cell]
     assert max(cell["rows"] for cell in measured) == paper_scale.PAPER
     for cell in measured:
         expected = paper_scale.expected_gigabytes(cell["factory"], cell["rows"], 128)
@@ -78,17 +79,17 @@ def test_what_does_not_fit_is_written_down_and_nothing_is_measured_twice(tmp_pat
     np.save(tmp_path / "e.npy", np.zeros((100, 128), np.float16))
     args = SimpleNamespace(factories=["Flat", "SQ8"], results=tmp_path / "cells.jsonl", memory=0.1, threads=1)
     paper_scale.measure_size(tmp_path / "e.npy", "synthetic", args)
-    cells = paper_scale.read(args.results)
+    cells = read_lines(args.results)
     assert [cell["name"] for cell in cells] == ["Flat", "SQ8"]
     assert all("needs about" in cell["left_out"] for cell in cells)
     monkeypatch.setattr(paper_scale.subprocess, "run", None)
     paper_scale.measure_size(tmp_path / "e.npy", "synthetic", SimpleNamespace(**{**vars(args), "memory": 14.0}))
-    assert paper_scale.read(args.results) == cells
+    assert read_lines(args.results) == cells
 
 
 def test_a_line_that_was_cut_is_no_cell(tmp_path):
     (tmp_path / "cells.jsonl").write_text('{"rows": 1}\n{"rows": 2')
-    assert paper_scale.read(tmp_path / "cells.jsonl") == [{"rows": 1}]
+    assert read_lines(tmp_path / "cells.jsonl") == [{"rows": 1}]
 
 
 def test_table_and_plot_show_every_cell(tmp_path):

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from realm_hf.data.passages.build import build_passages, passages_from_rows
     from realm_hf.data.passages.recurring import RecurringSpans, articles_of, find_recurring_spans
     from realm_hf.data.passages.store import NULL_PASSAGE, PassageStore
+    from realm_hf.data.questions.gold import find_gold_rows
     from realm_hf.data.questions.load import OpenQAExample, load_questions
     from realm_hf.data.questions.matching import answer_tokens, contains_answer, exact_match, regex_match, token_f1
     from realm_hf.data.sentences.build import build_sentences
@@ -39,6 +40,7 @@ __all__ = [
     "build_sentences",
     "contains_answer",
     "exact_match",
+    "find_gold_rows",
     "find_recurring_masks",
     "find_recurring_spans",
     "load_documents",
@@ -58,6 +60,7 @@ __getattr__, __dir__ = lazy_exports(
         "passages.build": ["build_passages", "passages_from_rows"],
         "passages.recurring": ["RecurringSpans", "articles_of", "find_recurring_spans"],
         "passages.store": ["NULL_PASSAGE", "PassageStore"],
+        "questions.gold": ["find_gold_rows"],
         "questions.load": ["OpenQAExample", "load_questions"],
         "questions.matching": ["answer_tokens", "contains_answer", "exact_match", "regex_match", "token_f1"],
         "sentences.build": ["build_sentences"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from realm_hf.models.modeling_embedder import RealmEmbedder
 from realm_hf.models.ragged_encoding import CHUNK_TOKENS, plan_chunks
 from realm_hf.models.transfer import to_device
 
-__all__ = ["fit_projection"]
+__all__ = ["Components", "fit_projection", "principal_components", "set_projection"]
 
 
 @torch.inference_mode()
@@ -51,19 +52,59 @@ def fit_projection(
             "retriever_proj_size."
         )
     rows = np.sort(np.random.default_rng(seed).choice(len(passages), count, replace=False))
-    pooled = _pooled(towers[0], passages, rows)
-    mean = pooled.mean(axis=0)
-    # float64: the covariance of unit vectors has small eigenvalues that float32 mixes up.
-    values, vectors = np.linalg.eigh(np.cov((pooled - mean).T))
-    components = vectors[:, ::-1][:, :dimension].T.copy()
-    # The sign of a component is arbitrary; the largest entry says it, so that machines agree.
-    components *= np.sign(components[np.arange(dimension), np.abs(components).argmax(axis=1)])[:, None]
+    components = principal_components(_pooled(towers[0], passages, rows), dimension)
     for tower in towers:
-        layer = tower.cls.dense
-        assert isinstance(layer, nn.Linear)
-        layer.weight.copy_(torch.from_numpy(components))
-        layer.bias.copy_(torch.from_numpy(-components @ mean))
-    return float(values[::-1][:dimension].sum() / values.sum())
+        set_projection(tower, components)
+    return components.kept
+
+
+@dataclass(frozen=True)
+class Components:
+    """
+    The principal components of vectors.
+
+    Args:
+        directions (`np.ndarray`, float64 `[D, H]`): Orthonormal, those of the largest variance first.
+        mean (`np.ndarray`, float64 `[H]`): Of the vectors.
+        kept (`float`): The share of the variance that lies in them.
+    """
+
+    directions: np.ndarray
+    mean: np.ndarray
+    kept: float
+
+
+def principal_components(vectors: np.ndarray, dimension: int) -> Components:
+    """
+    The directions in which vectors differ most.
+
+    Args:
+        vectors (`np.ndarray` of shape `[R, H]`): At least `dimension` of them.
+        dimension (`int`): How many directions, D.
+    """
+    # float64: the covariance of unit vectors has small eigenvalues that float32 mixes up.
+    vectors = np.asarray(vectors, np.float64)
+    mean = vectors.mean(axis=0)
+    values, found = np.linalg.eigh(np.cov((vectors - mean).T))
+    directions = found[:, ::-1][:, :dimension].T.copy()
+    # The sign of a component is arbitrary; the largest entry says it, so that machines agree.
+    directions *= np.sign(directions[np.arange(dimension), np.abs(directions).argmax(axis=1)])[:, None]
+    return Components(directions, mean, float(values[::-1][:dimension].sum() / values.sum()))
+
+
+@torch.no_grad()
+def set_projection(tower: RealmEmbedder, components: Components) -> None:
+    """
+    Make principal components a tower's linear layer.
+
+    Args:
+        tower ([`RealmEmbedder`]): With a linear layer of that size.
+        components ([`Components`]): Of what it pools.
+    """
+    layer = tower.cls.dense
+    assert isinstance(layer, nn.Linear)
+    layer.weight.copy_(torch.from_numpy(components.directions))
+    layer.bias.copy_(torch.from_numpy(-components.directions @ components.mean))
 
 
 def _pooled(tower: RealmEmbedder, passages: PassageTokens, rows: np.ndarray) -> np.ndarray:

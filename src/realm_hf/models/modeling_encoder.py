@@ -1,6 +1,6 @@
 """REALM's knowledge-augmented encoder, with the name, signature and numbers of transformers 4.57.6."""
 
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from realm_hf.models.bert_initialization import BertStart, initialize_prediction
 from realm_hf.models.configuration_realm import RealmConfig
 from realm_hf.models.host_facts import RowFacts
 from realm_hf.models.losses import full_precision, gold_log_probs, marginal_log_likelihood
+from realm_hf.models.mimetic_initialization import initialize_mimetic
 from realm_hf.models.modeling_base import RealmTowerModel, flatten_candidates, refuse_head_mask
 from realm_hf.models.modeling_bert_tower import distinct_words, padding_mask
 from realm_hf.models.ragged_encoding import ragged_apply
@@ -35,6 +36,29 @@ class RealmKnowledgeAugEncoder(RealmTowerModel):
         self.realm = self.tower_class(config, pooler_is_read=False)
         self.cls = BertOnlyMLMHead(config)
         self.post_init()
+
+    @classmethod
+    def from_scratch(cls, config: RealmConfig, seed: int = 0) -> Self:
+        """
+        An encoder that knows nothing, made to learn to read soon: see [`mimetic_initialization`].
+
+        Args:
+            config ([`RealmConfig`]): Its sizes.
+            seed (`int`, *optional*, defaults to 0): Of all its weights.
+
+        Returns:
+            The model in evaluation mode, in float32.
+
+        Example:
+        ```python
+        >>> encoder = RealmKnowledgeAugEncoder.from_scratch(RealmConfig(vocab_size=8192, hidden_size=256))
+        ```
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = cls(config)
+        initialize_mimetic(model.realm, seed)
+        return model.eval()
 
     def start_from_bert(self, start: BertStart) -> None:
         """Copy tower and prediction head."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +37,15 @@ class OpenQAExample:
         answers (`tuple[str, ...]`): Acceptable answers, or regular expressions for them.
         regex (`bool`, *optional*, defaults to `False`): Whether the answers are regular expressions.
         id (`str`, *optional*, defaults to `""`): Names it in predictions.
+        gold (`tuple` of `int` or `str`, *optional*, defaults to `()`): Passages that hold the answer, where the data
+            set names them: numbers of documents of the knowledge corpus, or texts.
     """
 
     question: str
     answers: tuple[str, ...]
     regex: bool = False
     id: str = ""
+    gold: tuple[int | str, ...] = ()
 
 
 def load_questions(
@@ -53,6 +56,7 @@ def load_questions(
     revision: str | None = None,
     question_column: str = "question",
     answer_column: str | None = None,
+    gold_column: str | None = None,
     regex: bool = False,
 ) -> list[OpenQAExample]:
     """
@@ -73,6 +77,8 @@ def load_questions(
         revision (`str`, *optional*): Branch, tag or commit of a Hub dataset.
         question_column (`str`, *optional*, defaults to `"question"`): Column of the question.
         answer_column (`str`, *optional*): Column of the answers; `answers` or `answer` by default.
+        gold_column (`str`, *optional*): Column of the gold passages: a number of a document, a text, or a list of
+            them; `None` in a row says that it has none. Not read by default.
         regex (`bool`, *optional*, defaults to `False`): The answers are regular expressions (CuratedTREC).
 
     Returns:
@@ -80,14 +86,18 @@ def load_questions(
 
     Raises:
         FileNotFoundError: If a path does not exist.
-        ValueError: If there are no questions, a column is missing, or a row has an empty question, no answer, or a
-            regular expression that does not compile; the row is named.
+        ValueError: If there are no questions, a column is missing, or a row has an empty question, no answer, a
+            regular expression that does not compile, or a gold passage that is neither number nor text; the row is
+            named.
     """
     where = "the given rows" if not isinstance(source, (str, Path)) else str(source)
     rows = _rows(source, split, name, revision)
     lists = _WrittenLists()
     examples = [
-        _example(row, f"{where}, row {number}", number, question_column, answer_column, regex, lists)
+        replace(
+            _example(row, f"{where}, row {number}", number, question_column, answer_column, regex, lists),
+            gold=() if gold_column is None else _gold(row, gold_column, f"{where}, row {number}"),
+        )
         for number, row in enumerate(rows)
     ]
     if not examples:
@@ -188,6 +198,20 @@ def _example(
         _check_patterns(answers, where)
     given = row.get("id")
     return OpenQAExample(question, answers, is_regex, str(number) if given is None else str(given))
+
+
+def _gold(row: Mapping[str, Any], column: str, where: str) -> tuple[int | str, ...]:
+    """What a row says of its gold passages."""
+    if column not in row:
+        raise ValueError(f"{where} has the columns {sorted(row)}, but no {column}: name yours with gold_column.")
+    value = row[column]
+    values = [] if value is None else list(value) if isinstance(value, (list, tuple)) else [value]
+    wrong = [each for each in values if isinstance(each, bool) or not isinstance(each, (int, str))]
+    if wrong:
+        raise ValueError(
+            f"{where} has {column} {wrong[0]!r}: a gold passage is the number of a document of the corpus, or a text."
+        )
+    return tuple(dict.fromkeys(each for each in values if not isinstance(each, str) or each.strip()))
 
 
 def _strings(value: Any) -> tuple[str, ...]:

@@ -1,0 +1,84 @@
+"""Results that come one by one, over several runs of a program: a line of JSON each, and a table on a page.
+
+A program that is stopped and started again measures what has no line yet. A line that a kill has cut is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from realm_hf.storage.files import replacement
+
+BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+
+Line = dict[str, Any]
+
+
+def read_lines(file: Path) -> list[Line]:
+    """The finished lines of a file; none where there is no file."""
+    return [json.loads(line) for line in _finished(file).splitlines()]
+
+
+def append_line(file: Path, line: Line) -> None:
+    """Write a line behind the finished ones."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with replacement(file) as temporary:
+        temporary.write_text(_finished(file) + json.dumps(line) + "\n", encoding="utf-8")
+
+
+def _finished(file: Path) -> str:
+    text = file.read_text(encoding="utf-8") if file.exists() else ""
+    return text[: text.rfind("\n") + 1]
+
+
+def command() -> str:
+    """What this program was called with, without the folders before files' names."""
+    named = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
+    return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *named])
+
+
+def write_between(page: Path, content: str, *, begin: str = BEGIN, end: str = END) -> None:
+    """Put `content` between the markers of a page.
+
+    Raises:
+        SystemExit: The page has no such markers.
+    """
+    text = page.read_text(encoding="utf-8")
+    before, found, rest = text.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise SystemExit(f"{page} has no line {begin} followed by one with {end}: put them where the table belongs.")
+    page.write_text(f"{before}{begin}\n{content}\n{end}{after}", encoding="utf-8")
+
+
+def add_result_arguments(parser: argparse.ArgumentParser, results: Path) -> None:
+    """The options that every program about learning has."""
+    parser.add_argument("--tables", type=Path, metavar="PAGE", help="measure nothing, write the table into a page")
+    parser.add_argument(
+        "--results", type=Path, default=results, help="a JSON line for each row (default: %(default)s)"
+    )
+
+
+def write_tables(table: Callable[[list[Line]], str], results: Path) -> bool:
+    """Do what `--tables PAGE` asks for; whether it was asked.
+
+    Raises:
+        SystemExit: There is no line yet, or the page has no place for a table.
+    """
+    if "--tables" not in sys.argv:
+        return False
+    parser = argparse.ArgumentParser()
+    add_result_arguments(parser, results)
+    args = parser.parse_args()
+    lines = read_lines(args.results)
+    if not lines:
+        raise SystemExit(f"{args.results} has no line yet: measure first.")
+    write_between(args.tables, table(lines))
+    print(table(lines))
+    return True
