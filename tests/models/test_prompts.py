@@ -1,5 +1,7 @@
 """Prompts: put before every query and passage that is embedded, by the tower itself, and nowhere else."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,7 @@ from realm_hf.data.collators import PreTrainingCollator
 from realm_hf.data.masking import mask_example
 from realm_hf.generations.projection import fit_projection
 from realm_hf.generations.tower_check import tower_movements
+from realm_hf.hub.published_tower import read_tower_configuration
 from realm_hf.models.fingerprints import state_fingerprint
 from realm_hf.models.host_facts import RowFacts
 from realm_hf.models.prompts import add_prompt, room_beside_prompt
@@ -161,6 +164,16 @@ def test_a_prompt_is_saved_published_and_part_of_the_fingerprint(model, plain, t
     prints = {state_fingerprint(tower.state_dict()) for tower in (model.embedder, again, alone)}
     assert len(prints) == 1 and state_fingerprint(plain.embedder.state_dict()) not in prints
     assert not same_tower(model.embedder, plain.embedder)
+
+
+def test_a_published_configuration_may_have_prompts_of_numbers_only(model, tmp_path):
+    model.embedder.save_pretrained(tmp_path)
+    config = tmp_path / "config.json"
+    assert read_tower_configuration(config).query_prompt_ids == model.config.query_prompt_ids
+    for wrong in (["5"], [[5]], {"5": 5}):
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"query_prompt_ids": wrong}))
+        with pytest.raises(ValueError, match="query_prompt_ids is"):
+            read_tower_configuration(config)
 
 
 def test_a_generation_of_another_prompt_is_seen_by_the_tower_check(model, plain, store):
