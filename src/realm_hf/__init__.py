@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from realm_hf.qa.evaluation import evaluate_open_qa
     from realm_hf.qa.predictions import write_predictions
     from realm_hf.report import write_answer_report, write_report
+    from realm_hf.retriever.bm25 import BM25Source
     from realm_hf.retriever.candidates import CandidateSource, Queries, RankingSource
     from realm_hf.retriever.retriever import RealmRetriever
     from realm_hf.retriever.text_search import SearchResult
@@ -60,6 +61,7 @@ register_pipeline()
 
 __all__ = [
     "Answer",
+    "BM25Source",
     "CandidateSource",
     "CardFacts",
     "Evidence",
@@ -112,6 +114,7 @@ __getattr__, __dir__ = lazy_exports(
         "qa.evaluation": ["evaluate_open_qa"],
         "qa.predictions": ["write_predictions"],
         "report": ["write_answer_report", "write_report"],
+        "retriever.bm25": ["BM25Source"],
         "retriever.candidates": ["CandidateSource", "Queries", "RankingSource"],
         "retriever.retriever": ["RealmRetriever"],
         "retriever.text_search": ["SearchResult"],
