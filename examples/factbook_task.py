@@ -29,6 +29,7 @@ from realm_hf.training import retrieval_ranks
 KS = (1, 5, 20)
 MAX_PASSAGE_LENGTH = 96
 MAX_QUERY_LENGTH = 32
+FUSED_DEPTH = 100
 # LayerNorm bounds inner products of embeddings by their 128 dimensions; a tenth of it is a softmax that can learn.
 SCORE_SCALE = 0.1
 
@@ -121,34 +122,59 @@ def start_model(
     )
 
 
+def start_as_made(weights: str, seed: int) -> RealmForPreTraining:
+    """As [`start_model`], with the towers read as sentence encoders are made: mean of the tokens, cosine."""
+    return RealmForPreTraining.from_bert(
+        weights,
+        seed=seed,
+        pooling_mode="mean",
+        projection="none",
+        normalize=True,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+
+
 def index_now(embedder: RealmEmbedder, task: FactbookTask) -> RealmRetriever:
     """A retriever over the passages as `embedder` sees them now."""
     embeddings = embed_passages(embedder, task.passages)
     return RealmRetriever(task.passages, task.tokenizer, index=build_index(embeddings), embeddings=embeddings)
 
 
-def recall_of(
+def ranks_of(
     embedder: RealmEmbedder, retriever: RealmRetriever, task: FactbookTask, questions: Sequence[FactbookQuestion]
-) -> Recall:
-    """Recall of the gold passages in percent: {"1": ..., "5": ..., "20": ...}."""
-    training = embedder.training
-    embedder.eval()
+) -> np.ndarray:
+    """Rank of each question's gold passage, from 0; int64 `[Q]`, 20 where it is deeper."""
     texts, gold = [q.question for q in questions], [q.passage for q in questions]
-    ranks = retrieval_ranks(embedder, task.tokenizer, retriever, texts, gold, depth=max(KS))
-    embedder.train(training)
-    return recall_at(ranks)
+    return retrieval_ranks(embedder, task.tokenizer, retriever, texts, gold, depth=max(KS))
 
 
 def bm25_ranks(task: FactbookTask, questions: Sequence[FactbookQuestion]) -> np.ndarray:
     """Rank of each question's gold passage for BM25 over title and text; int64 `[Q]`, 20 where it is deeper."""
-    rows = bm25_rows(task.passages, [q.question for q in questions], max(KS))
+    return _ranks_in(bm25_rows(task.passages, [q.question for q in questions], max(KS)), questions)
+
+
+def hybrid_ranks(
+    embedder: RealmEmbedder, retriever: RealmRetriever, task: FactbookTask, questions: Sequence[FactbookQuestion]
+) -> np.ndarray:
+    """Likewise for the reciprocal rank fusion of the retriever's and BM25's first hundred."""
+    texts = [q.question for q in questions]
+    queries = embedder.encode(texts, tokenizer=task.tokenizer, max_length=MAX_QUERY_LENGTH)
+    dense = retriever.retrieve(queries, FUSED_DEPTH, null_passage=False).rows
+    points = np.zeros((len(questions), len(task.passages)))
+    for rows in (np.asarray(dense), bm25_rows(task.passages, texts, FUSED_DEPTH)):
+        np.put_along_axis(points, rows, np.take_along_axis(points, rows, 1) + 1 / (60 + np.arange(FUSED_DEPTH)), 1)
+    return _ranks_in(np.argsort(-points, axis=1, kind="stable")[:, : max(KS)], questions)
+
+
+def _ranks_in(rows: np.ndarray, questions: Sequence[FactbookQuestion]) -> np.ndarray:
     hits = rows == np.array([q.passage for q in questions])[:, None]
     return np.where(hits.any(1), hits.argmax(1), max(KS))
 
 
-def recall_at(ranks: np.ndarray) -> Recall:
+def recall_at(ranks: np.ndarray | Sequence[int]) -> Recall:
     """Recall in percent at each depth: {"1": ..., "5": ..., "20": ...}."""
-    return {str(k): round(100 * float((ranks < k).mean()), 1) for k in KS}
+    return {str(k): round(100 * float((np.asarray(ranks) < k).mean()), 1) for k in KS}
 
 
 def print_recall(rows: Iterable[tuple[str, Recall]]) -> None:

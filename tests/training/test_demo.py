@@ -13,9 +13,21 @@ from realm_hf.runs.records import read_log
 from realm_hf.training.inverse_cloze import InverseClozeTrainer
 from realm_hf.training.open_qa import OpenQATrainer
 from realm_hf.training.pretraining import RealmTrainer
+from realm_hf.training.recurring_spans import RecurringSpanTrainer
 
-TRAINERS = (InverseClozeTrainer, RealmTrainer, OpenQATrainer)
-STEPS = ["--inverse_cloze_steps", 3, "--reading_steps", 2, "--joint_steps", 2, "--question_steps", 3]
+TRAINERS = (InverseClozeTrainer, RecurringSpanTrainer, RealmTrainer, OpenQATrainer)
+STEPS = [
+    "--inverse_cloze_steps",
+    3,
+    "--recurring_span_steps",
+    2,
+    "--reading_steps",
+    2,
+    "--joint_steps",
+    2,
+    "--question_steps",
+    3,
+]
 SHORT = [*STEPS, "--batch_size", 2, "--refresh", "sync", "--refresh_steps", 2]
 
 
@@ -70,6 +82,10 @@ def test_demo_that_is_stopped_in_every_phase_ends_there_in_words_and_goes_on_to_
     with pytest.raises(SystemExit, match=r"joint_steps 2 then, 3 now.*--restart to begin again"):
         demo("--joint_steps", 3)
 
+    stop_in("recurring-spans", signal.SIGTERM)
+    assert demo() == 143
+    assert "'recurring spans' after step 1" in capsys.readouterr().out
+
     stop_in("pre-training", signal.SIGINT)
     assert demo() == 130
     printed = capsys.readouterr().out
@@ -83,10 +99,16 @@ def test_demo_that_is_stopped_in_every_phase_ends_there_in_words_and_goes_on_to_
     stop_in("none", signal.SIGTERM)
     assert demo() == 0
     printed = capsys.readouterr().out
-    assert "done: data, initial recall, inverse cloze, pre-training" in printed and "Exact match" in printed
+    assert (
+        "done: data, initial recall, inverse cloze, recurring spans, pre-training" in printed
+        and "Exact match" in printed
+    )
     assert steps(run) == [1, 2, 3, 4] and steps(run / "open_qa") == [1, 2, 3]
     summary = json.loads((run / "summary.json").read_text())
-    assert summary["recall"].keys() == {"initial", "ict", "realm", "bm25"}
+    assert list(summary["recall"]) == ["initial", "ict", "recurring", "realm", "hybrid", "bm25"]
+    assert {len(found) for found in summary["ranks"].values()} == {len(summary["questions"])}
+    for name, found in summary["ranks"].items():
+        assert summary["recall"][name]["5"] == round(100 * sum(rank < 5 for rank in found) / len(found), 1)
     assert json.loads((run / "demo.json").read_text())["finished"]
 
     # A finished demo is replaced, as ever; and so is one that was stopped, where that is asked for.

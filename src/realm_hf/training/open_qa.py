@@ -153,9 +153,8 @@ class OpenQATrainer(IndexedTrainer):
         self.search = BeamSearch(finder, wide, config.reader_beam_size, model.reader_length, reading_source)
         self._answerless = AnswerlessWatch(args, self.search.wide, self.search.read)
         probes = self._encode([example.question for example in self.eval_dataset[: args.probe_queries]])
-        self.index = IndexService(
-            self.run, passages, processing_class, args, self.accelerator, SwapProbes(probes, self.search.read)
-        )
+        swaps = SwapProbes(probes, self.search.read)
+        self.index = IndexService(self.run, passages, processing_class, args, self.accelerator, swaps)
         self.index.candidate_source = candidate_source
         self.best = BestModel(root, args.early_stopping_patience)
         self._best_index = ExitStack()
