@@ -97,14 +97,14 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--restart", action="store_true", help="begin again, although a stopped demo could go on")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--inverse_cloze_steps", type=int, default=20)
+    parser.add_argument("--inverse_cloze_steps", type=int, default=10)
     parser.add_argument("--recurring_span_steps", type=int, default=10)
     parser.add_argument("--reading_steps", type=int, default=110, help="steps in which only the reader learns")
     parser.add_argument("--joint_steps", type=int, default=60, help="steps in which both learn")
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--num_candidates", type=int, default=4, help="K, the null passage counted")
     parser.add_argument("--learning_rate", type=float, default=3e-4)
-    parser.add_argument("--question_steps", type=int, default=120, help="steps of fine-tuning on questions")
+    parser.add_argument("--question_steps", type=int, default=90, help="steps of fine-tuning on questions")
     parser.add_argument("--refresh", default="async", choices=["async", "sync", "off"])
     parser.add_argument("--refresh_steps", type=int, default=15)
     return parser.parse_args()
@@ -178,7 +178,7 @@ def warm_up(model: RealmForPreTraining, task: FactbookTask, args: argparse.Names
             output_dir=str(folder),
             max_steps=args.inverse_cloze_steps,
             per_device_train_batch_size=32,
-            learning_rate=5e-5,
+            learning_rate=2e-5,
             warmup_steps=min(5, args.inverse_cloze_steps // 2),
             max_query_length=64,
             # MiniLM has never met [MASK]: the queries are masked, and the sentence stays, so that the words around a
