@@ -14,7 +14,17 @@ from datasets import Dataset
 
 from bm25 import bm25_rows
 from factbook import FactbookQuestion, factbook_passages, factbook_questions, factbook_statements
-from realm_hf import RealmEmbedder, RealmForPreTraining, RealmRetriever, RealmTokenizer, build_index, embed_passages
+from realm_hf import (
+    BM25Source,
+    FusedSource,
+    IndexSource,
+    RealmEmbedder,
+    RealmForPreTraining,
+    RealmRetriever,
+    RealmTokenizer,
+    build_index,
+    embed_passages,
+)
 from realm_hf.data import (
     PassageStore,
     SentenceStore,
@@ -29,7 +39,6 @@ from realm_hf.training import retrieval_ranks
 KS = (1, 5, 20)
 MAX_PASSAGE_LENGTH = 96
 MAX_QUERY_LENGTH = 32
-FUSED_DEPTH = 100
 # LayerNorm bounds inner products of embeddings by their 128 dimensions; a tenth of it is a softmax that can learn.
 SCORE_SCALE = 0.1
 
@@ -151,25 +160,18 @@ def ranks_of(
 
 def bm25_ranks(task: FactbookTask, questions: Sequence[FactbookQuestion]) -> np.ndarray:
     """Rank of each question's gold passage for BM25 over title and text; int64 `[Q]`, 20 where it is deeper."""
-    return _ranks_in(bm25_rows(task.passages, [q.question for q in questions], max(KS)), questions)
+    rows = bm25_rows(task.passages, [q.question for q in questions], max(KS))
+    hits = rows == np.array([q.passage for q in questions])[:, None]
+    return np.where(hits.any(1), hits.argmax(1), max(KS))
 
 
 def hybrid_ranks(
     embedder: RealmEmbedder, retriever: RealmRetriever, task: FactbookTask, questions: Sequence[FactbookQuestion]
 ) -> np.ndarray:
-    """Likewise for the reciprocal rank fusion of the retriever's and BM25's first hundred."""
-    texts = [q.question for q in questions]
-    queries = embedder.encode(texts, tokenizer=task.tokenizer, max_length=MAX_QUERY_LENGTH)
-    dense = retriever.retrieve(queries, FUSED_DEPTH, null_passage=False).rows
-    points = np.zeros((len(questions), len(task.passages)))
-    for rows in (np.asarray(dense), bm25_rows(task.passages, texts, FUSED_DEPTH)):
-        np.put_along_axis(points, rows, np.take_along_axis(points, rows, 1) + 1 / (60 + np.arange(FUSED_DEPTH)), 1)
-    return _ranks_in(np.argsort(-points, axis=1, kind="stable")[:, : max(KS)], questions)
-
-
-def _ranks_in(rows: np.ndarray, questions: Sequence[FactbookQuestion]) -> np.ndarray:
-    hits = rows == np.array([q.passage for q in questions])[:, None]
-    return np.where(hits.any(1), hits.argmax(1), max(KS))
+    """Likewise for the retriever's index and BM25, fused by reciprocal ranks."""
+    fused = retriever.snapshot()  # what is served stays as it is
+    fused.candidate_source = FusedSource([BM25Source.build(task.passages, task.tokenizer), IndexSource()])
+    return ranks_of(embedder, fused, task, questions)
 
 
 def recall_at(ranks: np.ndarray | Sequence[int]) -> Recall:

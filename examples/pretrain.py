@@ -6,7 +6,7 @@
     accelerate launch examples/pretrain.py examples/pretrain.yaml --resume_from_checkpoint true
 
 RUN (`--output_dir`) then holds passages/ and sentences/ (built once, and found again), checkpoints/, index/, model/,
-log.jsonl, summary.json, examples.json and report.html; and a folder for each warm start, see `warm_starts.py`.
+log.jsonl, summary.json, examples.json, report.html, and a folder for each warm start (`pretrain_warm_starts.py`).
 """
 
 import json
@@ -26,6 +26,7 @@ from corpora import (
     prepare_passages,
     set_up_logging,
 )
+from pretrain_warm_starts import WarmStartArguments, warm_up
 from realm_hf import RealmForPreTraining, RealmTokenizer, write_report
 from realm_hf.data import (
     PassageStore,
@@ -43,7 +44,6 @@ from realm_hf.training import (
     make_accelerator,
     parse_arguments,
 )
-from warm_starts import WarmStartArguments, warm_up
 
 
 @dataclass
