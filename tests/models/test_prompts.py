@@ -91,6 +91,14 @@ def test_texts_are_embedded_as_if_their_prompt_stood_before_them(model):
     assert np.abs(passages - by_hand(tower, "", TEXTS, ["Nile", "", "Copper"])).max() > 0.01, "the prompt counts"
 
 
+def test_an_encoder_of_another_kind_has_prompts_too(bert):
+    tower = RealmEmbedder.from_encoders(embedder=bert, score_scale="auto", retriever_proj_size=16, **PROMPTS)
+    assert tower.config.score_scale == 0.25
+    queries = tower.encode(TEXTS, tokenizer=tiny_tokenizer())
+    np.testing.assert_allclose(queries, by_hand(tower, PROMPTS["query_prompt"], TEXTS), atol=1e-4)
+    assert np.abs(queries - by_hand(tower, "", TEXTS)).max() > 0.01
+
+
 def test_every_way_to_a_query_embedding_has_the_prompt(model, bert):
     tokenizer = tiny_tokenizer()
     tokens = tokenizer(TEXTS, padding=True, return_tensors="pt")

@@ -1,6 +1,6 @@
 """Starting REALM from any BERT checkpoint."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from os import PathLike
@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoTokenizer, BertConfig, BertForPreTraining
+from transformers import AutoConfig, BertConfig, BertForPreTraining
 from transformers.models.bert.modeling_bert import BertLMPredictionHead, BertPreTrainedModel
 from transformers.utils import logging
 
@@ -22,6 +22,21 @@ Pooler = Literal["checkpoint", "identity"]
 # tanh(0.05 h) is linear within 2 % for |h| < 5; the layer normalization after the projection removes the factor again.
 IDENTITY_POOLER_SCALE = 0.05
 UNIT_SCORE_SCALE = 20.0
+
+
+def with_score_scale(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a new model's configuration, with the `score_scale` that is meant by `"auto"` or by none."""
+    scale = fields.get("score_scale")
+    if fields.get("normalize"):
+        # Of unit vectors: cosines between -1 and 1 must tell candidates apart after a softmax.
+        return {**fields, "score_scale": UNIT_SCORE_SCALE if scale in (None, "auto") else scale}
+    if scale != "auto":
+        return dict(fields)
+    if fields.get("projection", RealmConfig.projection) != "layer_norm":
+        return {**fields, "score_scale": 1.0}
+    # The inner product of two vectors of D numbers of variance 1 has a standard deviation of sqrt(D).
+    size = fields.get("retriever_proj_size", RealmConfig.retriever_proj_size)
+    return {**fields, "score_scale": float(size) ** -0.5}
 
 
 @contextmanager
@@ -183,19 +198,8 @@ class FromBertModel(BertPreTrainedModel):
         """
         if pooler not in ("checkpoint", "identity"):
             raise ValueError(f"`pooler` is {pooler!r}: choose 'checkpoint' or 'identity'.")
-        if overrides.get("query_prompt") or overrides.get("document_prompt"):
-            tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
-            overrides = tokenize_prompts(tokenizer, overrides) | overrides
-        fits = overrides.get("score_scale") == "auto"
-        if overrides.get("normalize") and (fits or "score_scale" not in overrides):
-            # Of unit vectors: cosines between -1 and 1 must tell candidates apart after a softmax.
-            overrides |= {"score_scale": UNIT_SCORE_SCALE}
-        elif fits:
-            overrides |= {"score_scale": 1.0}
+        overrides = with_score_scale(tokenize_prompts(name_or_path, overrides))
         config, weights = load_bert(name_or_path, **overrides)
-        if fits and config.projection == "layer_norm" and not config.normalize:
-            # The inner product of two vectors of D numbers of variance 1 has a standard deviation of sqrt(D).
-            config.score_scale = config.retriever_proj_size**-0.5
         start = BertStart(
             source=str(name_or_path),
             tower={f"realm.{key.removeprefix('bert.')}": w for key, w in weights.items() if key.startswith("bert.")},
@@ -226,4 +230,5 @@ __all__ = [
     "initialize_prediction_head",
     "initialize_projection",
     "load_bert",
+    "with_score_scale",
 ]

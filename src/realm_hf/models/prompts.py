@@ -8,17 +8,17 @@ such places, and one that forgets embeds something else without a word. The read
 from __future__ import annotations
 
 from collections.abc import Mapping
+from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
+from transformers import AutoTokenizer
 
 from realm_hf.models.host_facts import RowFacts, RowLengths
 from realm_hf.models.transfer import to_device
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from realm_hf.models.configuration_realm import RealmConfig
 
 __all__ = ["Role", "add_prompt", "prompt_ids", "room_beside_prompt", "tokenize_prompts"]
@@ -27,19 +27,23 @@ Role = Literal["query", "document"]
 ROLES: tuple[Role, Role] = ("query", "document")
 
 
-def tokenize_prompts(tokenizer: PreTrainedTokenizerBase, fields: Mapping[str, Any]) -> dict[str, list[int]]:
+def tokenize_prompts(name_or_path: str | PathLike[str], fields: Mapping[str, Any]) -> dict[str, Any]:
     """
-    The token ids of the prompts among some fields of a configuration, as further fields.
+    Fields of a configuration, with the token ids of the prompts among them.
 
     Args:
-        tokenizer (`PreTrainedTokenizerBase`): The one that makes queries and passages.
+        name_or_path (`str` or `PathLike`): Where the tokenizer is; it is loaded if there is a prompt.
         fields (`Mapping[str, Any]`): May have `query_prompt` and `document_prompt`.
 
     Returns:
-        `dict[str, list[int]]`: `query_prompt_ids` and `document_prompt_ids`, where there is such a prompt.
+        `dict[str, Any]`: Also `query_prompt_ids` and `document_prompt_ids`, where there is such a prompt.
     """
     texts = {f"{role}_prompt_ids": fields.get(f"{role}_prompt") for role in ROLES}
-    return {name: tokenizer(text, add_special_tokens=False)["input_ids"] for name, text in texts.items() if text}
+    if not any(texts.values()):
+        return dict(fields)
+    tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
+    ids = {name: tokenizer(text, add_special_tokens=False)["input_ids"] for name, text in texts.items() if text}
+    return {**fields, **ids}
 
 
 def prompt_ids(config: RealmConfig, role: Role) -> list[int]:
