@@ -72,8 +72,8 @@ class FromEncodersModel(FromBertModel):
             overrides (*optional*):
                 Fields of [`RealmConfig`]. `pooling_mode` is `"mean"` where it is not given; `"cls"` is the last hidden
                 state of the first token, without a pooler. With `projection="none"`, `retriever_proj_size` is the size
-                of the embedder's hidden states; with `normalize=True`, `score_scale` is 20 where it is not given. Prompts
-                and `score_scale="auto"` are as for [`~RealmPreTrainedModel.from_bert`].
+                of the embedder's hidden states; with `normalize=True`, `score_scale` is 20 where it is not given.
+                Prompts and `score_scale="auto"` are as for [`~RealmPreTrainedModel.from_bert`].
 
         Returns:
             The model in evaluation mode, in float32. A projection starts as a random map that keeps angles.
