@@ -45,7 +45,7 @@ def test_command_is_installed_and_tells_its_subcommands(capsys):
     assert stop.value.code == 0
     told = capsys.readouterr().out
     for command in ("search", "ask", "build-index", "inspect", "verify", "report", "estimate", "convert"):
-        assert re.search(rf"^ +{command} +\w", told, flags=re.MULTILINE), command
+        assert re.search(rf"^ +{command}\s+\w", told, flags=re.MULTILINE), command
 
 
 def test_import_registers_the_auto_classes(tiny_config):
