@@ -92,7 +92,7 @@ class SentenceTransformerBridge:
 
         Raises:
             FileExistsError: There is something in the folder.
-            ValueError: There is no tokenizer.
+            ValueError: There is no tokenizer, or a tower has a prompt.
 
         Example:
         ```python
@@ -123,6 +123,8 @@ def _write_tower(
     """Write encoder and modules of one tower; kind and folder of each."""
     path = f"{prefix}0_Transformer" if prefix else ""
     place = folder / path
+    if embedder.config.query_prompt or embedder.config.document_prompt:
+        raise ValueError("The embedder has prompts (query_prompt, document_prompt), which are not written there yet.")
     encoder = _plain_encoder(embedder)
     encoder.save_pretrained(place)
     tokenizer.save_pretrained(place)

@@ -40,11 +40,12 @@ class NullEmbedding:
             ids = torch.tensor([[special_tokens.cls, *between, special_tokens.sep]], device=embedder.device)
             segments = torch.zeros_like(ids)
             segments[0, -1] = 1
+            rows, _ = embedder.with_prompt("document", {"input_ids": ids, "token_type_ids": segments})
             was_training = embedder.training
             embedder.eval()
             try:
                 with torch.no_grad():
-                    projected = embedder(ids, token_type_ids=segments)
+                    projected = embedder(**rows)
             finally:
                 embedder.train(was_training)
             self._value = projected.projected_score[0].float().cpu().numpy()
