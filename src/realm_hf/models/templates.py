@@ -19,7 +19,7 @@ def separators_between(tokenizer: PreTrainedTokenizerBase) -> int:
         `ValueError`: it writes a pair in another way, for instance with `[CLS]` at the end.
     """
     one, other = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("one", "other"))
-    written = list(tokenizer("one", "other")["input_ids"])
+    written = list(tokenizer("one", text_pair="other")["input_ids"])
     if written == [*one, *other]:
         return 1
     cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
