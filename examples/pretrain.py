@@ -65,6 +65,18 @@ class SentenceArguments:
 
 
 @dataclass
+class PreTrainingArguments(RealmTrainingArguments):
+    """Parameters of pre-training, with the released warm-up unless another is given."""
+
+    warmup_steps: int = field(
+        default=-1,
+        metadata={
+            "help": "Steps in which the rate rises to its peak; -1: a tenth of max_steps, within 100 and 10,000."
+        },
+    )
+
+
+@dataclass
 class WarmStartArguments:
     """Parameters that control the warm start by the inverse cloze task (section 3.4)."""
 
@@ -86,7 +98,7 @@ class WarmStartArguments:
 
 def main() -> int:
     knowledge, corpus, model_args, warm, args = parse_arguments(
-        [KnowledgeArguments, SentenceArguments, ModelArguments, WarmStartArguments, RealmTrainingArguments]
+        [KnowledgeArguments, SentenceArguments, ModelArguments, WarmStartArguments, PreTrainingArguments]
     )
     accelerator = make_accelerator(args)
     set_up_logging(accelerator)
@@ -218,7 +230,9 @@ def overview(
         *(f"{n:11} " + ", ".join(f"{k.replace('_', ' ')} {v:,}" for k, v in c.items()) for n, c in counts.items()),
         f"Training    {args.max_steps:,} steps of {batch} examples with {args.num_candidates} candidates, on "
         f"{accelerator.num_processes} x {accelerator.device.type}; {len(sentences.heldout):,} sentences held out",
-        f"Index       {args.index_factory}, refresh {args.refresh} every {args.refresh_steps} steps",
+        f"Rate        peak {args.learning_rate:g} after {args.num_warmup_steps:,} steps of warm-up, then "
+        f"{args.lr_scheduler_type}",
+        f"Index       {args.index_factory}, refresh {args.refresh}, {args.snapshot_schedule}",
     ]
     return "\n".join(lines)
 

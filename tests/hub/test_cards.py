@@ -45,6 +45,7 @@ def test_what_the_run_recorded_is_said(card, manifest, tmp_path):
         "evaluation": {"eval_loss": 3.25, "eval_note": "words"},
         "recall": {"ict": {"1": 75.5, "20": 100.0}, "realm": {"1": 86.9, "5": 93.5}},
         "seconds": {"total": 387.7},
+        "arguments": {"warmup_steps": 1000, "refresh": "async", "refresh_steps": 500},
     }
     (tmp_path / "summary.json").write_text(json.dumps(summary))
     (tmp_path / "run.json").write_text(json.dumps({"packages": {"torch": "2.13.0"}}))
@@ -56,12 +57,25 @@ def test_what_the_run_recorded_is_said(card, manifest, tmp_path):
 
     assert "| optimizer steps | 170 |" in text
     assert "| largest learning rate | 0.0005 |" in text
+    assert "| warm-up steps | 1,000 |" in text
+    assert "| index refresh | async, every 500 steps |" in text
     assert "| torch | 2.13.0 |" in text
     assert "| loss | 3.25 |" in text
     assert "words" not in text.split("## Results")[1].split("## Limits")[0]
     assert "| stage | recall@1 | recall@5 | recall@20 |" in text
     assert "| ict | 75.5 |  | 100.0 |" in text
     assert "98.4 %" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"refresh": "off", "refresh_steps": 500}, "| index refresh | off |"),
+        ({"refresh": "sync", "refresh_schedule": "0-9:2,9-:5"}, "| index refresh | sync, 0-9:2,9-:5 |"),
+    ],
+)
+def test_a_card_says_when_the_index_was_refreshed(card, tmp_path, arguments, said):
+    assert said in card(run=RunRecord(tmp_path, summary={"arguments": arguments})).text
 
 
 def test_staleness_is_counted_from_the_generation_that_is_published(card, manifest, tmp_path):

@@ -123,6 +123,14 @@ def test_page_tells_the_runs_figures(tmp_path):
     assert "+4.20" in page
 
 
+def test_the_arguments_of_a_run_that_ended_are_shown(tmp_path):
+    run = write_run(tmp_path / "run")
+    assert "Arguments (summary.json)" not in write_report(run).read_text()
+    (run / "summary.json").write_text(json.dumps({"arguments": {"refresh_schedule": "0-9:2,9-:5", "run": "<s>"}}))
+    page = write_report(run).read_text()
+    assert "&quot;refresh_schedule&quot;: &quot;0-9:2,9-:5&quot;" in page and "<s>" not in page
+
+
 def test_text_of_the_corpus_is_escaped(tmp_path):
     page = write_report(write_run(tmp_path / "run")).read_text()
     assert "&lt;is&gt;" in page

@@ -120,3 +120,12 @@ def test_every_figure_of_the_log_reaches_the_tracker_swaps_between_two_logged_st
     assert {"index_seconds"} <= {name for step, name in sent if step == 0}
     assert {"save_seconds"} <= {name for step, name in sent if step == 4}
     assert fake.values["output_dir"] == str(tmp_path)
+
+
+def test_the_summary_names_the_arguments_and_the_warm_up_in_steps(world, tmp_path):
+    settings = {"max_steps": 2, "warmup_steps": -1, "refresh_schedule": "0-1:1,1-:2"}
+    made = trainer_of("pre-training", world, tmp_path, **settings)
+    made.train()
+    arguments = json.loads((tmp_path / "summary.json").read_text())["arguments"]
+    assert arguments["warmup_steps"] == 100 and arguments["refresh_schedule"] == "0-1:1,1-:2"
+    assert arguments.keys() & {"output_dir", "run_name", "report_to"} == set(), "no paths"

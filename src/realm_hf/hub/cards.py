@@ -262,10 +262,23 @@ def _training(facts: CardFacts, run: RunRecord) -> str:
     learning_rate = run.largest("lr")
     if learning_rate is not None:
         rows.append(("largest learning rate", f"{learning_rate:.3g}"))
+    rows += _declared(run.arguments)
     rows += [(f"seconds: {phase}", f"{seconds:,.0f}") for phase, seconds in run.seconds.items()]
     rows += [(name, str(value)) for name, value in facts.training.items()]
     rows += [(name, version) for name, version in run.packages.items()]
     return _table([("setting", "value"), *rows]) if rows else "No run was recorded."
+
+
+def _declared(arguments: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """How the learning rate rose, and how the index was renewed."""
+    rows = []
+    if "warmup_steps" in arguments:
+        rows.append(("warm-up steps", f"{arguments['warmup_steps']:,}"))
+    if "refresh" in arguments:
+        mode = str(arguments["refresh"])
+        when = arguments.get("refresh_schedule") or f"every {arguments.get('refresh_steps')} steps"
+        rows.append(("index refresh", mode if mode == "off" else f"{mode}, {when}"))
+    return rows
 
 
 def _index(manifest: HubManifest, run: RunRecord, recall: float | None) -> str:

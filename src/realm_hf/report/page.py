@@ -109,7 +109,10 @@ def _curves(record: RunRecord) -> str:
 
 
 def _settings(record: RunRecord) -> str:
-    if not record.settings:
-        return ""
-    text = escape(json.dumps(record.settings, indent=2, sort_keys=True, ensure_ascii=False))
-    return f"<details><summary>Settings of the run (run.json)</summary><pre>{text}</pre></details>"
+    parts = {"Settings of the run (run.json)": record.settings, "Arguments (summary.json)": record.arguments}
+    return "\n".join(
+        f"<details><summary>{title}</summary><pre>"
+        f"{escape(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False))}</pre></details>"
+        for title, content in parts.items()
+        if content
+    )

@@ -103,6 +103,11 @@ class RunRecord:
         return list(self.summary.get("generations") or [])
 
     @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of the training, from the summary."""
+        return dict(self.summary.get("arguments") or {})
+
+    @property
     def packages(self) -> dict[str, str]:
         """Versions of the libraries that made the run, from its settings."""
         return dict(self.settings.get("packages") or {})
