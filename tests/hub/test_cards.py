@@ -67,6 +67,16 @@ def test_what_the_run_recorded_is_said(card, manifest, tmp_path):
     assert "98.4 %" in text
 
 
+def test_retrieval_is_said_before_and_after_training_and_once(card, tmp_path):
+    at = {step: {"step": step, "eval_recall_at_1": step / 1000, "eval_ndcg_at_10": 0.5} for step in (0, 400, 812)}
+    run = RunRecord(
+        tmp_path, evaluations=list(at.values()), summary={"evaluation": {"eval_recall_at_1": 0.812, "eval_loss": 2.5}}
+    )
+    text = card(run=run).text
+    assert "| step | recall@1 | nDCG@10 |\n|---|---|---|\n| 0 | 0.0 | 50.0 |\n| 812 | 81.2 | 50.0 |" in text
+    assert "| loss | 2.5 |" in text and "recall at 1" not in text
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -230,11 +230,16 @@ class RealmTrainingArguments(RefreshArguments):
     # Parameters that control the held-out evaluation
     per_device_eval_batch_size: int = field(default=8, metadata={"help": "Examples a device evaluates at once."})
     max_eval_sentences: int = field(default=256, metadata={"help": "Evaluate on the first so many held-out ones."})
+    max_eval_questions: int | None = field(
+        default=None, metadata={"help": "Of the questions for the retrieval ask the first so many; default: all."}
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._one_of("masking", get_args(Masking))
         self._one_of("query_encoder", get_args(QueryEncoder))
+        if self.max_eval_questions is not None:
+            self._at_least(1, "max_eval_questions")
         if self.reading_candidates is not None:
             self._at_least(1, "reading_candidates")
             if self.freeze_retriever_steps == 0:
