@@ -53,6 +53,10 @@ class QuestionArguments:
     answer_column: str | None = field(
         default=None, metadata={"help": "Column of the answers; default: answers or answer."}
     )
+    gold_column: str = field(
+        default="passage",
+        metadata={"help": "With gold_passages: column of the gold passages, numbers of documents or texts."},
+    )
     regex_answers: bool = field(
         default=False, metadata={"help": "The answers are regular expressions, as in CuratedTREC."}
     )
@@ -90,7 +94,7 @@ def main() -> int:
     accelerator = make_accelerator(args)
     set_up_logging(accelerator)
     tokenizer = load_tokenizer(start)
-    train, dev = load_examples(questions, args.seed)
+    train, dev = load_examples(questions, args.seed, gold=args.gold_passages)
     origin = run_of(start.model_name_or_path)
     passages = find_passages(knowledge, start, tokenizer, origin, Path(args.output_dir))
     model, passage_embedder = load_start(start, args.seed)
@@ -118,20 +122,23 @@ def main() -> int:
     return 0
 
 
-def load_examples(args: QuestionArguments, seed: int) -> tuple[list[OpenQAExample], list[OpenQAExample]]:
-    """Training and development questions."""
+def load_examples(
+    args: QuestionArguments, seed: int, *, gold: bool
+) -> tuple[list[OpenQAExample], list[OpenQAExample]]:
+    """Training questions, with their gold passages if these are read, and development questions."""
 
-    def load(source: str, split: str) -> list[OpenQAExample]:
+    def load(source: str, split: str, gold_column: str | None = None) -> list[OpenQAExample]:
         return load_questions(
             source,
             split,
             name=args.questions_config,
             question_column=args.question_column,
             answer_column=args.answer_column,
+            gold_column=gold_column,
             regex=args.regex_answers,
         )
 
-    train = load(args.train_questions, args.train_split)
+    train = load(args.train_questions, args.train_split, args.gold_column if gold else None)
     if args.dev_questions is not None:
         return train, load(args.dev_questions, args.dev_split)
     held = int(args.dev_fraction * len(train))

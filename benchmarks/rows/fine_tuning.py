@@ -21,7 +21,8 @@ from realm_hf.data.questions.answer_finder import AnswerFinder
 from realm_hf.data.questions.load import OpenQAExample
 from realm_hf.data.reader_batch import encode_questions
 from realm_hf.data.vocabulary import SpecialTokens
-from realm_hf.training.open_qa_step import BeamSearch, OpenQAStep, StepOutput
+from realm_hf.training.open_qa_beam import BeamSearch
+from realm_hf.training.open_qa_step import OpenQAStep, StepOutput
 from rows.open_qa import PORT, World, make_world, write_world
 
 

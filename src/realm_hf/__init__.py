@@ -46,7 +46,11 @@ if TYPE_CHECKING:
     from realm_hf.qa.evaluation import evaluate_open_qa
     from realm_hf.qa.predictions import write_predictions
     from realm_hf.report import write_answer_report, write_report
-    from realm_hf.retriever.candidates import CandidateSource, Queries, RankingSource
+    from realm_hf.retriever.bm25 import BM25Source
+    from realm_hf.retriever.candidates import CandidateSource, IndexSource, Queries, RankingSource
+    from realm_hf.retriever.fused import FusedSource, WeightedSource
+    from realm_hf.retriever.mixed import MixedSource
+    from realm_hf.retriever.mixture_fit import fit_mixture
     from realm_hf.retriever.retriever import RealmRetriever
     from realm_hf.retriever.text_search import SearchResult
 
@@ -60,9 +64,13 @@ register_pipeline()
 
 __all__ = [
     "Answer",
+    "BM25Source",
     "CandidateSource",
     "CardFacts",
     "Evidence",
+    "FusedSource",
+    "IndexSource",
+    "MixedSource",
     "Queries",
     "QuestionAnswerer",
     "RankingIndex",
@@ -83,9 +91,11 @@ __all__ = [
     "RealmTokenizer",
     "SearchIndex",
     "SearchResult",
+    "WeightedSource",
     "build_index",
     "embed_passages",
     "evaluate_open_qa",
+    "fit_mixture",
     "fit_projection",
     "from_tensorflow",
     "metric_path",
@@ -112,7 +122,11 @@ __getattr__, __dir__ = lazy_exports(
         "qa.evaluation": ["evaluate_open_qa"],
         "qa.predictions": ["write_predictions"],
         "report": ["write_answer_report", "write_report"],
-        "retriever.candidates": ["CandidateSource", "Queries", "RankingSource"],
+        "retriever.bm25": ["BM25Source"],
+        "retriever.candidates": ["CandidateSource", "IndexSource", "Queries", "RankingSource"],
+        "retriever.fused": ["FusedSource", "WeightedSource"],
+        "retriever.mixed": ["MixedSource"],
+        "retriever.mixture_fit": ["fit_mixture"],
         "retriever.retriever": ["RealmRetriever"],
         "retriever.text_search": ["SearchResult"],
     },

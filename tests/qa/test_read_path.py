@@ -16,7 +16,8 @@ from realm_hf.models.modeling_outputs import SpanScores
 from realm_hf.models.modeling_realm_qa import RealmForOpenQA
 from realm_hf.models.reading import ReadBeam
 from realm_hf.qa.answerer import QuestionAnswerer
-from realm_hf.training.open_qa_step import BeamSearch, OpenQAStep, StepOutput
+from realm_hf.training.open_qa_beam import BeamSearch
+from realm_hf.training.open_qa_step import OpenQAStep, StepOutput
 
 READ, WIDE = 3, 7
 """Passages that are read, and that training searches."""

@@ -81,6 +81,25 @@ def test_any_bert_is_fine_tuned_over_a_corpus_of_ones_own(bert, questions, tmp_p
     assert summary["trained_questions"]["questions"] == 4
 
 
+def test_the_gold_column_is_read_and_only_the_reader_learns(bert, tmp_path, monkeypatch, capsys):
+    lines = (FIXTURES / "countries.jsonl").read_text(encoding="utf-8").splitlines()
+    context = next(text for line in lines if "independence" in (text := json.loads(line)["text"]))
+    path = tmp_path / "gold.jsonl"
+    rows = [{"question": "where?", "answer": "independence", "context": context}, {**QUESTIONS[0]}]
+    path.write_text("\n".join(json.dumps({"context": None, **row}) for row in rows), encoding="utf-8")
+    words = ["--model_name_or_path", bert, "--knowledge_corpus", FIXTURES / "countries.jsonl"]
+    words += ["--output_dir", tmp_path / "qa", "--train_questions", path, "--gold_column", "context"]
+    words += ["--max_passage_length", 96, "--retriever_proj_size", 16, "--reader_seq_len", 128]
+    run_example("finetune_open_qa", monkeypatch, *words, "--gold_passages", "--freeze_retriever", *SHORT)
+    assert "a beam of 5, of which 5 are read" in capsys.readouterr().out
+    counted = json.loads((tmp_path / "qa" / "summary.json").read_text())["trained_questions"]
+    assert counted["questions"] == 4 and counted["reader_answerless"] <= 2
+    with pytest.raises(ValueError, match="but no passage: name yours with gold_column"):
+        run_example(
+            "finetune_open_qa", monkeypatch, *words[:-8], "--gold_passages", "--gold_column", "passage", *SHORT
+        )
+
+
 def test_missing_or_doubled_corpus_is_said(bert, questions, tmp_path, monkeypatch):
     words = ["--model_name_or_path", bert, "--output_dir", tmp_path / "qa", "--train_questions", questions]
     with pytest.raises(SystemExit, match="There are no passages"):

@@ -248,8 +248,8 @@ def test_micro_batch_without_any_span_still_gives_every_parameter_a_gradient(wor
     made = qa_trainer(world, tmp_path, max_steps=1)
     search = made.search
 
-    def nothing(retriever, queries, ids, examples):
-        beam = search(retriever, queries, ids, examples)
+    def nothing(retriever, queries, ids, *rest):
+        beam = search(retriever, queries, ids, *rest)
         read = retriever.reader_batch(ids, np.full((len(ids), 1), -2), 64)
         return replace(beam, read=read, gold=np.zeros((3, 0), np.int64))
 
@@ -464,7 +464,7 @@ def test_index_of_the_best_weights_outlives_every_refresh(world, tmp_path, monke
     made = qa_trainer(
         world, tmp_path, max_steps=5, refresh="sync", refresh_steps=1, eval_steps=1, dev=questions(world)
     )
-    monkeypatch.setattr("realm_hf.training.open_qa.is_right", lambda example, answer: made.step == 1)
+    monkeypatch.setattr("realm_hf.training.open_qa_evaluation.is_right", lambda example, answer: made.step == 1)
     made.train()
     assert "is gone" not in caplog.text
     assert json.loads((tmp_path / "summary.json").read_text())["model"]["step"] == 1

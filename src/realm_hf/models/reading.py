@@ -96,8 +96,7 @@ class Beam:
         Raises:
             `ValueError`: the retriever has no embeddings.
         """
-        rows = np.asarray(retriever.retrieve(queries.detach(), k, token_ids=token_ids, null_passage=False).rows)
-        rows = rows[:, : max(1, int((rows >= 0).sum(axis=1).max()))]
+        rows = best_rows(retriever, queries, k, token_ids)
         return cls(rows, retriever.beam_embeddings(rows))
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -124,6 +123,12 @@ class Beam:
         """
         places = {"question": joint.question, "rank": joint.rank}
         return to_device({**self.arrays(), **places, **joint.tensors(), **more}, device)
+
+
+def best_rows(retriever: BeamRetriever, queries: torch.Tensor, k: int, token_ids: Sequence[np.ndarray]) -> np.ndarray:
+    """The rows of [`Beam.retrieve`], int64 `[B, S]`."""
+    rows = np.asarray(retriever.retrieve(queries.detach(), k, token_ids=token_ids, null_passage=False).rows)
+    return rows[:, : max(1, int((rows >= 0).sum(axis=1).max()))]
 
 
 def beam_relevance(queries: torch.Tensor, beam: Mapping[str, torch.Tensor], scale: float) -> torch.Tensor:
@@ -237,4 +242,4 @@ class ReadBeam:
         return place.new_full((groups,), len(scores)).scatter_reduce(0, group, chosen, "amin")
 
 
-__all__ = ["Beam", "BeamRetriever", "JointInputs", "ReadBeam", "beam_relevance"]
+__all__ = ["Beam", "BeamRetriever", "JointInputs", "ReadBeam", "beam_relevance", "best_rows"]

@@ -10,7 +10,9 @@ from realm_hf.data.vocabulary import SpecialTokens
 from realm_hf.index.base import ABSENT, Embeddings
 from realm_hf.models.modeling_embedder import RealmEmbedder
 
-__all__ = ["NullEmbedding", "gather_embeddings"]
+__all__ = ["NullEmbedding", "gather_embeddings", "inner_products"]
+
+_NUMBERS_AT_ONCE = 1 << 24
 
 
 class NullEmbedding:
@@ -78,3 +80,30 @@ def gather_embeddings(embeddings: Embeddings, rows: np.ndarray, null: np.ndarray
             )
         gathered[rows == NULL_PASSAGE] = null
     return gathered
+
+
+def inner_products(embeddings: Embeddings | None, queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """
+    Exact inner products of queries with stored embeddings.
+
+    Args:
+        embeddings (`np.ndarray` of shape `[N, D]`, *optional*): Those that the index was built from.
+        queries (`np.ndarray` of shape `[B, D]`): The queries.
+        rows (`np.ndarray`, int64 `[B, R]`): Passage rows; -2 is none.
+
+    Returns:
+        `np.ndarray`: float32 `[B, R]`; `-inf` at -2.
+
+    Raises:
+        ValueError: If there are no embeddings.
+    """
+    if embeddings is None:
+        raise ValueError("Passages are scored by their stored embeddings: give the retriever `embeddings`.")
+    products = np.full(rows.shape, -np.inf, np.float32)
+    at_once = max(1, _NUMBERS_AT_ONCE // max(1, rows.shape[1] * queries.shape[1]))
+    for start in range(0, len(rows), at_once):
+        part = slice(start, start + at_once)
+        vectors = gather_embeddings(embeddings, rows[part], None)
+        summed = np.einsum("brd,bd->br", vectors, queries[part].astype(np.float32))
+        products[part] = np.where(rows[part] == ABSENT, -np.inf, summed)
+    return products

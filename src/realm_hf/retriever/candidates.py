@@ -46,6 +46,15 @@ class Queries:
         ids = None if self.token_ids is None else [self.token_ids[place] for place in places.tolist()]
         return Queries(self.vectors[places], ids)
 
+    def tokens(self) -> Sequence[np.ndarray]:
+        """The token ids of each query; a `ValueError` if only vectors are known."""
+        if self.token_ids is None:
+            raise ValueError(
+                "This candidate source reads tokens, and the queries came as vectors only: pass `token_ids=` to "
+                "`retrieve`, or ask with texts (`search`)."
+            )
+        return self.token_ids
+
     def wordpieces(self, special_ids: Sequence[int]) -> list[np.ndarray]:
         """
         The wordpieces of each query, without special tokens.
@@ -56,12 +65,7 @@ class Queries:
         Raises:
             ValueError: If only vectors are known.
         """
-        if self.token_ids is None:
-            raise ValueError(
-                "This candidate source reads tokens, and the queries came as vectors only: pass `token_ids=` to "
-                "`retrieve`, or ask with texts (`search`)."
-            )
-        return [ids[~np.isin(ids, special_ids)] for ids in map(np.asarray, self.token_ids)]
+        return [ids[~np.isin(ids, special_ids)] for ids in map(np.asarray, self.tokens())]
 
 
 class CandidateSource(Protocol):

@@ -71,6 +71,11 @@ class RealmRetriever(PassageSearcher):
     ```
     """
 
+    @property
+    def knowledge(self) -> Knowledge:
+        """What is searched now, as a [`CandidateSource`] gets it; a `ValueError` without an index."""
+        return self._searched()
+
     # Edits
 
     @property

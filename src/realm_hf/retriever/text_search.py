@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from realm_hf.models.modeling_embedder import RealmEmbedder
     from realm_hf.retriever.candidates import CandidateSource
 
-__all__ = ["FoundPassage", "SearchResult", "search_texts"]
+__all__ = ["FoundPassage", "SearchResult", "embedded_texts", "search_texts", "texts_token_ids"]
 
 
 class FoundPassage(NamedTuple):
@@ -104,6 +104,29 @@ def search_texts(
     Raises:
         ValueError: There is no query tower or no tokenizer, or the tower is not of the index's dimension.
     """
+    vectors = embedded_texts(retriever, queries, batch_size=batch_size, show_progress_bar=show_progress_bar)
+    if not len(vectors):
+        return []
+    # The index needs none, and tokenizing a second time takes a while.
+    ids = None if retriever.candidate_source is None else texts_token_ids(retriever, queries)
+    found = retriever.retrieve(vectors, min(k, len(retriever)), token_ids=ids, null_passage=False)
+    results = []
+    for query, rows, scores in zip(queries, found.rows, found.scores, strict=True):
+        kept = rows >= 0
+        titles, texts = retriever.titles(rows[kept]), retriever.texts(rows[kept])
+        results.append(SearchResult(query, titles, texts, scores[kept], rows[kept]))
+    return results
+
+
+def embedded_texts(
+    retriever: SearchedRetriever, queries: Sequence[str], *, batch_size: int, show_progress_bar: bool
+) -> np.ndarray:
+    """
+    The embeddings of texts by the query tower, float32 `[B, D]`; the arguments are those of [`search_texts`].
+
+    Raises:
+        ValueError: There is no query tower or no tokenizer, or the tower is not of the index's dimension.
+    """
     tower, tokenizer, dimension = retriever.query_embedder, retriever.tokenizer, retriever.index.dimension
     if tower is None:
         raise ValueError(
@@ -118,22 +141,13 @@ def search_texts(
             f"The query tower gives {tower.config.retriever_proj_size} dimensions, the index has {dimension}: it is "
             "another model's."
         )
-    vectors = tower.encode(queries, tokenizer=tokenizer, batch_size=batch_size, show_progress_bar=show_progress_bar)
-    if not len(vectors):
-        return []
-    # The index needs none, and tokenizing a second time takes a while.
-    ids = None if retriever.candidate_source is None else _token_ids(tokenizer, queries)
-    found = retriever.retrieve(vectors, min(k, len(retriever)), token_ids=ids, null_passage=False)
-    results = []
-    for query, rows, scores in zip(queries, found.rows, found.scores, strict=True):
-        kept = rows >= 0
-        titles, texts = retriever.titles(rows[kept]), retriever.texts(rows[kept])
-        results.append(SearchResult(query, titles, texts, scores[kept], rows[kept]))
-    return results
+    return tower.encode(queries, tokenizer=tokenizer, batch_size=batch_size, show_progress_bar=show_progress_bar)
 
 
-def _token_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[np.ndarray]:
-    """`[CLS] text [SEP]` of each, as the tower embedded it."""
+def texts_token_ids(retriever: SearchedRetriever, texts: Sequence[str]) -> list[np.ndarray]:
+    """What a [`CandidateSource`] reads of texts beside their embeddings: `[CLS] text [SEP]` of each."""
+    tokenizer = retriever.tokenizer
+    assert tokenizer is not None  # they were embedded
     # Half of a surrogate pair, as in text that was cut by UTF-16 units, is no character: tokenizers refuse it.
     clean = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
     return [np.asarray(ids, np.int64) for ids in tokenizer(clean)["input_ids"]]

@@ -281,6 +281,15 @@ class OpenQATrainingArguments(RefreshArguments):
         metadata={"help": "Wordpieces of question and passage together; default: the model's `reader_seq_len`."},
     )
 
+    # Parameters that control what is learned from
+    gold_passages: bool = field(
+        default=False,
+        metadata={"help": "Of each question a gold passage that holds the answer is read, whatever the index finds."},
+    )
+    freeze_retriever: bool = field(
+        default=False, metadata={"help": "Only the reader learns: the query tower stays as it is."}
+    )
+
     # Parameters that control the index. Off by default: the passages' vectors stay as pre-training left them.
     refresh: RefreshMode = field(
         default="off", metadata={"help": "off, or sync, async, external: the query tower embeds the passages anew."}
@@ -309,6 +318,11 @@ class OpenQATrainingArguments(RefreshArguments):
                 self._at_least(1, name)
         if self.reader_seq_len is not None:
             self._at_least(4, "reader_seq_len")
+        if self.freeze_retriever and (self.refresh != "off" or self.retriever_learning_rate is not None):
+            raise ValueError(
+                f"freeze_retriever is set, but refresh is {self.refresh!r} and retriever_learning_rate "
+                f"{self.retriever_learning_rate}: a tower that does not learn needs neither. Drop them."
+            )
         if self.early_stopping_patience is not None and self.eval_steps == 0:
             raise ValueError(
                 f"early_stopping_patience is {self.early_stopping_patience}, but eval_steps is 0: there would be no "

@@ -28,7 +28,6 @@ from realm_hf.data.collators import pad_rows
 from realm_hf.data.passages.build import PassageStore
 from realm_hf.data.questions.answer_finder import AnswerFinder
 from realm_hf.data.questions.load import OpenQAExample
-from realm_hf.data.questions.matching import exact_match, regex_match
 from realm_hf.data.reader_batch import encode_questions
 from realm_hf.data.vocabulary import SpecialTokens
 from realm_hf.generations.manifest import GenerationNotFoundError
@@ -42,15 +41,17 @@ from realm_hf.qa.answers import Answer
 from realm_hf.retriever.candidates import CandidateSource
 from realm_hf.retriever.retriever import RealmRetriever
 from realm_hf.runs.directory import RunDirectory
-from realm_hf.runs.records import read_log
-from realm_hf.storage.files import json_sha256
+from realm_hf.training.answerless import AnswerlessWatch, trained_questions
 from realm_hf.training.arguments import OpenQATrainingArguments
 from realm_hf.training.best_model import BestModel
 from realm_hf.training.checkpoints import Checkpoint
 from realm_hf.training.data_order import DataOrder, step_positions
+from realm_hf.training.gold_passages import gold_rows_to_read, questions_sha256
 from realm_hf.training.index_service import IndexService
 from realm_hf.training.indexed_trainer import IndexedTrainer
-from realm_hf.training.open_qa_step import SUMS, AnsweredBeam, BeamSearch, OpenQAStep, means
+from realm_hf.training.open_qa_beam import AnsweredBeam, BeamSearch
+from realm_hf.training.open_qa_evaluation import judge
+from realm_hf.training.open_qa_step import SUMS, OpenQAStep, means
 from realm_hf.training.optimization import make_accelerator
 from realm_hf.training.prefetch import LiveIndex
 from realm_hf.training.swap_probes import SwapProbes
@@ -83,9 +84,12 @@ class OpenQATrainer(IndexedTrainer):
             created.
         accelerator (`accelerate.Accelerator`, *optional*): One to share; by default made from the arguments.
         candidate_source ([`CandidateSource`], *optional*): Finds candidates instead of the index.
+        reading_source ([`CandidateSource`], *optional*): In training finds what the reader reads; the beam of the
+            retriever's loss and the evaluation stay those of the index or `candidate_source`.
 
     Raises:
-        ValueError: There is no question, the tokenizer is not the passages', or the arguments do not fit the model.
+        ValueError: There is no question, the tokenizer is not the passages', no gold passage is in the corpus although
+            `args.gold_passages` is set, or the arguments do not fit the model.
         RunDirectoryError: The directory belongs to another corpus, or cannot be written to.
     """
 
@@ -107,6 +111,7 @@ class OpenQATrainer(IndexedTrainer):
         run: RunDirectory | str | Path | None = None,
         accelerator: Accelerator | None = None,
         candidate_source: CandidateSource | None = None,
+        reading_source: CandidateSource | None = None,
     ):
         if not train_dataset:
             raise ValueError("There is no question to train on. Check the source of the questions, and its split.")
@@ -123,7 +128,10 @@ class OpenQATrainer(IndexedTrainer):
         # Copied before a checkpoint is loaded: a resumed run that must build its index again needs the first weights.
         self.passage_embedder = copy.deepcopy(model.embedder) if passage_embedder is None else passage_embedder
         root = run.root if isinstance(run, RunDirectory) else Path(run or args.output_dir)
-        super().__init__(model, OpenQAStep(model), args, root, accelerator, processing_class, callbacks)
+        if args.freeze_retriever:
+            model.embedder.requires_grad_(False)
+        step = OpenQAStep(model, args.freeze_retriever)
+        super().__init__(model, step, args, root, accelerator, processing_class, callbacks)
         self.args: OpenQATrainingArguments = args
         self.model: RealmForOpenQA = model
         self.passages, self.index_from = passages, index_from
@@ -131,18 +139,18 @@ class OpenQATrainer(IndexedTrainer):
         self.run = run if isinstance(run, RunDirectory) else self.open_run(root, passages)
         self.train_dataset = list(train_dataset)
         self.eval_dataset = list(eval_dataset)[: args.max_eval_questions]
-        asked = [[example.question, list(example.answers), example.regex] for example in self.train_dataset]
-        self._questions_sha256 = json_sha256({"questions": asked})
+        self.gold_rows: list[np.ndarray] | None = None
+        if args.gold_passages:
+            self.gold_rows = gold_rows_to_read(self.train_dataset, passages, processing_class)
+        self._questions_sha256 = questions_sha256(self.train_dataset, self.gold_rows)
         self.order = DataOrder(len(self.train_dataset), args.seed)
         self.special_tokens = SpecialTokens.from_tokenizer(processing_class)
         self.question_ids = self._encode([example.question for example in self.train_dataset])
         config = model.config
-        self.search = BeamSearch(
-            finder,
-            config.searcher_beam_size,
-            config.reader_beam_size,
-            model.reader_length,
-        )
+        # Without a loss of the retriever's own, what is not read has no use.
+        wide = 1 if args.freeze_retriever and args.searcher_beam_size is None else config.searcher_beam_size
+        self.search = BeamSearch(finder, wide, config.reader_beam_size, model.reader_length, reading_source)
+        self._answerless = AnswerlessWatch(args, self.search.wide, self.search.read)
         probes = self._encode([example.question for example in self.eval_dataset[: args.probe_queries]])
         self.index = IndexService(
             self.run, passages, processing_class, args, self.accelerator, SwapProbes(probes, self.search.read)
@@ -231,14 +239,22 @@ class OpenQATrainer(IndexedTrainer):
             "search_seconds": seconds[0],
             "answer_seconds": seconds[1],
         }
-        return StepFigures(sums, lambda total: {**means(total, self.examples_per_step), **facts})
+
+        def record(total: list[float]) -> dict[str, Any]:
+            figures = {**means(total, self.examples_per_step), **facts}
+            if self.accelerator.is_main_process:
+                self._answerless.see(figures)
+            return figures
+
+        return StepFigures(sums, record)
 
     def _forward(self, served: LiveIndex, rows: np.ndarray) -> Any:
         ids = [self.question_ids[row] for row in rows]
         examples = [self.train_dataset[row] for row in rows]
+        gold = None if self.gold_rows is None else [self.gold_rows[row] for row in rows]
 
         def search(queries: torch.Tensor) -> AnsweredBeam:
-            self.beam = self.search(served.retriever, queries, ids, examples)
+            self.beam = self.search(served.retriever, queries, ids, examples, gold)
             return self.beam
 
         input_ids, attention_mask = pad_rows(ids, self.special_tokens.pad)
@@ -284,9 +300,7 @@ class OpenQATrainer(IndexedTrainer):
         with self.index.reading() as served, self.autocast():
             generation = served.name
             answers = self.answer(served.retriever, [example.question for example in own])
-        right = sum(is_right(example, answer) for example, answer in zip(own, answers, strict=True))
-        held = sum(self._holds_answer(example, answer) for example, answer in zip(own, answers, strict=True))
-        return generation, [float(right), float(held), float(len(own))]
+        return generation, judge(own, answers, self.search.finder)
 
     def _keep_best_index(self) -> None:
         """Lease the generation that the best weights searched: no collection takes it before the model is written."""
@@ -305,11 +319,6 @@ class OpenQATrainer(IndexedTrainer):
             max_question_length=self.args.max_question_length,
         )
         return answerer(questions)
-
-    def _holds_answer(self, example: OpenQAExample, answer: Answer) -> bool:
-        rows = np.array([passage.row for passage in answer.evidence], np.int64)
-        found = self.search.finder.find(rows, example.answers, regex=example.regex, span_rows=0)
-        return bool(found.has_answer.any())
 
     def write_result(self) -> None:
         """RUN/model: the best weights so far and the tokenizer; `finish` adds what they search."""
@@ -331,20 +340,10 @@ class OpenQATrainer(IndexedTrainer):
             generation, self.best.step = self.index.generation, None
         beside = generation if self.args.save_retriever else None
         self.on_main(lambda: self.write_model(beside, self.best.folder), "write the model")
-        records = [record for record in read_log(self.log_path) if "answerless" in record]
-        counted = {
-            name: sum(record[name] for record in records) for name in ("questions", "answerless", "reader_answerless")
-        }
         chosen = {"step": self.step} if self.best.step is None else {"step": self.best.step, "value": self.best.value}
-        return {"final_generation": generation, "model": chosen, "trained_questions": counted}
+        return {"final_generation": generation, "model": chosen, "trained_questions": trained_questions(self.log_path)}
 
     def close(self) -> None:
         """End the builder and give the generations back."""
         self.index.stop()
         self._best_index.close()
-
-
-def is_right(example: OpenQAExample, answer: Answer) -> bool:
-    """Whether an answer is one of the example's, by the benchmark's own rule."""
-    match = regex_match if example.regex else exact_match
-    return bool(match(answer.text, example.answers))

@@ -11,8 +11,8 @@ stands between two halves of one forward pass, and nothing of a beam, its answer
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,91 +20,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from realm_hf.data.questions.answer_finder import AnswerFinder, AnswerSpans
-from realm_hf.data.questions.load import OpenQAExample
-from realm_hf.data.reader_batch import ReaderBatch
+from realm_hf.generations.embedding import evaluating
 from realm_hf.models.host_facts import RowFacts
 from realm_hf.models.modeling_realm_qa import RealmForOpenQA
-from realm_hf.models.reading import Beam, ReadBeam
+from realm_hf.models.reading import ReadBeam
 from realm_hf.models.transfer import to_device
-from realm_hf.retriever.retriever import RealmRetriever
+from realm_hf.training.open_qa_beam import AnsweredBeam
 
 SUMS = ("loss", "retriever_loss", "reader_loss", "answerless", "reader_answerless", "span_accuracy")
-
-
-@dataclass(frozen=True, kw_only=True)
-class AnsweredBeam(Beam):
-    """
-    The passages of B questions, with the answers in them.
-
-    Args:
-        has_answer (`np.ndarray`, bool `[B, S]`): Whether a passage holds an answer.
-        read ([`ReaderBatch`]): The first R passages of each question as P joint inputs.
-        gold (`np.ndarray`, int64 `[3, G]`): Joint input, first and last position of each answer span in it.
-        search_seconds (`float`): Time of the search.
-        answer_seconds (`float`): Time spent looking for answers.
-    """
-
-    has_answer: np.ndarray
-    read: ReaderBatch
-    gold: np.ndarray
-    search_seconds: float
-    answer_seconds: float
-
-
-class BeamSearch:
-    """
-    Retrieves, and looks for the answers.
-
-    Args:
-        finder ([`AnswerFinder`]): Finds answers in the passages.
-        searcher_beam_size (`int`): S, passages of a question; the corpus if that is smaller.
-        reader_beam_size (`int`): R, passages that are read.
-        reader_seq_len (`int`): Wordpieces of a joint input.
-    """
-
-    def __init__(self, finder: AnswerFinder, searcher_beam_size: int, reader_beam_size: int, reader_seq_len: int):
-        self.finder = finder
-        # A beam narrower than what is read would leave passages without a retriever's loss.
-        self.wide = min(max(searcher_beam_size, reader_beam_size), len(finder.passages))
-        self.read, self.length = min(reader_beam_size, self.wide), reader_seq_len
-
-    def __call__(
-        self,
-        retriever: RealmRetriever,
-        queries: torch.Tensor,
-        question_ids: Sequence[np.ndarray],
-        examples: Sequence[OpenQAExample],
-    ) -> AnsweredBeam:
-        """
-        Search for B questions.
-
-        Args:
-            retriever ([`RealmRetriever`]): Over the finder's passages.
-            queries (`torch.Tensor` of shape `(B, D)`): Embeddings; no gradient is taken through the search.
-            question_ids (sequence of B `np.ndarray`): `[CLS] question [SEP]` of each.
-            examples (sequence of B [`OpenQAExample`]): The questions with their answers.
-
-        Returns:
-            [`AnsweredBeam`]
-        """
-        started = time.perf_counter()
-        beam = Beam.retrieve(retriever, queries, self.wide, question_ids)
-        read = retriever.reader_batch(question_ids, beam.rows[:, : self.read], self.length)
-        searched = time.perf_counter()
-        found = [
-            self.finder.find(row, example.answers, regex=example.regex, span_rows=self.read)
-            for row, example in zip(beam.rows, examples, strict=True)
-        ]
-        return AnsweredBeam(
-            beam.rows,
-            beam.embeddings,
-            has_answer=np.stack([spans.has_answer for spans in found]),
-            read=read,
-            gold=gold_spans(found, read, (len(found), self.read)),
-            search_seconds=searched - started,
-            answer_seconds=time.perf_counter() - searched,
-        )
 
 
 @dataclass(frozen=True)
@@ -149,11 +72,13 @@ class OpenQAStep(nn.Module):
 
     Args:
         model ([`RealmForOpenQA`]): Its parameters are this module's.
+        freeze_retriever (`bool`, *optional*, defaults to `False`): The query tower learns nothing: it embeds without
+            gradient and without dropout, and the retriever's loss is measured only.
     """
 
-    def __init__(self, model: RealmForOpenQA):
+    def __init__(self, model: RealmForOpenQA, freeze_retriever: bool = False):
         super().__init__()
-        self.model = model
+        self.model, self.freeze_retriever = model, freeze_retriever
 
     def forward(
         self,
@@ -174,13 +99,13 @@ class OpenQAStep(nn.Module):
         Returns:
             [`StepOutput`]
         """
-        queries = self.model.embed_questions(input_ids, attention_mask, facts)
+        queries = self._embed(input_ids, attention_mask, facts)
         beam = search(queries.detach())
         sent = beam.to_device(beam.read, queries.device, {"has_answer": beam.has_answer})
         read = self.model.read_beam(queries, sent, beam.read.facts())
         has_answer, correct = sent["has_answer"], answers_among(read, beam.gold)
         retriever_loss, reader_loss = read.losses(has_answer, correct)
-        loss = (retriever_loss + reader_loss).sum()
+        loss = (reader_loss if self.freeze_retriever else retriever_loss + reader_loss).sum()
         if not len(correct):
             loss = loss + self._zero_with_gradient()
         counted = torch.zeros(len(queries), dtype=torch.long, device=correct.device)
@@ -192,6 +117,11 @@ class OpenQAStep(nn.Module):
             read_has_answer=counted.index_add(0, read.question, correct.long()) > 0,
             best_is_answer=F.pad(correct, (0, 1))[read.best_of_questions()],
         )
+
+    def _embed(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, facts: RowFacts | None) -> torch.Tensor:
+        frozen = self.freeze_retriever
+        with torch.set_grad_enabled(not frozen), evaluating(self.model.embedder) if frozen else nullcontext():
+            return self.model.embed_questions(input_ids, attention_mask, facts)
 
     def _zero_with_gradient(self) -> torch.Tensor:
         """A zero that depends on the reader, which had no span to score: DistributedDataParallel waits for it."""
@@ -223,27 +153,3 @@ def answers_among(read: ReadBeam, gold: np.ndarray) -> torch.Tensor:
     width = spans.end - spans.start
     place = (spans.pair * length + spans.start) * widest + width
     return table[torch.where((width < widest) & (place < flags), place, flags)]
-
-
-def gold_spans(found: Sequence[AnswerSpans], read: ReaderBatch, shape: tuple[int, int]) -> np.ndarray:
-    """
-    From wordpieces of bodies to positions in joint inputs.
-
-    Args:
-        found (sequence of B [`AnswerSpans`]): What was found for each question, in the passages of its beam.
-        read ([`ReaderBatch`]): Their joint inputs.
-        shape (`tuple[int, int]`): `(B, R)`.
-
-    Returns:
-        `np.ndarray`: int64 `[3, G]`: joint input, start, end. Answers that the joint input cuts off are left out.
-    """
-    pair_of = np.full(shape, -1)
-    pair_of[read.question, read.rank] = np.arange(len(read))
-    question = np.repeat(np.arange(len(found)), [len(spans.start) for spans in found])
-    rank, start, end = (
-        np.concatenate([getattr(spans, name) for spans in found]) for name in ("passage", "start", "end")
-    )
-    pair = pair_of[question, rank]
-    offset = read.body_start[pair]
-    inside = end + offset < read.input_ids.shape[1]
-    return np.stack([pair, start + offset, end + offset])[:, inside]
