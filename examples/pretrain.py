@@ -28,12 +28,14 @@ from corpora import (
 )
 from realm_hf import RealmForPreTraining, RealmTokenizer, write_report
 from realm_hf.data import (
+    OpenQAExample,
     PassageStore,
     RecurringMasks,
     SentenceStore,
     build_sentences,
     find_recurring_masks,
     load_documents,
+    load_questions,
     tagger_from_name,
 )
 from realm_hf.training import (
@@ -46,6 +48,31 @@ from realm_hf.training import (
     make_accelerator,
     parse_arguments,
 )
+
+
+@dataclass
+class PreTrainingArguments(RealmTrainingArguments):
+    """Parameters of pre-training, with the released warm-up unless another is given."""
+
+    warmup_steps: int = field(
+        default=-1,
+        metadata={
+            "help": "Steps in which the rate rises to its peak; -1: a tenth of max_steps, within 100 and 10,000."
+        },
+    )
+
+
+@dataclass
+class EvaluationArguments:
+    """Parameters that control which questions the served index is asked at each swap and evaluation."""
+
+    eval_questions: str | None = field(
+        default=None, metadata={"help": "Questions (JSON lines, Parquet, Hub): recall and nDCG while training."}
+    )
+    eval_gold_column: str | None = field(
+        default=None,
+        metadata={"help": "Column of their gold passages, numbers of documents or texts; default: judge by answers."},
+    )
 
 
 @dataclass
@@ -62,18 +89,6 @@ class SentenceArguments:
         default="rules", metadata={"help": "Finds salient spans: rules, spacy:PIPELINE, or hub:MODEL (BERT on CoNLL)."}
     )
     heldout_fraction: float = field(default=0.01, metadata={"help": "Share of the documents that is held out."})
-
-
-@dataclass
-class PreTrainingArguments(RealmTrainingArguments):
-    """Parameters of pre-training, with the released warm-up unless another is given."""
-
-    warmup_steps: int = field(
-        default=-1,
-        metadata={
-            "help": "Steps in which the rate rises to its peak; -1: a tenth of max_steps, within 100 and 10,000."
-        },
-    )
 
 
 @dataclass
@@ -97,8 +112,11 @@ class WarmStartArguments:
 
 
 def main() -> int:
-    knowledge, corpus, model_args, warm, args = parse_arguments(
-        [KnowledgeArguments, SentenceArguments, ModelArguments, WarmStartArguments, PreTrainingArguments]
+    knowledge, corpus, evaluation, model_args, warm, args = parse_arguments(
+        [
+            *(KnowledgeArguments, SentenceArguments, EvaluationArguments),
+            *(ModelArguments, WarmStartArguments, PreTrainingArguments),
+        ]
     )
     accelerator = make_accelerator(args)
     set_up_logging(accelerator)
@@ -123,6 +141,7 @@ def main() -> int:
         eval_dataset=sentences.heldout,
         processing_class=tokenizer,
         passages=passages,
+        eval_retrieval=load_eval_questions(evaluation),
         recurring_masks=masks,
         accelerator=accelerator,
     )
@@ -167,6 +186,13 @@ def prepare_sentences(
     settings = {**asdict(corpus), "source": list(source), "column": column, "max_query_length": args.max_query_length}
     once(directory, settings, build)
     return SentenceStore(directory)
+
+
+def load_eval_questions(args: EvaluationArguments) -> list[OpenQAExample]:
+    """The questions that the index is asked while training; none by default."""
+    if args.eval_questions is None:
+        return []
+    return load_questions(args.eval_questions, gold_column=args.eval_gold_column, need_answers=False)
 
 
 def prepare_masks(

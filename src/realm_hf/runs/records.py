@@ -60,7 +60,7 @@ class RunRecord:
         return list(_points(self.evaluations, EVALUATION_PREFIX + name))
 
     def retrieval(self) -> dict[int, dict[str, float]]:
-        """What was measured on questions, by step, in percent: `{0: {"recall@1": 48.0, ..., "nDCG@10": 51.2}, ...}`."""
+        """What was measured on questions, by step, in percent: `{0: {"recall@1": 48.0, "nDCG@10": 51.2}, ...}`."""
         found = {}
         for record in self.evaluations:
             shown = {name: retrieval_figure(name) for name in record}

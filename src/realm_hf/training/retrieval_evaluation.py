@@ -85,7 +85,8 @@ class RetrievalQuestions:
                 )
         special = SpecialTokens.from_tokenizer(tokenizer)
         self.ids = encode_questions([one.question for one in self.examples], tokenizer, special, max_length)
-        rows = find_gold_rows(self.examples, passages, tokenizer)
+        named = any(one.gold for one in self.examples)  # else the corpus need not be looked at
+        rows = find_gold_rows(self.examples, passages, tokenizer) if named else [np.zeros(0, np.int64)] * len(self)
         self._gold = [np.unique(passages.duplicate_groups[each]) for each in rows]
         # Of a question that is judged by its answers: what was found before is much the same.
         self._holds: list[dict[int, bool]] = [{} for _ in self.examples]
