@@ -54,6 +54,14 @@ class Judged:
     hits: np.ndarray
     relevant: np.ndarray
 
+    def recall(self, ks: Sequence[int]) -> dict[int, float]:
+        """The share of the questions with a right passage among the first k, from 0 to 1; see [`recall_at`]."""
+        return recall_at(self.hits, ks)
+
+    def ndcg(self, k: int) -> np.ndarray:
+        """The nDCG of the first k places of each question, float64 `[Q]`, from 0 to 1; see [`ndcg_at`]."""
+        return ndcg_at(self.hits, self.relevant, k)
+
 
 class RetrievalQuestions:
     """
@@ -167,7 +175,6 @@ class RetrievalQuestions:
             ids = [self.ids[number] for number in some]
             found = searched.retrieve(encode_queries(embedder, ids, bf16=bf16), depth, null_passage=False)
             judged = self.judge(some, np.asarray(found.rows))
-            recall = recall_at(judged.hits, RECALL_AT)
-            gains = ndcg_at(judged.hits, judged.relevant, NDCG_AT)
-            total += [*(recall[k] * len(some) for k in RECALL_AT), gains.sum()]
+            recall = judged.recall(RECALL_AT)
+            total += [*(recall[k] * len(some) for k in RECALL_AT), judged.ndcg(NDCG_AT).sum()]
         return [float(value) for value in total]
