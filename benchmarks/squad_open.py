@@ -19,8 +19,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from harness.squad import Questions, add_file_arguments, store_paragraphs
-from transformers import BertConfig, BertForMaskedLM, set_seed
+from harness.squad import Questions, add_file_arguments, random_bert, store_paragraphs
 
 from realm_hf import RealmEmbedder, RealmForOpenQA, RealmForPreTraining, RealmRetriever, RealmTokenizer
 from realm_hf.data.passages.build import PassageStore
@@ -45,16 +44,6 @@ MODEL = {
     "attention_probs_dropout_prob": 0.0,
     "projection_dropout": 0.0,
 }
-
-
-def random_bert(folder: Path, vocabulary: int, seed: int) -> str:
-    """A random BERT, 4 layers of 256: clean of any text that its authors may have seen."""
-    set_seed(seed)
-    config = BertConfig(
-        vocab_size=vocabulary, hidden_size=256, num_hidden_layers=4, num_attention_heads=4, intermediate_size=1024
-    )
-    BertForMaskedLM(config).save_pretrained(folder)
-    return str(folder)
 
 
 def warm_start(args: argparse.Namespace, tokenizer: RealmTokenizer, passages: PassageStore) -> Path:

@@ -6,9 +6,9 @@
 
 Questions are JSON lines with `question` and `answer` (a string or a list of strings). Recall@k is by answer string:
 one of the first k passages holds one of the answers as a run of whole tokens, in lower case. With `--gold_column` it
-is by gold passages, named by number or text. nDCG@10 counts all gold passages; by answer string, the first passage that
-holds one. Every checkpoint embeds all passages anew, and the search is exact. `--run` takes the generations that a run
-of pre-training has kept, each with the weights it was built from, and embeds nothing but the questions.
+is by gold passages, named by number or text. nDCG@10 counts all gold passages; by answer string, the first passage
+that holds one. Every checkpoint embeds all passages anew, and the search is exact. `--run` takes the generations that
+a run of pre-training has kept, each with the weights it was built from, and embeds nothing but the questions.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +22,20 @@ Line = dict[str, Any]
 
 def read_lines(file: Path) -> list[Line]:
     """The finished lines of a file; none where there is no file."""
-    return [json.loads(line) for line in _finished(file).splitlines()]
+    text = file.read_text(encoding="utf-8") if file.exists() else ""
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
 def append_line(file: Path, line: Line) -> None:
     """Write a line behind the finished ones."""
+    write_lines(file, [*read_lines(file), line])
+
+
+def write_lines(file: Path, lines: Sequence[Line]) -> None:
+    """Make these the lines of a file."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with replacement(file) as temporary:
-        temporary.write_text(_finished(file) + json.dumps(line) + "\n", encoding="utf-8")
-
-
-def _finished(file: Path) -> str:
-    text = file.read_text(encoding="utf-8") if file.exists() else ""
-    return text[: text.rfind("\n") + 1]
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 
 def command() -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from datasets import Dataset, disable_progress_bars
+from transformers import BertConfig, BertForMaskedLM, set_seed
 
 from realm_hf import RealmTokenizer
 from realm_hf.data.passages.build import PassageStore, passages_from_rows
@@ -84,3 +85,13 @@ def store_paragraphs(
             f"of {max_length}: remove the folder, or see whether empty paragraphs were left out."
         )
     return passages
+
+
+def random_bert(folder: Path, vocabulary: int, seed: int) -> str:
+    """A random BERT, 4 layers of 256: clean of any text that its authors may have seen."""
+    set_seed(seed)
+    config = BertConfig(
+        vocab_size=vocabulary, hidden_size=256, num_hidden_layers=4, num_attention_heads=4, intermediate_size=1024
+    )
+    BertForMaskedLM(config).save_pretrained(folder)
+    return str(folder)

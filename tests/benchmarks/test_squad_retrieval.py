@@ -35,7 +35,7 @@ def test_each_row_is_measured_once_and_stands_in_the_page(tmp_path, monkeypatch,
     lines = read_lines(tmp_path / "lines.jsonl")
     found = {line["name"]: line for line in lines}
     assert list(found) == squad_retrieval.ROWS
-    assert found[squad_retrieval.BM25]["recall@20"] == 100
+    assert found[squad_retrieval.BM25]["recall@20"] == found[squad_retrieval.TEXTS]["recall@20"] == 100
     assert {line["on"]["questions"] for line in lines} == {DEV_FROM}
     assert found[squad_retrieval.OWN]["dimension"] == 32 and found[squad_retrieval.PCA]["dimension"] == 8
     assert all(str(tmp_path) not in line["command"] for line in lines)

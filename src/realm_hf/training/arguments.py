@@ -222,6 +222,10 @@ class RealmTrainingArguments(RefreshArguments):
 
     # Parameters that control retrieval
     retrieval_depth: int = field(default=1, metadata={"help": "Steps whose candidates are retrieved in advance."})
+    rerank_depth: int | None = field(
+        default=None,
+        metadata={"help": "L candidates are retrieved, and the best by the towers of the step are kept."},
+    )
     query_encoder: QueryEncoder = field(
         default="snapshot",
         metadata={"help": "snapshot: queries by the weights the index was built from (released); live: by today's."},
@@ -247,6 +251,11 @@ class RealmTrainingArguments(RefreshArguments):
                     f"reading_candidates is {self.reading_candidates}, but freeze_retriever_steps is 0: no step would "
                     "use it. Set the second, or drop the first."
                 )
+        if self.rerank_depth is not None and self.rerank_depth <= self.num_candidates:
+            raise ValueError(
+                f"rerank_depth is {self.rerank_depth}, but num_candidates is {self.num_candidates}: none would be "
+                "left out. Raise the first (the null passage is counted in both), or drop it."
+            )
         if self.marginalization is not None:
             self._one_of("marginalization", get_args(Marginalization))
         self._at_least(1, "max_masked_tokens", "num_candidates", "per_device_eval_batch_size", "max_eval_sentences")

@@ -40,7 +40,9 @@ from realm_hf.training.index_service import IndexService
 from realm_hf.training.indexed_trainer import IndexedTrainer
 from realm_hf.training.optimization import make_accelerator
 from realm_hf.training.prefetch import CandidatePrefetcher, MaskedExamples, RetrievedStep, encode_queries
+from realm_hf.training.reranking import LiveReranker
 from realm_hf.training.retrieval_evaluation import RetrievalQuestions
+from realm_hf.training.step_plan import StepPlan
 from realm_hf.training.swap_probes import SwapProbes
 from realm_hf.training.task import StepFigures
 
@@ -136,6 +138,8 @@ class RealmTrainer(IndexedTrainer):
         )
         self.index.candidate_source = candidate_source
         self.ahead: CandidatePrefetcher | None = None
+        self.plan = StepPlan(args, self.world_size, len(train_dataset))
+        self.rerank = LiveReranker(model, passages, args.max_candidate_length, bf16=self.bf16)
         #: What this rank trained on last; for callbacks.
         self.retrieved: RetrievedStep | None = None
 
@@ -185,8 +189,9 @@ class RealmTrainer(IndexedTrainer):
         """Forward and backward over all micro-batches of this rank, normalised by what all ranks masked."""
         assert self.ahead is not None
         started = time.perf_counter()
-        retrieved = self.retrieved = self.ahead.take(step)
+        retrieved = self.ahead.take(step)
         waited = time.perf_counter() - started
+        retrieved = self.retrieved = self.rerank.step(retrieved, self.plan.candidates(step))
         queries = [query for micro, _ in retrieved.micro_batches for query in micro]
         masked = float(sum(len(query.labels) for query in queries))
         tokens, examples, skipped, excluded = self.sum_over_ranks(
@@ -250,13 +255,7 @@ class RealmTrainer(IndexedTrainer):
         """Begin to retrieve for `step`, if there will be one."""
         assert self.ahead is not None
         if step <= self.args.max_steps:
-            self.ahead.request(step, self._positions(step), self._candidates(step))
-
-    def _candidates(self, step: int) -> int:
-        """K of `step`: while the towers are frozen the encoder may read fewer."""
-        args = self.args
-        resting = step <= args.freeze_retriever_steps
-        return args.reading_candidates if resting and args.reading_candidates else args.num_candidates
+            self.ahead.request(step, self._positions(step), self.plan.retrieved(self.plan.candidates(step)))
 
     def _positions(self, step: int) -> np.ndarray:
         args = self.args
@@ -269,24 +268,17 @@ class RealmTrainer(IndexedTrainer):
         """The served generation, a snapshot still to be built, and the candidates that were retrieved ahead."""
         assert self.ahead is not None
         facts, rows = self.ahead.state()
-        return {**self.index.state(), "ahead": facts, "layout": self._layout()}, rows
+        return {**self.index.state(), "ahead": facts, "layout": self.plan.layout}, rows
 
     def _restore_ahead(self, checkpoint: Checkpoint) -> None:
         assert self.ahead is not None
-        if checkpoint.state["layout"] != self._layout():
+        if checkpoint.state["layout"] != self.plan.layout:
             self._say("Batch, processes or masks differ from the checkpoint's: its candidates are retrieved again.")
             return
         tensors = checkpoint.tensors()
         for facts in checkpoint.state["ahead"]:
             rows = tensors[f"rank{self.rank}.rows.{facts['step']}"].numpy()
             self.ahead.restore(facts, self._positions(facts["step"]), rows)
-
-    def _layout(self) -> list[Any]:
-        """What the candidates retrieved ahead depend on, beside seed, cursor and generation."""
-        args = self.args
-        batch = [args.per_device_train_batch_size, args.gradient_accumulation_steps, self.world_size]
-        masks = [args.masking, args.max_masked_tokens, args.max_query_length, len(self.examples.sentences)]
-        return [*batch, args.num_candidates, args.reading_candidates, *masks]
 
     # Held-out figures, and the end
 
@@ -310,16 +302,19 @@ class RealmTrainer(IndexedTrainer):
     def _evaluate_own(self) -> list[float]:
         """[`SUMS`] over this rank's share of the held-out sentences."""
         queries, size = self.eval_queries, self.args.per_device_eval_batch_size
-        rows = self._retrieve(queries)
         starts = range(self.rank * size, len(queries), size * self.world_size)
-        batches = (self._collate(queries[s : s + size], rows[s : s + size]) for s in starts)
+        own = [query for start in starts for query in queries[start : start + size]]
+        rows = self._retrieve(own)
+        batches = (self._collate(own[s : s + size], rows[s : s + size]) for s in range(0, len(own), size))
         with self.autocast():
             return evaluation_sums(self.model, batches)
 
     def _retrieve(self, queries: list[MaskedQuery]) -> np.ndarray:
         embeddings = self._embed_live(queries) if self.args.query_encoder == "live" else None
+        kept = self.args.num_candidates
         with self.index.reading() as served:
-            return served.retrieve(queries, self.args.num_candidates, embeddings)[0]
+            rows = served.retrieve(queries, self.plan.retrieved(kept), embeddings)[0]
+        return self.rerank(queries, rows, kept)
 
     def write_result(self) -> None:
         """RUN/model: weights and tokenizer; `finish` adds what they search."""
