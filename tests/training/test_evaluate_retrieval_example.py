@@ -14,7 +14,7 @@ from realm_hf.training.retrieval_evaluation import RetrievalQuestions
 @pytest.fixture(scope="module")
 def run(world, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    made = trainer_of("pre-training", world, folder, max_steps=2)
+    made = trainer_of("pre-training", world, folder, max_steps=2, bf16=False)
     passages, _ = load_world(world)
     asked = [OpenQAExample(passages.text(row), (), gold=(row,)) for row in range(12)]
     made.retrieval = RetrievalQuestions(asked, passages, made.processing_class, 24)

@@ -145,7 +145,7 @@ def test_every_swap_and_every_evaluation_is_measured_over_the_index_that_is_serv
         def on_evaluate(self, args, state, control, metrics, **kwargs):
             said.append(metrics)
 
-    made = trainer_with_questions(world, tmp_path, max_steps=6, eval_steps=3, learning_rate=1e-2)
+    made = trainer_with_questions(world, tmp_path, max_steps=6, eval_steps=3, learning_rate=1e-2, bf16=False)
     made.callbacks.append(Listen())
     result = made.train()
     found = retrieval_in(tmp_path)
