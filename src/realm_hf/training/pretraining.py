@@ -33,6 +33,7 @@ from realm_hf.runs.directory import RunDirectory
 from realm_hf.storage.errors import explain_os_errors
 from realm_hf.storage.files import write_json
 from realm_hf.training.arguments import RealmTrainingArguments
+from realm_hf.training.candidate_mix import source_of_mix
 from realm_hf.training.checkpoints import Checkpoint
 from realm_hf.training.data_order import DataOrder, step_positions
 from realm_hf.training.evaluation import SUMS, batch_sums, evaluation_sums, explain, means
@@ -61,8 +62,7 @@ class RealmTrainer(IndexedTrainer):
         passages ([`PassageStore`]): The knowledge corpus.
         eval_retrieval (sequence of [`OpenQAExample`], *optional*): Questions with gold passages or answers: at each
             swap and evaluation the served index is asked for them, see [`~IndexedTrainer.evaluate_retrieval`].
-        candidate_source ([`CandidateSource`], *optional*): Finds candidates instead of the index, see
-            [`RealmRetriever`].
+        candidate_source ([`CandidateSource`], *optional*): Finds candidates instead of `args.candidate_mix`.
         recurring_masks ([`RecurringMasks`], *optional*): Of these sentences and passages, for `masking="recurring"`.
         callbacks (`list` of [`~transformers.TrainerCallback`], *optional*): Called in order; see
             [`RealmCallback`].
@@ -115,11 +115,11 @@ class RealmTrainer(IndexedTrainer):
         self.run = run if isinstance(run, RunDirectory) else self.open_run(root, passages)
         self.passages = passages
         self.collator = PreTrainingCollator(
-            passages, processing_class, args.max_query_length, args.max_candidate_length
+            passages, processing_class, args.max_query_length, args.max_candidate_length, config=model.config
         )
         special = self.collator.special_tokens
         self.placeholder = no_example(special)
-        drawing = (args, special, recurring_masks)
+        drawing = (args, self.collator.query_room, special, recurring_masks)
         self.examples = MaskedExamples(train_dataset, DataOrder(len(train_dataset), args.seed), *drawing)
         self.eval_queries: list[MaskedQuery] = []
         if eval_dataset is not None and len(eval_dataset):
@@ -127,7 +127,7 @@ class RealmTrainer(IndexedTrainer):
             self.eval_queries = kept.first(args.max_eval_sentences)
         probes = self.eval_queries[: args.probe_queries] or self.examples.first(args.probe_queries)
         asked = list(eval_retrieval)[: args.max_eval_questions]
-        self.retrieval = RetrievalQuestions(asked, passages, processing_class, args.max_query_length)
+        self.retrieval = RetrievalQuestions(asked, passages, processing_class, self.collator.query_room)
         swap_probes = SwapProbes(
             [probe.input_ids for probe in probes],
             max(1, args.num_candidates - 1),
@@ -136,7 +136,7 @@ class RealmTrainer(IndexedTrainer):
         self.index = IndexService(
             self.run, passages, processing_class, args, self.accelerator, swap_probes, args.query_encoder
         )
-        self.index.candidate_source = candidate_source
+        self.index.candidate_source = source_of_mix(self, args.candidate_mix, candidate_source)
         self.ahead: CandidatePrefetcher | None = None
         self.plan = StepPlan(args, self.world_size, len(train_dataset))
         self.rerank = LiveReranker(model, passages, args.max_candidate_length, bf16=self.bf16)
