@@ -1,10 +1,12 @@
 """The configuration of every REALM model: BERT's fields, the former transformers port's, and pre-training's own."""
 
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from huggingface_hub.dataclasses import strict
-from transformers import BertConfig
+from transformers import AutoConfig, BertConfig, PreTrainedConfig
+
+from realm_hf.models.any_encoder import encoder_configuration, fields_of_encoder, positions_of
 
 MAX_QUERY_LENGTH = 64
 """Where queries and questions are cut by default: wordpieces, special tokens included (released with 96)."""
@@ -26,10 +28,10 @@ class RealmConfig(BertConfig):
     Configuration of [`RealmEmbedder`], [`RealmScorer`], [`RealmKnowledgeAugEncoder`], [`RealmForPreTraining`],
     [`RealmReader`] and [`RealmForOpenQA`].
 
-    All fields of `transformers.BertConfig` are understood. Names and defaults are those of `RealmConfig` in
-    transformers 4.57.6, so its `config.json` files load as they are, with one exception: special token ids default to
-    BERT's own (`pad_token_id=0`, no `bos`/`eos`) instead of the port's 1/0/2, which never matched the BERT vocabulary.
-    A file that names other ids keeps them.
+    All fields of `transformers.BertConfig` are understood; `embedder_config` and `encoder_config` name other encoders.
+    Names and defaults are those of `RealmConfig` in transformers 4.57.6, so its `config.json` files load as they are,
+    with one exception: special token ids default to BERT's own (`pad_token_id=0`, no `bos`/`eos`) instead of the
+    port's 1/0/2, which never matched the BERT vocabulary. A file that names other ids keeps them.
 
     Args:
         hidden_act (`str`, *optional*, defaults to `"gelu_new"`):
@@ -76,9 +78,15 @@ class RealmConfig(BertConfig):
             `"span"` sums over the product of the span's tokens (equation 1 of the paper).
         share_embedders (`bool`, *optional*, defaults to `True`):
             Whether queries and passages are embedded by the same weights.
+        embedder_config (`PreTrainedConfig` or `dict`, *optional*):
+            Of another encoder that the embedders are made of, with its `model_type`. Without it they are BERT, as the
+            fields above say; with it those fields are taken from it.
+        encoder_config (`PreTrainedConfig` or `dict`, *optional*):
+            The same for the knowledge-augmented encoder and the reader.
 
     Raises:
-        `ValueError`: a file has numbers or labels beyond bounds, or names attention from a repository.
+        `ValueError`: an encoder is a decoder, or a file has numbers or labels beyond bounds, or names attention from a
+            repository.
         `StrictDataclassError`: a field has the wrong type, or `marginalization` names neither choice.
 
     Example:
@@ -110,6 +118,36 @@ class RealmConfig(BertConfig):
     score_scale: float | int = 1.0
     marginalization: Literal["token", "span"] = "token"
     share_embedders: bool = True
+    embedder_config: dict[str, Any] | PreTrainedConfig | None = None
+    encoder_config: dict[str, Any] | PreTrainedConfig | None = None
+
+    # transformers sets attention and dtype of these too.
+    sub_configs: ClassVar[dict[str, type]] = {"embedder_config": AutoConfig, "encoder_config": AutoConfig}
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Read the encoders that are given, and take the fields of BERT from them."""
+        given = []
+        for name in self.sub_configs:
+            encoder = getattr(self, name)
+            if encoder is not None:
+                given.append(encoder_configuration(encoder))
+                setattr(self, name, given[-1])
+        super().__post_init__(**kwargs)
+        if given:
+            for name, value in fields_of_encoder(given[0]).items():
+                setattr(self, name, value)
+            self.max_position_embeddings = min(positions_of(encoder) for encoder in given)
+
+    @property
+    def encoder_hidden_size(self) -> int:
+        """Hidden size of the knowledge-augmented encoder and of the reader."""
+        encoder = self.encoder_config
+        return int(encoder.hidden_size) if isinstance(encoder, PreTrainedConfig) else self.hidden_size
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in transformers; where all is BERT, the file has no entry of another encoder."""
+        content: dict[str, Any] = super().to_dict()
+        return {name: value for name, value in content.items() if name not in self.sub_configs or value is not None}
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self:
@@ -124,6 +162,9 @@ class RealmConfig(BertConfig):
 
 
 def _check_bounds(content: Mapping[str, Any]) -> None:
+    for name in RealmConfig.sub_configs:
+        if isinstance(content.get(name), Mapping):
+            _check_bounds(content[name])
     for name, value in content.items():
         if isinstance(value, int | float) and not abs(value) <= _LARGEST_NUMBER:
             raise ValueError(f"The configuration says {name}={value}: no model has that.")

@@ -1,13 +1,15 @@
 """What all REALM models share: how they are loaded, tied and frozen, and two checks of the former port's arguments."""
 
 from os import PathLike
-from typing import Any, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import nn
+from transformers import PreTrainedConfig
 
-from realm_hf.models.bert_initialization import FromBertModel
 from realm_hf.models.configuration_realm import RealmConfig
+from realm_hf.models.encoder_initialization import FromEncodersModel
+from realm_hf.models.modeling_any_tower import RealmAnyHead, RealmAnyTower
 from realm_hf.models.modeling_bert_tower import RealmBertModel, UnreadPooler, UnreadPredictionHead
 from realm_hf.models.places import check_kind, find_model
 from realm_hf.models.pooling import RealmScorerProjection
@@ -27,7 +29,7 @@ def refuse_head_mask(head_mask: torch.Tensor | None) -> None:
         )
 
 
-class RealmPreTrainedModel(FromBertModel):
+class RealmPreTrainedModel(FromEncodersModel):
     """Weight initialization, loading, tying and freezing common to all REALM models."""
 
     config: RealmConfig
@@ -67,7 +69,7 @@ class RealmPreTrainedModel(FromBertModel):
         for module in self.modules():
             if isinstance(module, UnreadPooler | UnreadPredictionHead):
                 module.requires_grad_(False)
-            elif isinstance(module, RealmScorerProjection):
+            elif isinstance(module, RealmScorerProjection) and module.predictions is not None:
                 module.predictions.requires_grad_(False)
 
 
@@ -76,8 +78,23 @@ class RealmTowerModel(RealmPreTrainedModel):
 
     tower_class: type[RealmBertModel] = RealmBertModel
     """The encoder inside this model. Another has the same `forward`, `output_rows` and `pooler_output` included."""
-    realm: RealmBertModel
+    encoder_field: ClassVar[Literal["embedder_config", "encoder_config"]] = "encoder_config"
+    """The entry of the configuration that names another encoder than BERT."""
+    realm: RealmBertModel | RealmAnyTower
     cls: Any
+
+    @property
+    def other_encoder(self) -> PreTrainedConfig | None:
+        """The configuration of the encoder that this model is made of, where it is not `tower_class`."""
+        found: Any = getattr(self.config, self.encoder_field)
+        return found
+
+    def new_tower(self, pooler_is_read: bool = False) -> RealmBertModel | RealmAnyTower:
+        """The encoder inside this model, with new weights."""
+        other = self.other_encoder
+        if other is not None:
+            return RealmAnyTower.from_config(other)
+        return self.tower_class(self.config, pooler_is_read=pooler_is_read)
 
     def get_input_embeddings(self) -> nn.Module:
         """The word embeddings."""
@@ -87,14 +104,26 @@ class RealmTowerModel(RealmPreTrainedModel):
         """Replace the word embeddings."""
         self.realm.set_input_embeddings(value)
 
-    def get_output_embeddings(self) -> nn.Module:
+    def get_output_embeddings(self) -> nn.Module | None:
         """The head's decoder; of an unread head too, so that `resize_token_embeddings` keeps its file loadable."""
+        if self.other_encoder is not None:
+            return self.cls.model.get_output_embeddings() if isinstance(self.cls, RealmAnyHead) else None
         return self.cls.predictions.decoder
 
     def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
         """Replace the decoder of the prediction head."""
+        if isinstance(self.cls, RealmAnyHead):
+            self.cls.model.set_output_embeddings(new_embeddings)
+            return
         self.cls.predictions.decoder = new_embeddings
         self.cls.predictions.bias = new_embeddings.bias
+
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """As in transformers; another encoder's configuration counts its words too."""
+        resized: nn.Embedding = super().resize_token_embeddings(*args, **kwargs)
+        if self.other_encoder is not None:
+            self.other_encoder.vocab_size = resized.num_embeddings
+        return resized
 
 
 __all__ = ["RealmPreTrainedModel", "RealmTowerModel", "flatten_candidates", "refuse_head_mask"]

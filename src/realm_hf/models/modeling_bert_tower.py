@@ -7,9 +7,10 @@ is `BertModel`'s.
 """
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from transformers.activations import GELUActivation, NewGELUActivation
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
@@ -61,6 +62,27 @@ def gather_rows(hidden_states: torch.Tensor, rows: torch.Tensor) -> torch.Tensor
     return hidden_states.gather(1, rows.unsqueeze(-1).expand(-1, -1, hidden_states.size(-1)))
 
 
+def word_inputs(
+    tower: nn.Module, input_ids: torch.Tensor, facts: RowFacts
+) -> tuple[torch.Tensor, Callable[[torch.Tensor], dict[str, torch.Tensor]]]:
+    """
+    What chunks of a batch are cut from, and what a chunk is to the tower: rows of [`distinct_words`] where the tower
+    takes embeddings of words, else the token ids themselves.
+
+    Args:
+        tower (`nn.Module`): A tower.
+        input_ids (`torch.LongTensor` of shape `(N, L)`): Token ids.
+        facts ([`~host_facts.RowFacts`]): Which of them occur.
+
+    Returns:
+        `tuple[torch.Tensor, Callable]`: Numbers `(N, L)`; and from some of them to the tower's arguments.
+    """
+    if not getattr(tower, "takes_prepared_inputs", False):
+        return input_ids, lambda ids: {"input_ids": ids}
+    words, rows = distinct_words(cast(BertModel, tower), input_ids, facts)
+    return rows, lambda some: {"inputs_embeds": F.embedding(some, words)}
+
+
 def distinct_words(tower: BertModel, input_ids: torch.Tensor, facts: RowFacts) -> tuple[torch.Tensor, torch.Tensor]:
     """
     The word embeddings of the tokens that occur, each once.
@@ -83,12 +105,14 @@ def distinct_words(tower: BertModel, input_ids: torch.Tensor, facts: RowFacts) -
     return embeddings(distinct), row_of_word[input_ids]
 
 
-def padding_mask(tower: BertModel, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
+def padding_mask(tower: nn.Module, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
     """
     `attention_mask` `(N, L)` in the form that attention takes: transformers makes the same, but first asks the device
-    whether there is any padding, and waits for the answer. `None`, for rows without padding, stays.
+    whether there is any padding, and waits for the answer. `None`, for rows without padding, stays, and so does the
+    mask of a tower of another encoder.
     """
-    if attention_mask is None or tower.config._attn_implementation != "sdpa":
+    prepared = getattr(tower, "takes_prepared_inputs", False)
+    if attention_mask is None or not prepared or cast(BertModel, tower).config._attn_implementation != "sdpa":
         return attention_mask
     return attention_mask.bool()[:, None, None, :]
 
@@ -251,6 +275,8 @@ class RealmBertModel(BertModel):
     """
 
     config: RealmConfig
+    takes_prepared_inputs: ClassVar[bool] = True
+    """Whether words may come as `inputs_embeds`, looked up outside, and masks as attention takes them."""
     _no_split_modules = ["BertEmbeddings", "BertLayer", "RealmLastLayer"]  # noqa: RUF012
 
     def __init__(self, config: RealmConfig, pooler_is_read: bool = True) -> None:
@@ -262,4 +288,12 @@ class RealmBertModel(BertModel):
         self.post_init()
 
 
-__all__ = ["RealmBertModel", "UnreadPooler", "UnreadPredictionHead", "distinct_words", "gather_rows", "padding_mask"]
+__all__ = [
+    "RealmBertModel",
+    "UnreadPooler",
+    "UnreadPredictionHead",
+    "distinct_words",
+    "gather_rows",
+    "padding_mask",
+    "word_inputs",
+]

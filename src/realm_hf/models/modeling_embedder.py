@@ -9,20 +9,18 @@ come.
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from transformers.models.bert.modeling_bert import BertPooler
 from transformers.utils.generic import can_return_tuple
 
 from realm_hf.models.bert_initialization import BertStart, initialize_pooler, initialize_projection
 from realm_hf.models.configuration_realm import RealmConfig
+from realm_hf.models.encoder_initialization import EncoderStart
 from realm_hf.models.host_facts import RowFacts
 from realm_hf.models.losses import relevance_scores
+from realm_hf.models.modeling_any_tower import RealmAnyTower
 from realm_hf.models.modeling_base import RealmPreTrainedModel, RealmTowerModel, flatten_candidates, refuse_head_mask
-from realm_hf.models.modeling_bert_tower import (
-    distinct_words,
-    padding_mask,
-)
+from realm_hf.models.modeling_bert_tower import padding_mask, word_inputs
 from realm_hf.models.modeling_outputs import RealmEmbedderOutput, RealmScorerOutput
 from realm_hf.models.pooling import RealmScorerProjection, mean_of_tokens
 from realm_hf.models.ragged_encoding import ragged_apply
@@ -41,12 +39,16 @@ class RealmEmbedder(TextEncoder, RealmTowerModel):
         `ValueError`: there is no projection, and an embedding has not as many dimensions as a hidden state.
     """
 
+    encoder_field = "embedder_config"
+    parts = frozenset({"embedder"})
     _tied_weights_keys = {"cls.predictions.decoder.bias": "cls.predictions.bias"}  # noqa: RUF012
 
     def __init__(self, config: RealmConfig) -> None:
         super().__init__(config)
-        self.realm = self.tower_class(config, pooler_is_read=config.pooling_mode == "cls")
+        self.realm = self.new_tower(pooler_is_read=config.pooling_mode == "cls")
         self.cls = RealmScorerProjection(config)
+        if self.cls.predictions is None:
+            self._tied_weights_keys = {}
         self.post_init()
 
     @can_return_tuple
@@ -127,6 +129,13 @@ class RealmEmbedder(TextEncoder, RealmTowerModel):
         if self.cls.dense is not None and not (of_cls and start.pooler == "checkpoint"):
             initialize_projection(self.cls.dense, torch.Generator().manual_seed(start.seed))
 
+    def start_from_encoders(self, start: EncoderStart) -> None:
+        """Copy the encoder; the projection starts as a map that keeps angles."""
+        assert isinstance(self.realm, RealmAnyTower) and start.embedder is not None
+        self.realm.model.load_state_dict(start.embedder.state_dict())
+        if self.cls.dense is not None:
+            initialize_projection(self.cls.dense, torch.Generator().manual_seed(start.seed))
+
     def encode_tokens(
         self,
         input_ids: torch.Tensor,
@@ -151,11 +160,15 @@ class RealmEmbedder(TextEncoder, RealmTowerModel):
             `torch.Tensor` of shape `(N, retriever_proj_size)`: The embeddings.
         """
         facts = RowFacts.of(input_ids, attention_mask) if facts is None else facts
-        words, word_rows = distinct_words(self.realm, input_ids, facts)
+        word_rows, inputs_of = word_inputs(self.realm, input_ids, facts)
 
         def embed(rows: torch.Tensor, mask: torch.Tensor | None, segments: torch.Tensor | None) -> torch.Tensor:
-            inputs, mask = F.embedding(rows, words), padding_mask(self.realm, mask)
-            return self(None, mask, segments, inputs_embeds=inputs, return_dict=True).projected_score
+            return self(
+                attention_mask=padding_mask(self.realm, mask),
+                token_type_ids=segments,
+                return_dict=True,
+                **inputs_of(rows),
+            ).projected_score
 
         return ragged_apply(
             embed,
@@ -177,6 +190,8 @@ class RealmScorer(RealmPreTrainedModel):
             Tower of the queries. Without it, queries share the passages' weights, unless `config.share_embedders` is
             `False`.
     """
+
+    parts = frozenset({"embedder"})
 
     def __init__(self, config: RealmConfig, query_embedder: RealmEmbedder | None = None) -> None:
         super().__init__(config)

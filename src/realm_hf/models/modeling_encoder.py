@@ -1,6 +1,6 @@
 """REALM's knowledge-augmented encoder, with the name, signature and numbers of transformers 4.57.6."""
 
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -10,11 +10,13 @@ from transformers.utils.generic import can_return_tuple
 
 from realm_hf.models.bert_initialization import BertStart, initialize_prediction_head
 from realm_hf.models.configuration_realm import RealmConfig
+from realm_hf.models.encoder_initialization import EncoderStart
 from realm_hf.models.host_facts import RowFacts
 from realm_hf.models.losses import full_precision, gold_log_probs, marginal_log_likelihood
 from realm_hf.models.mimetic_initialization import initialize_mimetic
+from realm_hf.models.modeling_any_tower import RealmAnyTower, masked_language_model
 from realm_hf.models.modeling_base import RealmTowerModel, flatten_candidates, refuse_head_mask
-from realm_hf.models.modeling_bert_tower import distinct_words, padding_mask
+from realm_hf.models.modeling_bert_tower import RealmBertModel, padding_mask, word_inputs
 from realm_hf.models.ragged_encoding import ragged_apply
 
 
@@ -26,6 +28,7 @@ class RealmKnowledgeAugEncoder(RealmTowerModel):
         config ([`RealmConfig`]): The configuration.
     """
 
+    parts = frozenset({"encoder", "head"})
     _tied_weights_keys = {  # noqa: RUF012
         "cls.predictions.decoder.weight": "realm.embeddings.word_embeddings.weight",
         "cls.predictions.decoder.bias": "cls.predictions.bias",
@@ -33,9 +36,20 @@ class RealmKnowledgeAugEncoder(RealmTowerModel):
 
     def __init__(self, config: RealmConfig) -> None:
         super().__init__(config)
-        self.realm = self.tower_class(config, pooler_is_read=False)
-        self.cls = BertOnlyMLMHead(config)
+        other = self.other_encoder
+        if other is not None:
+            self.realm, head = masked_language_model(other)
+            self.cls = head
+            self._tied_weights_keys = head.tied
+        else:
+            self.realm = self.new_tower()
+            self.cls = BertOnlyMLMHead(config)
         self.post_init()
+
+    def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict[str, str]:
+        """Another encoder's head is tied as its own configuration says."""
+        keys = super().get_expanded_tied_weights_keys(all_submodels)
+        return keys if self.other_encoder is None else keys | (self._tied_weights_keys or {})
 
     @classmethod
     def from_scratch(cls, config: RealmConfig, seed: int = 0) -> Self:
@@ -43,11 +57,14 @@ class RealmKnowledgeAugEncoder(RealmTowerModel):
         An encoder that knows nothing, made to learn to read soon: see [`mimetic_initialization`].
 
         Args:
-            config ([`RealmConfig`]): Its sizes.
+            config ([`RealmConfig`]): Its sizes, as a BERT.
             seed (`int`, *optional*, defaults to 0): Of all its weights.
 
         Returns:
             The model in evaluation mode, in float32.
+
+        Raises:
+            `ValueError`: the configuration names another encoder.
 
         Example:
         ```python
@@ -57,6 +74,8 @@ class RealmKnowledgeAugEncoder(RealmTowerModel):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = cls(config)
+        if not isinstance(model.realm, RealmBertModel):
+            raise ValueError("`encoder_config` names another encoder than BERT: give a configuration without it.")
         initialize_mimetic(model.realm, seed)
         return model.eval()
 
@@ -65,6 +84,14 @@ class RealmKnowledgeAugEncoder(RealmTowerModel):
         self.load_state_dict(start.tower | start.head, strict=False)
         if not start.head:
             initialize_prediction_head(self.cls.predictions)
+
+    def start_from_encoders(self, start: EncoderStart) -> None:
+        """Copy a masked language model, encoder and prediction head."""
+        assert start.encoder is not None
+        weights, prefix = start.encoder.state_dict(), f"{start.encoder.base_model_prefix}."
+        of_tower = {name.removeprefix(prefix): w for name, w in weights.items() if name.startswith(prefix)}
+        cast(RealmAnyTower, self.realm).model.load_state_dict(of_tower)
+        self.cls.model.load_state_dict({name: w for name, w in weights.items() if not name.startswith(prefix)})
 
     def hidden_states_at(
         self,
@@ -91,15 +118,15 @@ class RealmKnowledgeAugEncoder(RealmTowerModel):
             `torch.Tensor` of shape `(N, R, hidden_size)`: The hidden states.
         """
         facts = RowFacts.of(input_ids, attention_mask) if facts is None else facts
-        words, word_rows = distinct_words(self.realm, input_ids, facts)
+        word_rows, inputs_of = word_inputs(self.realm, input_ids, facts)
         return ragged_apply(
             lambda ids, mask, segments, wanted: (
                 self.realm(
-                    inputs_embeds=F.embedding(ids, words),
                     attention_mask=padding_mask(self.realm, mask),
                     token_type_ids=segments,
                     output_rows=wanted,
                     return_dict=True,
+                    **inputs_of(ids),
                 ).last_hidden_state
             ),
             word_rows,

@@ -16,10 +16,12 @@ from transformers.utils.generic import can_return_tuple
 
 from realm_hf.models.bert_initialization import BertStart
 from realm_hf.models.configuration_realm import RealmConfig
+from realm_hf.models.encoder_initialization import EncoderStart
 from realm_hf.models.host_facts import ReaderFacts, on_host
 from realm_hf.models.losses import full_precision
+from realm_hf.models.modeling_any_tower import RealmAnyTower
 from realm_hf.models.modeling_base import RealmTowerModel, flatten_candidates, refuse_head_mask
-from realm_hf.models.modeling_bert_tower import UnreadPredictionHead, distinct_words, padding_mask
+from realm_hf.models.modeling_bert_tower import UnreadPredictionHead, padding_mask, word_inputs
 from realm_hf.models.modeling_outputs import RealmReaderOutput, SpanScores
 from realm_hf.models.ragged_encoding import ragged_tokens
 from realm_hf.models.reading import ReadBeam
@@ -38,7 +40,7 @@ class RealmReaderProjection(nn.Module):
     def __init__(self, config: RealmConfig) -> None:
         super().__init__()
         self.max_span_width = config.max_span_width
-        self.dense_intermediate = nn.Linear(config.hidden_size, config.span_hidden_size * 2)
+        self.dense_intermediate = nn.Linear(config.encoder_hidden_size, config.span_hidden_size * 2)
         self.dense_output = nn.Linear(config.span_hidden_size, 1)
         self.layer_normalization = nn.LayerNorm(config.span_hidden_size, eps=config.reader_layer_norm_eps)
 
@@ -105,19 +107,27 @@ class RealmReader(RealmTowerModel):
         config ([`RealmConfig`]): The configuration.
     """
 
+    parts = frozenset({"encoder"})
     _tied_weights_keys = {"cls.predictions.decoder.bias": "cls.predictions.bias"}  # noqa: RUF012
 
     def __init__(self, config: RealmConfig) -> None:
         super().__init__(config)
         self.num_labels = config.num_labels
-        self.realm = self.tower_class(config, pooler_is_read=False)
-        self.cls = UnreadPredictionHead(config)
+        self.realm = self.new_tower()
+        self.cls = UnreadPredictionHead(config) if self.other_encoder is None else None
+        if self.cls is None:
+            self._tied_weights_keys = {}
         self.qa_outputs = RealmReaderProjection(config)
         self.post_init()
 
     def start_from_bert(self, start: BertStart) -> None:
         """Copy the tower and the unread head; the span head keeps its seeded start."""
         self.load_state_dict(start.tower | start.head, strict=False)
+
+    def start_from_encoders(self, start: EncoderStart) -> None:
+        """Copy the encoder; the span head keeps its seeded start."""
+        assert isinstance(self.realm, RealmAnyTower) and start.encoder is not None
+        self.realm.model.load_state_dict(start.encoder.base_model.state_dict())
 
     def score_spans(
         self,
@@ -155,14 +165,14 @@ class RealmReader(RealmTowerModel):
         facts = ReaderFacts.of(input_ids, attention_mask, block_mask) if facts is None else facts
         if not facts.block_mask.any():
             return self.qa_outputs.no_spans(input_ids.device)
-        words, word_rows = distinct_words(self.realm, input_ids, facts.rows)
+        word_rows, inputs_of = word_inputs(self.realm, input_ids, facts.rows)
         hidden = ragged_tokens(
             lambda rows, mask, segments: (
                 self.realm(
-                    inputs_embeds=F.embedding(rows, words),
                     attention_mask=padding_mask(self.realm, mask),
                     token_type_ids=segments,
                     return_dict=True,
+                    **inputs_of(rows),
                 ).last_hidden_state
             ),
             _from_first_to_last(facts.block_mask),

@@ -34,6 +34,8 @@ class RealmForPreTraining(RealmPreTrainedModel):
             default.
     """
 
+    parts = frozenset({"embedder", "encoder", "head"})
+
     def __init__(self, config: RealmConfig) -> None:
         super().__init__(config)
         self.embedder = RealmEmbedder(config)
@@ -56,7 +58,7 @@ class RealmForPreTraining(RealmPreTrainedModel):
         """Replace the encoder's word embeddings."""
         self.encoder.set_input_embeddings(value)
 
-    def get_output_embeddings(self) -> nn.Module:
+    def get_output_embeddings(self) -> nn.Module | None:
         """The decoder of the encoder's prediction head."""
         return self.encoder.get_output_embeddings()
 

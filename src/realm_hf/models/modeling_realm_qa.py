@@ -38,6 +38,7 @@ class RealmForOpenQA(RealmPreTrainedModel):
             Needed by `forward`; may be assigned later. Also an argument of `from_pretrained`.
     """
 
+    parts = frozenset({"embedder", "encoder"})
     # The old index. `RealmRetriever.from_pretrained` of the same checkpoint maps it.
     _keys_to_ignore_on_load_unexpected = [r"^block_emb$"]  # noqa: RUF012
 

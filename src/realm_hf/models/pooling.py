@@ -41,7 +41,8 @@ class RealmScorerProjection(nn.Module):
 
     def __init__(self, config: RealmConfig) -> None:
         super().__init__()
-        self.predictions = BertLMPredictionHead(config)
+        # Files of BERT's embedders hold it; those of other encoders never did.
+        self.predictions = BertLMPredictionHead(config) if config.embedder_config is None else None
         self.dense: nn.Linear | None = None
         self.LayerNorm: nn.LayerNorm | None = None
         if config.projection != "none":

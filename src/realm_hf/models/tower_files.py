@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from transformers import PreTrainedModel
 
 from realm_hf.models.configuration_realm import RealmConfig
 from realm_hf.models.modeling_embedder import RealmEmbedder
@@ -130,11 +131,18 @@ def _empty_tower(config: RealmConfig) -> RealmEmbedder:
     with torch.device("meta"):
         tower = RealmEmbedder(config)
     tower.to_empty(device="cpu")
-    # The buffers that no file holds, as `BertEmbeddings` makes them.
-    embeddings = tower.realm.embeddings
-    embeddings.position_ids.copy_(torch.arange(config.max_position_embeddings))
-    embeddings.token_type_ids.zero_()
+    for owner in tower.modules():
+        if isinstance(owner, PreTrainedModel):
+            _fill_buffers(owner)
     return tower
+
+
+@torch.no_grad()
+def _fill_buffers(model: PreTrainedModel) -> None:
+    """Write the buffers that no file holds, such as the numbers of positions, as the encoder's authors make them."""
+    for module in model.modules():
+        if module._non_persistent_buffers_set:
+            model._init_weights(module)
 
 
 def load_model_tower(name_or_path: str | Path, **hub: Any) -> RealmEmbedder:
