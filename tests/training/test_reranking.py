@@ -138,6 +138,11 @@ def test_absent_candidates_come_last_and_rows_that_are_few_enough_are_left_alone
     assert torch.is_grad_enabled()
 
 
+def test_a_depth_and_a_mix_are_refused_together():
+    with pytest.raises(ValueError, match="the second keeps the best whatever found them"):
+        RealmTrainingArguments(output_dir="x", num_candidates=3, candidate_mix="bm25=1,dense=1", rerank_depth=9)
+
+
 def test_a_depth_that_leaves_nothing_out_is_refused():
     for depth in (3, 1, 0):
         with pytest.raises(ValueError, match=f"rerank_depth is {depth}, but num_candidates is 3"):
