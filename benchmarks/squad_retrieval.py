@@ -11,8 +11,10 @@ about. What the encoder says of the texts is computed once, in blocks that stay 
     mean, PCA       the mean through 128 dimensions fitted on the paragraphs, divided by its length
     [CLS], random   [CLS] through a random orthonormal map to 128 dimensions and a layer normalization
 
-A row of the table is a line of squad-retrieval.jsonl; a call measures the rows that have no line for these passages,
-questions and weights, so that it can be stopped and started. `--tables PAGE` writes the table into a page.
+Own reading and BM25 are put together by reciprocal ranks (fused), and by a sum of scores whose weight is fitted on train
+questions (fitted mix). A row of the table is a line of squad-retrieval.jsonl; a call measures the rows that have no line
+for these passages, questions and weights, so that it can be stopped and started. `--tables PAGE` writes the table into a
+page.
 """
 
 from __future__ import annotations
@@ -41,13 +43,17 @@ from realm_hf.generations.projection import principal_components, set_projection
 from realm_hf.models.configuration_realm import MAX_QUERY_LENGTH
 from realm_hf.models.fingerprints import state_fingerprint
 from realm_hf.retriever.bm25 import BM25Source
+from realm_hf.retriever.candidates import IndexSource
+from realm_hf.retriever.fused import FusedSource
+from realm_hf.retriever.mixture_fit import fit_mixture
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 from bm25 import bm25_rows
 
 RESULTS = Path(__file__).resolve().parent / "squad-retrieval.jsonl"
 TEXTS, BM25, OWN, PCA, RANDOM = "bm25s on texts", "BM25", "own reading", "mean, PCA", "[CLS], random"
-ROWS = [TEXTS, BM25, OWN, PCA, RANDOM]
+FUSED, MIXED = "own reading + BM25, fused", "own reading + BM25, fitted mix"
+ROWS = [TEXTS, BM25, OWN, PCA, RANDOM, FUSED, MIXED]
 READ_MEAN = {"pooling_mode": "mean", "normalize": True}
 _QUESTIONS_AT_ONCE = 512
 
@@ -93,22 +99,22 @@ class Measurement:
             self.encoder, self.passages.pad_candidates, self.passages.lengths, self.folder / "states" / "passages"
         )
 
-    def question_states(self, name: str) -> np.ndarray:
-        """Of `"dev"` or `"train"` questions, `[Q, 2, H]`."""
-        tokens = self.tokens(name)
+    @cached_property
+    def tokens(self) -> list[np.ndarray]:
+        """Token ids of the dev questions, special tokens included."""
+        found = self.tokenizer(self.dev.texts, truncation=True, max_length=MAX_QUERY_LENGTH)["input_ids"]
+        return [np.asarray(ids, np.int64) for ids in found]
+
+    @cached_property
+    def question_states(self) -> np.ndarray:
+        """Of the dev questions, `[Q, 2, H]`."""
 
         def pad(numbers: np.ndarray) -> dict[str, np.ndarray]:
-            ids, mask = pad_rows([tokens[number] for number in numbers.tolist()], self.tokenizer.pad_token_id)
+            ids, mask = pad_rows([self.tokens[number] for number in numbers.tolist()], self.tokenizer.pad_token_id)
             return {"input_ids": ids, "attention_mask": mask}
 
-        lengths = np.array([len(ids) for ids in tokens])
-        return pooled_states(self.encoder, pad, lengths, self.folder / "states" / f"{name}_questions")[0]
-
-    def tokens(self, name: str) -> list[np.ndarray]:
-        """Token ids of `"dev"` or `"train"` questions, special tokens included."""
-        texts = getattr(self, name).texts
-        found = self.tokenizer(texts, truncation=True, max_length=MAX_QUERY_LENGTH)["input_ids"]
-        return [np.asarray(ids, np.int64) for ids in found]
+        lengths = np.array([len(ids) for ids in self.tokens])
+        return pooled_states(self.encoder, pad, lengths, self.folder / "states" / "dev_questions")[0]
 
     def tower(self, name: str) -> RealmEmbedder:
         """The tower that reads the encoder in one of the three ways."""
@@ -139,14 +145,16 @@ class Measurement:
         some = np.arange(0, len(self.passages), max(1, len(self.passages) // 8))[:8]
         # The shortcut by way of stored states must be the tower's own way.
         np.testing.assert_allclose(embeddings[some], embed_passages(tower, self.passages, rows=some), atol=1e-4)
-        return RealmRetriever(self.passages, self.tokenizer, embeddings=embeddings), tower
+        retriever = RealmRetriever(
+            self.passages, self.tokenizer, embeddings=embeddings, embedder=tower, query_embedder=tower
+        )
+        return retriever, tower
 
     def ranks(self, retriever: RealmRetriever, vectors: np.ndarray) -> np.ndarray:
         """At which rank each dev question's paragraph is found, `[Q]`."""
-        tokens = self.tokens("dev")
         rows = [
-            retriever.retrieve(vectors[i:j], DEPTH, token_ids=tokens[i:j], null_passage=False).rows
-            for i, j in _pieces(len(tokens))
+            retriever.retrieve(vectors[i:j], DEPTH, token_ids=self.tokens[i:j], null_passage=False).rows
+            for i, j in _pieces(len(vectors))
         ]
         return gold_ranks(np.concatenate(rows), self.gold, self.passages.duplicate_groups)
 
@@ -173,7 +181,21 @@ class Measurement:
         """The encoder, read in one way."""
         retriever, tower = self.retriever(name)
         facts = {"dimension": tower.config.retriever_proj_size, "encoding_seconds": round(self.passage_states[1], 1)}
-        return self.ranks(retriever, self.read(tower, self.question_states("dev"))), facts
+        return self.ranks(retriever, self.read(tower, self.question_states)), facts
+
+    def fused(self) -> tuple[np.ndarray, dict[str, Any]]:
+        """Both rankings by reciprocal ranks."""
+        retriever, tower = self.retriever(OWN)
+        retriever.candidate_source = FusedSource([IndexSource(), self.source])
+        return self.ranks(retriever, self.read(tower, self.question_states)), {"parts": [OWN, BM25]}
+
+    def mixed(self) -> tuple[np.ndarray, dict[str, Any]]:
+        """A weighted sum of both scores, the weight fitted on train questions."""
+        retriever, tower = self.retriever(OWN)
+        fitted = fit_mixture(retriever, self.source, self.train.texts, self.train.gold)
+        retriever.candidate_source = fitted.source
+        facts = {"parts": [OWN, BM25], "weight": round(fitted.source.weight, 5), "fitted_on": len(self.train.gold)}
+        return self.ranks(retriever, self.read(tower, self.question_states)), facts
 
     def rows(self) -> dict[str, Callable[[], tuple[np.ndarray, dict[str, Any]]]]:
         """What makes each row: ranks of the dev questions and further facts."""
@@ -181,6 +203,8 @@ class Measurement:
             self.bm25_of_texts,
             self.bm25,
             *(partial(self.dense, name) for name in (OWN, PCA, RANDOM)),
+            self.fused,
+            self.mixed,
         ]
         return dict(zip(ROWS, rows, strict=True))
 

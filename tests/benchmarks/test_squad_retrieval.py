@@ -38,6 +38,7 @@ def test_each_row_is_measured_once_and_stands_in_the_page(tmp_path, monkeypatch,
     assert found[squad_retrieval.BM25]["recall@20"] == found[squad_retrieval.TEXTS]["recall@20"] == 100
     assert {line["on"]["questions"] for line in lines} == {DEV_FROM}
     assert found[squad_retrieval.OWN]["dimension"] == 32 and found[squad_retrieval.PCA]["dimension"] == 8
+    assert found[squad_retrieval.MIXED]["weight"] > 0 and found[squad_retrieval.MIXED]["fitted_on"] == 8
     assert all(str(tmp_path) not in line["command"] for line in lines)
 
     monkeypatch.setattr(pooled_states, "_block", None)
@@ -49,6 +50,8 @@ def test_each_row_is_measured_once_and_stands_in_the_page(tmp_path, monkeypatch,
     call(monkeypatch, "--tables", str(page), "--results", str(tmp_path / "lines.jsonl"))
     for name in squad_retrieval.ROWS:
         assert f"| {name} |" in page.read_text()
+    for hybrid in (squad_retrieval.FUSED, squad_retrieval.MIXED):
+        assert f"| {hybrid}, over {squad_retrieval.BM25} |" in page.read_text()
 
 
 def test_the_states_of_a_run_that_was_stopped_are_those_of_one_that_was_not(tmp_path, monkeypatch, options):
