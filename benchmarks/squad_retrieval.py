@@ -11,10 +11,10 @@ about. What the encoder says of the texts is computed once, in blocks that stay 
     mean, PCA       the mean through 128 dimensions fitted on the paragraphs, divided by its length
     [CLS], random   [CLS] through a random orthonormal map to 128 dimensions and a layer normalization
 
-Own reading and BM25 are put together by reciprocal ranks (fused), and by a sum of scores whose weight is fitted on train
-questions (fitted mix). A row of the table is a line of squad-retrieval.jsonl; a call measures the rows that have no line
-for these passages, questions and weights, so that it can be stopped and started. `--tables PAGE` writes the table into a
-page.
+Own reading and BM25 are put together by reciprocal ranks (fused), and by a sum of scores whose weight is fitted on
+train questions (fitted mix). A row of the table is a line of squad-retrieval.jsonl; a call measures the rows that have
+no line for these passages, questions and weights, so that it can be stopped and started. `--tables PAGE` writes the
+table into a page.
 """
 
 from __future__ import annotations
