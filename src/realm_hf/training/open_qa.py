@@ -130,8 +130,6 @@ class OpenQATrainer(IndexedTrainer):
         # Copied before a checkpoint is loaded: a resumed run that must build its index again needs the first weights.
         self.passage_embedder = copy.deepcopy(model.embedder) if passage_embedder is None else passage_embedder
         root = run.root if isinstance(run, RunDirectory) else Path(run or args.output_dir)
-        if args.freeze_retriever:
-            model.embedder.requires_grad_(False)
         step = OpenQAStep(model, args.freeze_retriever)
         super().__init__(model, step, args, root, accelerator, processing_class, callbacks)
         self.args: OpenQATrainingArguments = args
