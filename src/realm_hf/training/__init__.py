@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from realm_hf.training.pretraining import RealmTrainer
     from realm_hf.training.recurring_spans import RecurringSpanTrainer
     from realm_hf.training.result import TrainingResult
+    from realm_hf.training.retrieval_evaluation import RetrievalQuestions
     from realm_hf.training.run_retriever import save_trained_model
     from realm_hf.training.signals import resume_command
 
@@ -45,6 +46,7 @@ __all__ = [
     "RealmTrainingArguments",
     "RecurringSpanTrainer",
     "RecurringSpanTrainingArguments",
+    "RetrievalQuestions",
     "TrainingLoop",
     "TrainingResult",
     "list_checkpoints",
@@ -80,6 +82,7 @@ __getattr__, __dir__ = lazy_exports(
         "pretraining": ["RealmTrainer"],
         "recurring_spans": ["RecurringSpanTrainer"],
         "result": ["TrainingResult"],
+        "retrieval_evaluation": ["RetrievalQuestions"],
         "run_retriever": ["save_trained_model"],
         "signals": ["resume_command"],
     },

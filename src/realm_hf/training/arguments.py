@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from realm_hf.models.configuration_realm import MAX_PASSAGE_LENGTH, MAX_QUERY_LENGTH
+from realm_hf.runs.snapshot_schedule import SnapshotSchedule
 from realm_hf.training.candidate_counts import written_mix
 from realm_hf.training.loop_arguments import LoopArguments
 
@@ -103,6 +104,10 @@ class RefreshArguments(LoopArguments):
     # Parameters that control the refresh of the index (section 3.3)
     refresh: RefreshMode = field(default="async", metadata={"help": "sync, async, external or off."})
     refresh_steps: int = field(default=500, metadata={"help": "A snapshot for the builder every so many steps."})
+    refresh_schedule: str | None = field(
+        default=None,
+        metadata={"help": "In place of refresh_steps, e.g. 0-1000:250,1000-:1000: every 250 steps, later every 1000."},
+    )
     max_staleness: int | None = field(
         default=None, metadata={"help": "Steps that the served generation may lag behind; see on_stale."}
     )
@@ -151,13 +156,15 @@ class RefreshArguments(LoopArguments):
                 self._at_least(1, name)
         if self.embedding_dtype is not None:
             self._one_of("embedding_dtype", get_args(EmbeddingDtype))
+        schedule = self.snapshot_schedule
         if self.max_staleness is None:
             if self.on_stale != "continue":
                 raise ValueError(f"on_stale is {self.on_stale!r}, but max_staleness is not set. Give it in steps.")
-        elif self.max_staleness < self.refresh_steps:
+        elif self.max_staleness < schedule.longest:
+            name = "refresh_steps" if self.refresh_schedule is None else "refresh_schedule's longest interval"
             raise ValueError(
-                f"max_staleness is {self.max_staleness} steps, but a new generation is begun only every refresh_steps "
-                f"= {self.refresh_steps}. Raise the first or lower the second."
+                f"max_staleness is {self.max_staleness} steps, but a new generation is begun only every {name} "
+                f"= {schedule.longest}. Raise the first or lower the second."
             )
         if self.on_stale == "sync" and self.refresh in ("external", "off"):
             raise ValueError(
@@ -166,6 +173,13 @@ class RefreshArguments(LoopArguments):
             )
         if self.refresh == "off" and self.max_staleness is not None:
             raise ValueError("refresh='off' never renews the index, so max_staleness cannot hold. Drop one of them.")
+
+    @property
+    def snapshot_schedule(self) -> SnapshotSchedule:
+        """When snapshots are taken: by `refresh_schedule`, or every `refresh_steps`."""
+        if self.refresh_schedule is not None:
+            return SnapshotSchedule.parse(self.refresh_schedule)
+        return SnapshotSchedule.every(self.refresh_steps)
 
     @property
     def index_settings(self) -> dict[str, Any]:
@@ -227,11 +241,16 @@ class RealmTrainingArguments(RefreshArguments):
     # Parameters that control the held-out evaluation
     per_device_eval_batch_size: int = field(default=8, metadata={"help": "Examples a device evaluates at once."})
     max_eval_sentences: int = field(default=256, metadata={"help": "Evaluate on the first so many held-out ones."})
+    max_eval_questions: int | None = field(
+        default=None, metadata={"help": "Of the questions for the retrieval ask the first so many; default: all."}
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._one_of("masking", get_args(Masking))
         self._one_of("query_encoder", get_args(QueryEncoder))
+        if self.max_eval_questions is not None:
+            self._at_least(1, "max_eval_questions")
         if self.reading_candidates is not None:
             self._at_least(1, "reading_candidates")
             if self.freeze_retriever_steps == 0:
