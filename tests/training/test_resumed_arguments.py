@@ -13,7 +13,8 @@ from transformers import TrainerCallback
 from realm_hf.runs.errors import RunDirectoryError
 from realm_hf.runs.records import read_run
 from realm_hf.storage.sealed_json import SEAL
-from realm_hf.training.arguments import InverseClozeTrainingArguments, OpenQATrainingArguments, RealmTrainingArguments
+from realm_hf.training.arguments import InverseClozeTrainingArguments, RealmTrainingArguments
+from realm_hf.training.open_qa_arguments import OpenQATrainingArguments
 from realm_hf.training.resumed_arguments import FREE, UNREPORTED
 
 

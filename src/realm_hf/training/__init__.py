@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from realm_hf.training.arguments import (
         InverseClozeTrainingArguments,
         MaskedLMTrainingArguments,
-        OpenQATrainingArguments,
         RealmTrainingArguments,
         RecurringSpanTrainingArguments,
     )
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from realm_hf.training.loop import TrainingLoop
     from realm_hf.training.masked_lm import MaskedLMTrainer
     from realm_hf.training.open_qa import OpenQATrainer
+    from realm_hf.training.open_qa_arguments import OpenQATrainingArguments
     from realm_hf.training.optimization import make_accelerator
     from realm_hf.training.pretraining import RealmTrainer
     from realm_hf.training.recurring_spans import RecurringSpanTrainer
@@ -65,7 +65,6 @@ __getattr__, __dir__ = lazy_exports(
         "arguments": [
             "InverseClozeTrainingArguments",
             "MaskedLMTrainingArguments",
-            "OpenQATrainingArguments",
             "RealmTrainingArguments",
             "RecurringSpanTrainingArguments",
         ],
@@ -78,6 +77,7 @@ __getattr__, __dir__ = lazy_exports(
         "loop": ["TrainingLoop"],
         "masked_lm": ["MaskedLMTrainer"],
         "open_qa": ["OpenQATrainer"],
+        "open_qa_arguments": ["OpenQATrainingArguments"],
         "optimization": ["make_accelerator"],
         "pretraining": ["RealmTrainer"],
         "recurring_spans": ["RecurringSpanTrainer"],

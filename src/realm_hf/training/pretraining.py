@@ -139,7 +139,7 @@ class RealmTrainer(IndexedTrainer):
         self.index.candidate_source = source_of_mix(self, args.candidate_mix, candidate_source)
         self.ahead: CandidatePrefetcher | None = None
         self.plan = StepPlan(args, self.world_size, len(train_dataset))
-        self.rerank = LiveReranker(model, passages, args.max_candidate_length, bf16=self.bf16)
+        self.rerank = LiveReranker(model, passages, self.collator.candidate_room, bf16=self.bf16)
         #: What this rank trained on last; for callbacks.
         self.retrieved: RetrievedStep | None = None
 
