@@ -72,6 +72,8 @@ quality: $(VENV)/.dev  ## format, lint, types, layers, docs: changes nothing
 	$(BIN)/lint-imports
 	@# Not --quiet: it would drop the warnings before --strict counts them.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@# A link in a place that mkdocstrings escapes is shown as a tag, and --strict says nothing.
+	@! grep -rlE '&lt;/?autoref|\[<code>' site --include=*.html || { echo "these pages show raw links"; exit 1; }
 
 docs: $(VENV)/.dev  ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -1,8 +1,9 @@
 """Turns the docstrings' Hugging Face notation into what mkdocstrings reads.
 
-[`RealmEmbedder`] and [`~RealmForPreTraining.from_bert`] become links where the reference has such an entry, and the
-type notes "(`torch.Tensor` of shape `(B, D)`, *optional*)" lose the marks that would be shown as they are. Fields of
-the argument dataclasses are listed with their `help`.
+[`RealmEmbedder`] and [`~RealmForPreTraining.from_bert`] become links of mkdocs-autorefs where the reference has such
+an entry. (Its Markdown form warns of every name that has none; this one may be optional.) The type notes
+"(`torch.Tensor` of shape `(B, D)`, *optional*)" lose the marks that would be shown as they are; mkdocstrings links
+their names itself. Fields of the argument dataclasses are listed with their `help`.
 """
 
 import ast
@@ -16,6 +17,7 @@ REFERENCE = re.compile(r"\[`~?([\w.]+)`\](?!\()")
 TYPED_ITEM = re.compile(r"^(\s+\w+ )\((.*)\)(:)", flags=re.MULTILINE)
 SECTION = re.compile(r"^( *)(Args|Raises|Attributes):$")
 ITEM = re.compile(r"^ *[`*\w.]+( \(.*\)?)?[^ ]*:( |$)")
+RETURNED_TYPE = re.compile(r"^(\s+)(\[`[\w.~]+`\])(?=:|$)", flags=re.MULTILINE)
 RAISED_ITEM = re.compile(r"^(\s+)`(\w+)`:", flags=re.MULTILINE)
 
 
@@ -64,10 +66,16 @@ def _rewrite(text: str, places: dict[str, str]) -> str:
         target = f"{path}.{member}" if member else path
         return f'<autoref optional identifier="{target}"><code>{name}</code></autoref>'
 
+    # Types first, as bare names: mkdocstrings reads them as Python and links them itself; a tag it would show as text.
+    text = TYPED_ITEM.sub(lambda m: f"{m[1]}({_bare(m[2])}){m[3]}", text)
+    text = RETURNED_TYPE.sub(lambda m: f"{m[1]}{_bare(m[2])}", text)
     text = REFERENCE.sub(link, text)
-    text = TYPED_ITEM.sub(lambda m: f"{m[1]}({m[2].replace('`', '').replace('*', '')}){m[3]}", text)
     text = RAISED_ITEM.sub(r"\1\2:", text)
     return "\n".join(_indent_continuations(text.splitlines()))
+
+
+def _bare(types: str) -> str:
+    return REFERENCE.sub(lambda match: match[1].rpartition(".")[2], types).replace("`", "").replace("*", "")
 
 
 def _indent_continuations(lines: list[str]) -> Iterator[str]:

@@ -26,7 +26,9 @@ def name_of(path: Path) -> str:
 
 
 def test_version_is_the_same_everywhere():
-    assert importlib.metadata.version("realm-hf") == PROJECT["version"]
+    import realm_hf
+
+    assert importlib.metadata.version("realm-hf") == PROJECT["version"] == realm_hf.__version__
     assert f"version: {PROJECT['version']}\n" in (ROOT / "CITATION.cff").read_text()
 
 
@@ -42,8 +44,8 @@ def test_command_is_installed_and_tells_its_subcommands(capsys):
         entry.load()(["--help"])
     assert stop.value.code == 0
     told = capsys.readouterr().out
-    for command in ("build-index", "inspect", "verify", "report"):
-        assert command in told
+    for command in ("search", "ask", "build-index", "inspect", "verify", "report", "estimate", "convert"):
+        assert re.search(rf"^ +{command}\s+\w", told, flags=re.MULTILINE), command
 
 
 def test_import_registers_the_auto_classes(tiny_config):

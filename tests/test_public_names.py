@@ -87,6 +87,21 @@ def test_what_is_not_used_is_not_imported():
 
 
 @pytest.mark.multiprocess
+@pytest.mark.parametrize("words", ["--help", "--version", "ask --help"])
+def test_help_imports_neither_faiss_nor_datasets_nor_the_other_commands(words):
+    program = (
+        "import runpy, sys\n"
+        f"sys.argv[1:] = {words.split()}\n"
+        "try:\n    runpy.run_module('realm_hf', run_name='__main__')\n"
+        "except SystemExit as end:\n    assert end.code == 0\n"
+        "heavy = {'faiss', 'datasets', 'evaluate', 'pandas', 'pyarrow', 'realm_hf.training.loop'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "realm-hf" in done.stdout, done.stderr
+
+
+@pytest.mark.multiprocess
 def test_the_builder_is_still_a_command():
     done = subprocess.run([sys.executable, "-m", BUILDER, "--help"], capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "--watch" in done.stdout, done.stderr

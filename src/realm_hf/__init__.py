@@ -5,6 +5,7 @@ model classes themselves, so these are imported at once; nearly all of that time
 rest, which brings FAISS and datasets, is imported when it is first used.
 """
 
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from transformers import (
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from realm_hf.qa.answers import Answer, Evidence
     from realm_hf.qa.evaluation import evaluate_open_qa
     from realm_hf.qa.predictions import write_predictions
+    from realm_hf.qa.trec import write_qrels, write_trec_run
     from realm_hf.report import write_answer_report, write_report
     from realm_hf.retriever.bm25 import BM25Source
     from realm_hf.retriever.candidates import CandidateSource, IndexSource, Queries, RankingSource
@@ -53,6 +55,8 @@ if TYPE_CHECKING:
     from realm_hf.retriever.mixture_fit import fit_mixture
     from realm_hf.retriever.retriever import RealmRetriever
     from realm_hf.retriever.text_search import SearchResult
+
+__version__ = version("realm-hf")
 
 AutoConfig.register("realm", RealmConfig)
 AutoTokenizer.register(RealmConfig, tokenizer_class=RealmTokenizer)
@@ -102,7 +106,9 @@ __all__ = [
     "publish",
     "write_answer_report",
     "write_predictions",
+    "write_qrels",
     "write_report",
+    "write_trec_run",
 ]
 
 __getattr__, __dir__ = lazy_exports(
@@ -121,6 +127,7 @@ __getattr__, __dir__ = lazy_exports(
         "qa.answers": ["Answer", "Evidence"],
         "qa.evaluation": ["evaluate_open_qa"],
         "qa.predictions": ["write_predictions"],
+        "qa.trec": ["write_qrels", "write_trec_run"],
         "report": ["write_answer_report", "write_report"],
         "retriever.bm25": ["BM25Source"],
         "retriever.candidates": ["CandidateSource", "IndexSource", "Queries", "RankingSource"],

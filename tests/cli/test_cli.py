@@ -56,7 +56,7 @@ def test_an_unknown_command_is_refused(capsys):
     assert "build-index" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [[], ["build-index"], ["inspect"], ["verify"], ["report"]])
+@pytest.mark.parametrize("arguments", [[], ["build-index"], ["inspect"], ["verify"], ["report"], ["search"]])
 def test_every_command_has_help(arguments, capsys):
     with pytest.raises(SystemExit) as ended:
         main([*arguments, "--help"])

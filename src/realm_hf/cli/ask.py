@@ -29,7 +29,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Add `ask` to the commands of an `argparse` parser; `options.command(options)` runs it."""
     parser = commands.add_parser(
         "ask",
-        help="answer questions from a corpus, with the passages that the answers rest on",
         description="Answer each QUESTION. Without any, read one a line from standard input: a conversation on a "
         "terminal, a batch from a pipe or file.",
         epilog="exit codes: 0 every question was dealt with, 4 MODEL or RETRIEVER cannot be used",

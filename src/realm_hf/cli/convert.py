@@ -34,7 +34,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Add `convert` to the commands of an `argparse` parser; `options.command(options)` runs it."""
     parser = commands.add_parser(
         "convert",
-        help="convert a checkpoint of transformers 4 (google/realm-*)",
         description="Write the model, tokenizer, passages and embeddings of OLD into the directory NEW: safetensors, "
         "Parquet and a memory-mapped index. Records and embeddings stream through; nothing in OLD is executed.",
         epilog="exit codes: 0 converted, 4 OLD cannot be used or NEW not be written",

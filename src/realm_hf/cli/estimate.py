@@ -19,7 +19,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Add `estimate` to the commands of an `argparse` parser; `options.command(options)` runs it."""
     parser = commands.add_parser(
         "estimate",
-        help="what a run will take: memory, refresh time, staleness, total time",
         description="Estimate a pre-training run from measured rates, and say what was assumed.",
         epilog="exit codes: 0 estimated, 4 an option has a value that no run can have",
     )

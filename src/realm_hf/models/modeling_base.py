@@ -7,11 +7,13 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
+from realm_hf.models.bert_initialization import quiet_loading
+from realm_hf.models.checkpoint_parts import check_weights, load_part, part_of
 from realm_hf.models.configuration_realm import RealmConfig
 from realm_hf.models.encoder_initialization import FromEncodersModel
 from realm_hf.models.modeling_any_tower import RealmAnyHead, RealmAnyTower
 from realm_hf.models.modeling_bert_tower import RealmBertModel, UnreadPooler, UnreadPredictionHead
-from realm_hf.models.places import check_kind, find_model
+from realm_hf.models.places import find_model
 from realm_hf.models.pooling import RealmScorerProjection
 
 
@@ -39,13 +41,31 @@ class RealmPreTrainedModel(FromEncodersModel):
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | PathLike[str] | None, *model_args: Any, **kwargs: Any
     ) -> Self:
-        """As in transformers; a run directory stands for its `model` folder, see [`~places.find_model`]."""
+        """
+        As in transformers, but what the checkpoint lacks is never random: see [`~checkpoint_parts.check_weights`].
+
+        A run directory stands for its `model` folder, see [`~places.find_model`]. A model that is a part of a larger
+        one is read out of its checkpoint: [`RealmEmbedder`] and [`RealmKnowledgeAugEncoder`] of
+        [`RealmForPreTraining`], [`RealmEmbedder`] (of the questions) and [`RealmReader`] of [`RealmForOpenQA`].
+
+        Raises:
+            ValueError: It is a checkpoint of another kind, or lacks weights.
+        """
         place = pretrained_model_name_or_path and find_model(pretrained_model_name_or_path, cls.__name__)
-        loaded: Any = super().from_pretrained(place, *model_args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
-        # What came from the Hub shows only now what it is.
-        check_kind(cls.__name__, model.config.architectures or [], str(place))
-        return loaded
+        with_report = kwargs.pop("output_loading_info", False)
+        within = part_of(cls.__name__, place, kwargs) if place else None
+        loaded: Any
+        if place and within is not None:
+            loaded = load_part(*within, place, **kwargs)
+        else:
+            mismatched = kwargs.pop("ignore_mismatched_sizes", False)
+            with quiet_loading():
+                loaded = super().from_pretrained(
+                    place, *model_args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
+                )
+            model, report = loaded
+            check_weights(model, report, place, mismatched)
+        return loaded if with_report else loaded[0]
 
     def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict[str, str]:
         """A head's two biases are one parameter whatever `tie_word_embeddings` says, as in the port."""

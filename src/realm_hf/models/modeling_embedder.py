@@ -192,6 +192,8 @@ class RealmScorer(RealmPreTrainedModel):
     """
 
     parts = frozenset({"embedder"})
+    # Of a whole pre-trained model.
+    _keys_to_ignore_on_load_unexpected = [r"^encoder\."]  # noqa: RUF012
 
     def __init__(self, config: RealmConfig, query_embedder: RealmEmbedder | None = None) -> None:
         super().__init__(config)

@@ -52,6 +52,46 @@ _FINE_TUNE = (
     "`examples/finetune_open_qa.py --model_name_or_path {place}` does it."
 )
 
+_PRE_TRAINED = f"a pre-trained model, {PRE_TRAINING}, which cannot answer yet: it fills in masked words. {_FINE_TUNE}"
+_FINE_TUNED = (
+    f"a fine-tuned model ({ANSWERING}), whose encoder has become a reader: load it with "
+    f"`{ANSWERING}.from_pretrained`, or give the pre-trained model that it began with."
+)
+_ENCODER = "an encoder alone (RealmKnowledgeAugEncoder), which has learned no retrieval: "
+_TOWER = "one tower alone (RealmEmbedder), without an encoder: "
+_READER = f"a reader alone (RealmReader): give the {ANSWERING} that it is a part of."
+_START = f"`{PRE_TRAINING}.from_bert({{place!r}})` starts pre-training from it."
+_WHOLE = f"give the {PRE_TRAINING} that it is a part of."
+_REFUSED = {
+    (ANSWERING, PRE_TRAINING): _PRE_TRAINED,
+    ("RealmReader", PRE_TRAINING): _PRE_TRAINED,
+    (PRE_TRAINING, ANSWERING): _FINE_TUNED,
+    ("RealmKnowledgeAugEncoder", ANSWERING): _FINE_TUNED,
+    ("RealmScorer", ANSWERING): f"a fine-tuned model ({ANSWERING}), which embeds questions only: the tower of its "
+    "passages is `RealmRetriever.from_pretrained({place!r}).embedder`.",
+    **{
+        (wanted, "RealmKnowledgeAugEncoder"): _ENCODER + _START
+        for wanted in (PRE_TRAINING, ANSWERING, "RealmEmbedder", "RealmScorer", "RealmReader")
+    },
+    **{
+        (wanted, "RealmEmbedder"): _TOWER + _WHOLE
+        for wanted in (PRE_TRAINING, "RealmKnowledgeAugEncoder", "RealmReader", ANSWERING)
+    },
+    ("RealmScorer", "RealmEmbedder"): "one tower alone (RealmEmbedder): "
+    "`RealmScorer(embedder.config, query_embedder=...)` makes a scorer of two.",
+    **{
+        (wanted, "RealmReader"): _READER
+        for wanted in (PRE_TRAINING, ANSWERING, "RealmKnowledgeAugEncoder", "RealmEmbedder", "RealmScorer")
+    },
+    ("RealmEmbedder", "RealmScorer"): "two towers (RealmScorer): `RealmScorer.from_pretrained({place!r}).embedder` is "
+    "the passages', `.query_embedder` the questions'.",
+    **{
+        (wanted, "RealmScorer"): "two towers (RealmScorer), without an encoder: " + _WHOLE
+        for wanted in (PRE_TRAINING, ANSWERING, "RealmKnowledgeAugEncoder", "RealmReader")
+    },
+}
+"""What a checkpoint is, by the class that is wanted and the class that it holds."""
+
 
 def is_run(folder: Path) -> bool:
     """Whether a training run writes, or wrote, into this directory."""
@@ -100,7 +140,6 @@ def find_model(place: str | PathLike[str], wanted: str) -> str | PathLike[str]:
 
     Raises:
         FileNotFoundError: It is a run that has left no model yet, or a directory of ours that never holds one.
-        ValueError: The model there is of the other kind, see [`check_kind`].
     """
     if not Path(place).is_dir():
         return place
@@ -117,29 +156,29 @@ def find_model(place: str | PathLike[str], wanted: str) -> str | PathLike[str]:
             f"{place} is {what_is(folder)}, without a model: give {wanted}.from_pretrained a run directory, its "
             f"`{MODEL_FOLDER}` folder, or what `save_pretrained` of a model wrote."
         )
-    check_kind(wanted, architectures_in(folder), str(place))
     return folder if is_run(Path(place)) else place
 
 
-def check_kind(wanted: str, found: Sequence[str], place: str) -> None:
+def check_kind(wanted: str, found: Sequence[str], place: str, model_type: str | None = None) -> None:
     """
-    Refuse to load pre-training's model as one that answers, or the other way round: half of it would be random.
+    Refuse a checkpoint that lacks a part of the model that is loaded: that part would be random.
 
     Args:
         wanted (`str`): The class that is loaded.
         found (sequence of `str`): The classes that the configuration names.
         place (`str`): Where it is, for the message.
+        model_type (`str`, *optional*): What the configuration says of itself.
 
     Raises:
-        ValueError: They are not the same.
+        ValueError: It does. The message says what the checkpoint is for.
     """
-    if wanted == ANSWERING and PRE_TRAINING in found:
+    if model_type not in (None, "realm"):
+        start = f"from_bert({place!r})" if model_type == "bert" else "from_encoders"
         raise ValueError(
-            f"{place} holds a pre-trained model, {PRE_TRAINING}, which cannot answer yet: it fills in masked words. "
-            + _FINE_TUNE.format(place=place)
+            f"{place} is a checkpoint of type {model_type!r}, not one of REALM's: `{wanted}.{start}` starts from it."
         )
-    if wanted == PRE_TRAINING and ANSWERING in found:
-        raise ValueError(
-            f"{place} holds a fine-tuned model ({ANSWERING}), whose encoder has become a reader: load it with "
-            f"`{ANSWERING}.from_pretrained`, or give the pre-trained model that it began with."
-        )
+    if wanted in found:
+        return
+    for kind in found:
+        if (wanted, kind) in _REFUSED:
+            raise ValueError(f"{place} holds " + _REFUSED[wanted, kind].format(place=place))

@@ -12,6 +12,7 @@ from realm_hf.data.passages.store import PassageStore
 from realm_hf.generations.store import Generation, GenerationError, GenerationInfo, GenerationStore
 from realm_hf.generations.tower_check import tower_movements, tower_tolerance
 from realm_hf.index.exact import recall_at_k
+from realm_hf.knowledge.bm25 import BM25_FOLDER, BM25Index
 from realm_hf.models.precision import encoding_in, resolved_encode_dtype
 from realm_hf.runs.directory import RunDirectory
 from realm_hf.runs.errors import RunDirectoryError
@@ -26,7 +27,7 @@ class Finding:
     What was found about one part of a run.
 
     Args:
-        part (`str`): `"passages"`, or the name of a generation.
+        part (`str`): `"passages"`, `"bm25"`, or the name of a generation.
         is_good (`bool`): Whether all checks passed.
         message (`str`): What was checked, or what is wrong.
     """
@@ -55,7 +56,7 @@ def verify_run(
         device (`str`, *optional*, defaults to `"cpu"`): Where they are recomputed.
 
     Yields:
-        [`Finding`]: One for the passages, then one for each generation.
+        [`Finding`]: One for the passages, one for their BM25 index if there is one, then one for each generation.
     """
     try:
         passages = PassageStore.load(run.passages, verify=True)
@@ -67,6 +68,8 @@ def verify_run(
         yield Finding("passages", False, message)
         return
     yield Finding("passages", True, f"{len(passages)} passages, {len(passages.info['files'])} files")
+    if (run.root / BM25_FOLDER).exists():
+        yield _check_words(run, passages)
     store = GenerationStore(run.index)
     snapshots = {snapshot.name: snapshot.fingerprint for snapshot in list_snapshots(run)}
     generator = np.random.default_rng(seed)
@@ -79,6 +82,18 @@ def verify_run(
             yield Finding(name, False, str(error))
         else:
             yield Finding(name, True, message)
+
+
+def _check_words(run: RunDirectory, passages: PassageStore) -> Finding:
+    """The BM25 index beside the passages."""
+    try:
+        index = BM25Index.open(run.root / BM25_FOLDER, verify=True)
+    except (OSError, ValueError) as error:
+        return Finding(BM25_FOLDER, False, str(error))
+    if index.passages_fingerprint != passages.fingerprint:
+        message = f"it was built from passages {index.passages_fingerprint}, the run has {passages.fingerprint}"
+        return Finding(BM25_FOLDER, False, message)
+    return Finding(BM25_FOLDER, True, f"{len(index.terms)} words in {len(index)} passages")
 
 
 def _check(

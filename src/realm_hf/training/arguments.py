@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from realm_hf.models.configuration_realm import MAX_PASSAGE_LENGTH, MAX_QUERY_LENGTH
+from realm_hf.training.candidate_counts import parse_mix
 from realm_hf.training.loop_arguments import LoopArguments
 
 RefreshMode = Literal["sync", "async", "external", "off"]
@@ -192,6 +193,12 @@ class RealmTrainingArguments(RefreshArguments):
 
     # Parameters that control the objective
     num_candidates: int = field(default=8, metadata={"help": "K, the null passage counted."})
+    candidate_mix: str | None = field(
+        default=None,
+        metadata={
+            "help": "How many from where, e.g. bm25=4,dense=3; default: all from the index. Shares of rerank_depth."
+        },
+    )
     marginalization: Marginalization | None = field(
         default=None, metadata={"help": "token (released) or span (paper, eq. 1). Default: what the model says."}
     )
@@ -242,6 +249,19 @@ class RealmTrainingArguments(RefreshArguments):
         self._at_least(1, "max_masked_tokens", "num_candidates", "per_device_eval_batch_size", "max_eval_sentences")
         self._at_least(0, "freeze_retriever_steps", "retrieval_depth")
         self._at_least(4, "max_query_length", "max_candidate_length")
+        self._check_mix()
+
+    def _check_mix(self) -> None:
+        """The numbers of `candidate_mix` add up to K without the null passage; it is written in one way only."""
+        if self.candidate_mix is None:
+            return
+        mix = parse_mix(self.candidate_mix)
+        if sum(mix.values()) != self.num_candidates - 1:
+            raise ValueError(
+                f"candidate_mix is {self.candidate_mix!r}, {sum(mix.values())} passages in all, but num_candidates = "
+                f"{self.num_candidates} leaves {self.num_candidates - 1} beside the null passage: make them equal."
+            )
+        self.candidate_mix = ",".join(f"{name}={count}" for name, count in mix.items()) or None
 
 
 @dataclass

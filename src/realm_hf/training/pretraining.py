@@ -32,6 +32,7 @@ from realm_hf.runs.directory import RunDirectory
 from realm_hf.storage.errors import explain_os_errors
 from realm_hf.storage.files import write_json
 from realm_hf.training.arguments import RealmTrainingArguments
+from realm_hf.training.candidate_mix import source_of_mix
 from realm_hf.training.checkpoints import Checkpoint
 from realm_hf.training.data_order import DataOrder, step_positions
 from realm_hf.training.evaluation import SUMS, batch_sums, explain, means
@@ -57,8 +58,7 @@ class RealmTrainer(IndexedTrainer):
         eval_dataset ([`SentenceStore`], *optional*): Held-out sentences for `evaluate`; none by default.
         processing_class ([`RealmTokenizer`]): The tokenizer that made passages and sentences.
         passages ([`PassageStore`]): The knowledge corpus.
-        candidate_source ([`CandidateSource`], *optional*): Finds candidates instead of the index, see
-            [`RealmRetriever`].
+        candidate_source ([`CandidateSource`], *optional*): Finds candidates instead of `args.candidate_mix`.
         recurring_masks ([`RecurringMasks`], *optional*): Of these sentences and passages, for `masking="recurring"`.
         callbacks (`list` of [`~transformers.TrainerCallback`], *optional*): Called in order; see
             [`RealmCallback`].
@@ -129,7 +129,7 @@ class RealmTrainer(IndexedTrainer):
         self.index = IndexService(
             self.run, passages, processing_class, args, self.accelerator, swap_probes, args.query_encoder
         )
-        self.index.candidate_source = candidate_source
+        self.index.candidate_source = source_of_mix(self, args.candidate_mix, candidate_source)
         self.ahead: CandidatePrefetcher | None = None
         self.plan = StepPlan(args, self.world_size, len(train_dataset))
         self.rerank = LiveReranker(model, passages, args.max_candidate_length, bf16=self.bf16)

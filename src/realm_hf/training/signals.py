@@ -97,5 +97,6 @@ def _launcher() -> list[str]:
     if not file.is_file():
         return []
     words = [word for word in file.read_bytes().decode(errors="replace").split("\0") if word]
-    tail = sys.argv
-    return words if len(words) > len(tail) and words[-len(tail) :] == tail else []
+    # A launcher's `-m realm_hf` became the path of that package's __main__.py.
+    tail = sys.argv[1:] if Path(sys.argv[0]).name == "__main__.py" else sys.argv
+    return words if len(words) > len(tail) and words[len(words) - len(tail) :] == tail else []

@@ -39,5 +39,6 @@ class StepPlan:
         args = self.args
         batch = [args.per_device_train_batch_size, args.gradient_accumulation_steps, self.world_size]
         masks = [args.masking, args.max_masked_tokens, args.max_query_length, self.sentences]
-        depth = [] if args.rerank_depth is None else [args.rerank_depth]
-        return [*batch, args.num_candidates, args.reading_candidates, *masks, *depth]
+        # What is off by default is named only where it is on: older checkpoints know nothing of it.
+        optional = [value for value in (args.rerank_depth, args.candidate_mix) if value is not None]
+        return [*batch, args.num_candidates, args.reading_candidates, *masks, *optional]

@@ -91,7 +91,9 @@ class SwapProbes:
         return ProbeReport(churn=churn, stale_recall=stale, most_retrieved_share=share)
 
     def _search(self, generation: LiveIndex, embeddings: np.ndarray) -> np.ndarray:
-        found = generation.retriever.retrieve(
+        retriever = generation.retriever.snapshot()
+        retriever.candidate_source = None  # one that matches words would hide what the swap changed, and a collapse
+        found = retriever.retrieve(
             embeddings, self.k, token_ids=self.queries, exclude=self.exclude, null_passage=False
         )
         return np.asarray(found.rows)

@@ -1,0 +1,48 @@
+"""`realm-hf search`: the passages of a saved retriever, in words and as JSON."""
+
+import io
+import json
+import sys
+
+import pytest
+from tiny_answerers import tiny_answerer
+
+from realm_hf import RealmRetriever
+from realm_hf.cli.main import main
+
+QUERIES = ["How many people has the island?", "Where does the river lie?"]
+
+
+@pytest.fixture(scope="module")
+def saved(tiny_passages, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved")
+    answerer = tiny_answerer(tiny_passages)
+    answerer.model.save_pretrained(folder)
+    answerer.retriever.save_pretrained(folder)
+    return folder
+
+
+def test_one_query_gives_a_line_for_each_passage_best_first(saved, capsys):
+    assert main(["search", str(saved), QUERIES[0], "--k", "3"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    scores = [float(line.split()[0]) for line in lines]
+    assert len(lines) == 3 and scores == sorted(scores, reverse=True)
+
+
+def test_json_has_the_rows_that_the_retriever_finds_and_whole_texts(saved, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join([*QUERIES, ""])))
+    assert main(["search", str(saved), "--json", "--k", "2"]) == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    expected = [
+        (query, row, text)
+        for query, result in zip(QUERIES, RealmRetriever.from_pretrained(saved).search(QUERIES, k=2), strict=True)
+        for row, text in zip(result.rows.tolist(), result.texts, strict=True)
+    ]
+    assert [(line["query"], line["row"], line["text"]) for line in found] == expected
+
+
+def test_what_is_no_retriever_ends_in_one_line(tmp_path, capsys):
+    assert main(["search", str(tmp_path), "road"]) == 4
+    assert capsys.readouterr().err.startswith("realm-hf: ")
+    assert main(["search", str(tmp_path), "road", "--k", "0"]) == 4
+    assert "--k is 0" in capsys.readouterr().err
