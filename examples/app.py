@@ -1,6 +1,6 @@
 """A page that answers questions, shows what the answers rest on, and lets its visitors change the knowledge.
 
-    pip install "realm-hf[app]"
+    pip install -e ".[app]"
     python examples/app.py                              # the small world of small_world.py
     python examples/app.py --model runs/qa/model        # a fine-tuned model with its retriever
 

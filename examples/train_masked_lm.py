@@ -16,12 +16,19 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 from tokenizers import BertWordPieceTokenizer
 
-from corpora import KnowledgeArguments, once, prepare_passages, set_up_logging, train_and_save
+from corpora import (
+    KnowledgeArguments,
+    hold_out_articles,
+    once,
+    prepare_passages,
+    recurring_spans_of,
+    set_up_logging,
+    train_and_save,
+)
 from realm_hf import RealmConfig, RealmKnowledgeAugEncoder, RealmTokenizer
-from realm_hf.data import MAX_PASSAGE_LENGTH, RecurringSpans, articles_of, find_recurring_spans, load_documents
+from realm_hf.data import MAX_PASSAGE_LENGTH, load_documents
 from realm_hf.training import (
     MaskedLMTrainer,
     MaskedLMTrainingArguments,
@@ -90,24 +97,20 @@ def main() -> int:
         config = RealmConfig(vocab_size=len(tokenizer), **dropout, **sizes(start.from_nothing))
         encoder = RealmKnowledgeAugEncoder.from_scratch(config, args.seed)
     passages = prepare_passages(knowledge, tokenizer, run / "passages", start.max_candidate_length)
-    spans = run / "recurring.npz"
-    once(spans, {"passages": passages.fingerprint}, lambda: find_recurring_spans(passages, tokenizer).save(spans))
-    recurring = RecurringSpans.load(spans, passages)
-    articles = articles_of(passages)
-    # By article: a passage says what its neighbours say.
-    draw = np.random.default_rng(0).random(int(articles[-1]) + 1)[articles]
+    recurring = recurring_spans_of(passages, tokenizer, run)
+    train, held_out = hold_out_articles(passages, start.heldout_fraction)
     trainer = MaskedLMTrainer(
         encoder,
         args,
         train_dataset=passages,
         processing_class=tokenizer,
         recurring=recurring,
-        rows=np.flatnonzero(draw >= start.heldout_fraction),
-        eval_rows=np.flatnonzero(draw < start.heldout_fraction),
+        rows=train,
+        eval_rows=held_out,
         accelerator=accelerator,
     )
     if accelerator.is_main_process:
-        print(f"{len(passages):,} passages in {int(articles[-1]) + 1:,} articles; {len(recurring):,} spans recur")
+        print(f"{len(passages):,} passages, {len(train):,} of them to train on; {len(recurring):,} spans recur")
     return train_and_save(trainer, tokenizer, accelerator)
 
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-pytest.importorskip("gradio", reason="the app needs gradio: pip install 'realm-hf[app]'")
+pytest.importorskip("gradio", reason="the app needs gradio: pip install -e '.[app]'")
 
 import torch
 from chromium import NAMES, Browser, browser_path

@@ -109,6 +109,14 @@ def test_run_file_and_qrels_of_the_page_name_each_question_and_its_passage(place
 
 
 @pytest.mark.multiprocess
+def test_a_hybrid_retriever_is_made_fitted_and_saved(place):
+    printed = run_page("how-to/hybrid-search.md", place, name="hybrid_snippet.py").splitlines()
+    assert len(printed) == 6 and all(re.match(r"0\.0\d+  \w", line) for line in printed[:5])
+    weight, reciprocal_rank = map(float, printed[5].split())
+    assert weight > 0 and 0 < reciprocal_rank <= 1
+    assert RealmRetriever.from_pretrained(place / "hybrid").search("oil", 3).scores[0] < 2 / 61 + 1e-6
+
+
 def test_datasets_reads_the_passages_and_searches_them_as_the_retriever_does(place):
     printed = run_page(
         "how-to/datasets.md", place, {'"capital" in passage': '"sells" in passage'}, "datasets_snippet.py"

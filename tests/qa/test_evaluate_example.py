@@ -1,6 +1,5 @@
 """The script over benchmarks, run by two processes as a user would, and its refusals."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -11,6 +10,8 @@ import pytest
 from accelerate import Accelerator
 from tiny_answerers import tiny_answerer
 
+from realm_hf.cli import evaluate
+from realm_hf.cli.main import main
 from realm_hf.data.questions.load import load_questions
 from realm_hf.qa.evaluation import evaluate_open_qa
 from realm_hf.qa.predictions import read_predictions
@@ -25,17 +26,9 @@ QUESTIONS = [
 ]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def example():
-    sys.path.insert(0, str(EXAMPLES))
-    try:
-        spec = importlib.util.spec_from_file_location("example_evaluate_open_qa", EXAMPLES / "evaluate_open_qa.py")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(EXAMPLES))
-    return module
+    return evaluate
 
 
 @pytest.fixture(scope="module")
@@ -117,3 +110,16 @@ def test_first_questions_only(example, saved):
 def test_missing_questions_are_refused_in_words(example, options, message):
     with pytest.raises(SystemExit, match=message):
         asked(example, **options)
+
+
+def test_arguments_that_are_not_understood_end_in_one_line_of_one_process(monkeypatch, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["evaluate", "--model", "m", "--output_dir", "o", "--questoins", "own.jsonl"])
+    assert end.value.code == 2
+    assert capsys.readouterr().err == (
+        "realm-hf evaluate: There is no argument 'questoins'. Did you mean 'questions'?\n"
+    )
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(SystemExit):
+        main(["evaluate", "missing.yaml"])
+    assert not capsys.readouterr().err

@@ -7,10 +7,11 @@ import sys
 
 import pytest
 import torch
-from example_programs import EXAMPLES
+from datasets import Dataset
+from example_programs import EXAMPLES, tiny_bert
 from tiny_worlds import FIXTURES
 
-from realm_hf import RealmKnowledgeAugEncoder
+from realm_hf import RealmKnowledgeAugEncoder, RealmTokenizer, fit_projection
 
 
 @pytest.fixture
@@ -33,6 +34,25 @@ def test_corpus_whose_build_was_killed_is_built_again_with_the_settings_of_then_
     corpora.once(folder, {"max_length": 64}, killed)  # it is there: nothing is built
     with pytest.raises(SystemExit, match="max_length: 64 then, 96 now"):
         corpora.once(folder, {"max_length": 96}, killed)
+
+
+def test_a_sentence_encoder_is_read_as_it_was_made_and_its_projection_is_fitted_at_the_start(corpora, tmp_path):
+    bert = str(tiny_bert(tmp_path / "bert"))
+    rows = {"title": ["Nile"] * 40, "text": [f"They sell number {number} here." for number in range(40)]}
+    passages = corpora.passages_from_rows(
+        Dataset.from_dict(rows), RealmTokenizer.from_pretrained(bert), tmp_path / "passages"
+    )
+    reading = {"pooling_mode": "mean", "normalize": True}
+    own = corpora.load_model(corpora.ModelArguments(bert, projection="none", **reading), 0)
+    assert (own.config.retriever_proj_size, own.config.score_scale) == (32, 20.0)
+    asked = corpora.ModelArguments(bert, projection="pca", retriever_proj_size=8, score_scale="auto", **reading)
+    drawn, fitted = corpora.load_model(asked, 0), corpora.load_model(asked, 0, passages)
+    assert not torch.equal(drawn.embedder.cls.dense.weight, fitted.embedder.cls.dense.weight)
+    fitted_by_hand = corpora.load_model(asked, 0)
+    fit_projection(fitted_by_hand.embedder, passages)
+    assert torch.equal(fitted_by_hand.embedder.cls.dense.weight, fitted.embedder.cls.dense.weight)
+    paper = corpora.load_model(corpora.ModelArguments(bert, score_scale="0.5", document_prompt="they : "), 0).config
+    assert (paper.score_scale, paper.retriever_proj_size, len(paper.document_prompt_ids)) == (0.5, 128, 2)
 
 
 @pytest.mark.multiprocess

@@ -13,9 +13,21 @@ from realm_hf.runs.records import read_log
 from realm_hf.training.inverse_cloze import InverseClozeTrainer
 from realm_hf.training.open_qa import OpenQATrainer
 from realm_hf.training.pretraining import RealmTrainer
+from realm_hf.training.recurring_spans import RecurringSpanTrainer
 
-TRAINERS = (InverseClozeTrainer, RealmTrainer, OpenQATrainer)
-STEPS = ["--inverse_cloze_steps", 3, "--reading_steps", 2, "--joint_steps", 2, "--question_steps", 3]
+TRAINERS = (InverseClozeTrainer, RecurringSpanTrainer, RealmTrainer, OpenQATrainer)
+STEPS = [
+    "--inverse_cloze_steps",
+    3,
+    "--recurring_span_steps",
+    2,
+    "--reading_steps",
+    2,
+    "--joint_steps",
+    2,
+    "--question_steps",
+    3,
+]
 SHORT = [*STEPS, "--batch_size", 2, "--refresh", "sync", "--refresh_steps", 2]
 
 
@@ -62,6 +74,10 @@ def test_demo_that_is_stopped_in_every_phase_ends_there_in_words_and_goes_on_to_
     demo, stop_in, tmp_path, capsys
 ):
     run = tmp_path / "run"
+    stop_in("recurring-spans", signal.SIGTERM)
+    assert demo() == 143
+    assert "'recurring spans' after step 1" in capsys.readouterr().out
+
     stop_in("inverse-cloze", signal.SIGTERM)
     assert demo() == 143
     printed = capsys.readouterr().out
@@ -83,10 +99,14 @@ def test_demo_that_is_stopped_in_every_phase_ends_there_in_words_and_goes_on_to_
     stop_in("none", signal.SIGTERM)
     assert demo() == 0
     printed = capsys.readouterr().out
-    assert "done: data, initial recall, inverse cloze, pre-training" in printed and "Exact match" in printed
+    done = "done: data, initial recall, recurring spans, inverse cloze, pre-training"
+    assert done in printed and "Exact match" in printed
     assert steps(run) == [1, 2, 3, 4] and steps(run / "open_qa") == [1, 2, 3]
     summary = json.loads((run / "summary.json").read_text())
-    assert summary["recall"].keys() == {"initial", "ict", "realm", "bm25"}
+    assert list(summary["recall"]) == ["initial", "recurring", "ict", "realm", "hybrid", "bm25"]
+    assert {len(found) for found in summary["ranks"].values()} == {len(summary["questions"])}
+    for name, found in summary["ranks"].items():
+        assert summary["recall"][name]["5"] == round(100 * sum(rank < 5 for rank in found) / len(found), 1)
     assert json.loads((run / "demo.json").read_text())["finished"]
 
     # A finished demo is replaced, as ever; and so is one that was stopped, where that is asked for.
@@ -94,4 +114,4 @@ def test_demo_that_is_stopped_in_every_phase_ends_there_in_words_and_goes_on_to_
         stop_in("inverse-cloze", signal.SIGTERM)
         assert demo(*words) == 143
         record = json.loads((run / "demo.json").read_text())
-        assert list(record["results"]) == ["initial"] and not (run / "open_qa").exists()
+        assert list(record["results"]) == ["initial", "recurring"] and not (run / "open_qa").exists()

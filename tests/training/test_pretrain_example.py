@@ -8,12 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from example_programs import EXAMPLES, run_example, tiny_bert
 from tiny_worlds import FIXTURES
 
 from realm_hf import RealmForPreTraining, RealmTokenizer
 from realm_hf.runs.records import read_log
 from realm_hf.training.inverse_cloze import InverseClozeTrainer
+from realm_hf.training.masked_lm import MaskedLMTrainer
+from realm_hf.training.recurring_spans import RecurringSpanTrainer
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +97,55 @@ def test_warm_start_that_is_stopped_ends_the_program_with_a_status_and_the_comma
     assert program.main() == 0
     assert [r["step"] for r in read_log(tmp_path / "run" / "inverse_cloze" / "log.jsonl")][-1] == 3
     assert "Done at step 4" in capsys.readouterr().out
+
+
+WARM_STARTS = ["masked_lm", "inverse_cloze", "recurring_spans"]
+
+
+def test_all_warm_starts_that_are_stopped_in_turn_end_where_one_sitting_ends(
+    configuration, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    program = importlib.import_module("pretrain")
+    words = ["--masked_lm_steps", 3, "--masked_lm_batch_size", 4, "--masked_lm_max_length", 48]
+    words += ["--inverse_cloze_steps", 3, "--recurring_span_steps", 3, "--recurring_span_batch_size", 4]
+    words += ["--pooling_mode", "mean", "--projection", "pca", "--normalize", "--query_prompt", "find : "]
+    words += ["--max_steps", 1, "--refresh", "off", "--save_steps", 0]
+
+    def call(run):
+        monkeypatch.setattr(sys, "argv", ["pretrain.py", *map(str, [configuration, *words, "--output_dir", run])])
+        return program.main()
+
+    def stops(trainer):
+        accumulate = trainer.accumulate
+
+        def stopped(self, step):
+            if step == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return accumulate(self, step)
+
+        return stopped
+
+    parted, whole = tmp_path / "parted", tmp_path / "whole"
+    for number, trainer in enumerate([MaskedLMTrainer, InverseClozeTrainer, RecurringSpanTrainer]):
+        with monkeypatch.context() as once:
+            once.setattr(trainer, "accumulate", stops(trainer))
+            assert call(parted) == 143
+        assert "Interrupted (SIGTERM) after step 2" in capsys.readouterr().out
+        begun = [name for name in WARM_STARTS if (parted / name).exists()]
+        assert begun == WARM_STARTS[: number + 1] and not (parted / "log.jsonl").exists()
+    assert call(parted) == call(whole) == 0
+    for name in WARM_STARTS:
+        assert [record["step"] for record in read_log(parted / name / "log.jsonl") if "loss" in record] == [1, 2, 3]
+    assert "eval_loss" in read_log(whole / "masked_lm" / "log.jsonl")[-1]
+    model, other = (RealmForPreTraining.from_pretrained(run / "model") for run in (parted, whole))
+    assert (model.config.projection, model.config.score_scale, model.config.query_prompt) == (
+        "linear",
+        20.0,
+        "find : ",
+    )
+    for name, weight in model.state_dict().items():
+        assert torch.equal(weight, other.state_dict()[name]), name
 
 
 def test_warm_start_alone_leaves_a_model_to_go_on_from(bert, tmp_path, monkeypatch):

@@ -46,11 +46,18 @@ COMMANDS = {
     "convert": Command("convert a checkpoint of transformers 4 (google/realm-*)", "realm_hf.cli.convert"),
 }
 """Read by one `argparse` parser."""
+PROGRAMS = {
+    "evaluate": Command("judge answers on a benchmark or on your own questions", "realm_hf.cli.evaluate"),
+}
+"""Each reads its own arguments, from the command line or a YAML file, and may run on several processes."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if words and words[0] in PROGRAMS:
+        program: int = import_module(PROGRAMS[words[0]].module).main(words[1:])
+        return program
     options = _parser(words).parse_args(words)
     try:
         code: int = options.command(options)
@@ -70,7 +77,7 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"realm-hf {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     called = next((word for word in words if not word.startswith("-")), None)
-    for name, command in COMMANDS.items():
+    for name, command in (PROGRAMS | COMMANDS).items():
         if name == called:
             getattr(import_module(command.module), command.parser)(commands)
         else:

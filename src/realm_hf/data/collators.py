@@ -20,8 +20,9 @@ from realm_hf.data.inverse_cloze import InverseClozeExample
 from realm_hf.data.masking import MaskedQuery
 from realm_hf.data.passages.store import NULL_PASSAGE, PassageStore
 from realm_hf.data.vocabulary import SpecialTokens, tokenizer_fingerprint
-from realm_hf.models.configuration_realm import MAX_PASSAGE_LENGTH, MAX_QUERY_LENGTH
+from realm_hf.models.configuration_realm import MAX_PASSAGE_LENGTH, MAX_QUERY_LENGTH, RealmConfig
 from realm_hf.models.host_facts import IGNORED_LABEL
+from realm_hf.models.prompts import room_beside_prompt
 
 ABSENT = -2
 """Row number of "no such candidate": the retriever found fewer than K passages."""
@@ -41,6 +42,8 @@ class PreTrainingCollator:
         max_query_length (`int`, *optional*, defaults to `MAX_QUERY_LENGTH`): Lq, special tokens included.
         max_candidate_length (`int`, *optional*, defaults to `MAX_PASSAGE_LENGTH`): Lc, special tokens included.
         null_candidate (`bool`, *optional*, defaults to `True`): Put the null passage first where it is not there yet.
+        config ([`RealmConfig`], *optional*): The model's, whose prompts count for Lq and Lc although its towers, not
+            this, put them in; none by default.
 
     Raises:
         ValueError: If the passages were built with another tokenizer.
@@ -51,11 +54,18 @@ class PreTrainingCollator:
     max_query_length: int = MAX_QUERY_LENGTH
     max_candidate_length: int = MAX_PASSAGE_LENGTH
     null_candidate: bool = True
+    config: RealmConfig | None = None
     special_tokens: SpecialTokens = field(init=False)
+    query_room: int = field(init=False)
+    candidate_room: int = field(init=False)
 
     def __post_init__(self) -> None:
         check_tokenizer(self.passages, self.tokenizer)
         self.special_tokens = self.passages.special_tokens
+        self.query_room, self.candidate_room = self.max_query_length, self.max_candidate_length
+        if self.config is not None:
+            self.query_room = room_beside_prompt(self.config, "query", self.max_query_length)
+            self.candidate_room = room_beside_prompt(self.config, "document", self.max_candidate_length)
 
     def __call__(self, examples: Sequence[tuple[MaskedQuery, np.ndarray]]) -> dict[str, torch.Tensor]:
         """
@@ -82,12 +92,12 @@ class PreTrainingCollator:
         looked_up = np.where(candidate_ids == ABSENT, NULL_PASSAGE, candidate_ids).reshape(-1)
 
         query_ids, query_mask = pad_rows([query.input_ids for query in queries], self.special_tokens.pad)
-        if query_ids.shape[1] > self.max_query_length:
+        if query_ids.shape[1] > self.query_room:
             raise ValueError(
-                f"a query of {query_ids.shape[1]} wordpieces exceeds max_query_length={self.max_query_length}: mask "
+                f"a query of {query_ids.shape[1]} wordpieces exceeds max_query_length={self.query_room}: mask "
                 "with the same max_query_length as the collator's"
             )
-        candidates = self.passages.pad_candidates(looked_up, self.max_candidate_length)
+        candidates = self.passages.pad_candidates(looked_up, self.candidate_room)
         joint = self._joint(query_ids, query_mask.sum(1), looked_up, count)
         width = max(len(query.positions) for query in queries)
         arrays = {

@@ -151,10 +151,12 @@ class RecurringSpanCollator:
         passages ([`PassageStore`]): Where rows are looked up.
         max_query_length (`int`, *optional*, defaults to `MAX_QUERY_LENGTH`): Wordpieces of `[CLS] query [SEP]`; the
             rest is cut.
+        max_candidate_length (`int`, *optional*): Wordpieces of a passage; the store's by default.
     """
 
     passages: PassageStore
     max_query_length: int = MAX_QUERY_LENGTH
+    max_candidate_length: int | None = None
 
     def __call__(self, examples: Sequence[RecurringSpanExample]) -> dict[str, torch.Tensor]:
         """
@@ -170,7 +172,7 @@ class RecurringSpanCollator:
         queries = [example.query_ids[: self.max_query_length - 2] for example in examples]
         ids, mask = pad_rows([np.concatenate([[special.cls], query, [special.sep]]) for query in queries], special.pad)
         rows = np.array([[e.positive, e.negative, e.source] for e in examples], np.int64).T
-        passages = self.passages.pad_candidates(rows[:2].reshape(-1))
+        passages = self.passages.pad_candidates(rows[:2].reshape(-1), self.max_candidate_length)
         groups = self.passages.duplicate_groups.astype(np.int64)
         arrays = {
             "query_input_ids": ids,

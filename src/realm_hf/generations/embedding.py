@@ -16,6 +16,7 @@ import torch
 
 from realm_hf.index.faiss_index import check_finite
 from realm_hf.models.modeling_bert_tower import padding_mask
+from realm_hf.models.prompts import prompt_ids, room_beside_prompt
 from realm_hf.models.ragged_encoding import CHUNK_TOKENS, plan_chunks
 from realm_hf.models.transfer import to_device
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from realm_hf.data.passages.tokens import PassageTokens
     from realm_hf.models.modeling_realm import RealmEmbedder
 
-__all__ = ["embed_passages", "evaluating", "shard"]
+__all__ = ["embed_passages", "evaluating", "pad_passages", "shard"]
 
 _ROWS_A_WINDOW = 16_384
 
@@ -90,7 +91,7 @@ def embed_passages(
     with evaluating(embedder):
         for positions in _batches(passages.lengths[numbers], max_tokens_per_batch or largest, smallest):
             batch = numbers[positions]
-            padded = passages.pad_candidates(batch)
+            padded = pad_passages(embedder, passages, batch)
             inputs: dict[str, torch.Tensor | None] = {**to_device(padded, embedder.device)}
             mask = None if padded["attention_mask"].all() else inputs["attention_mask"]
             inputs["attention_mask"] = padding_mask(embedder.realm, mask)
@@ -103,6 +104,13 @@ def embed_passages(
             if progress is not None:
                 progress(done, len(numbers))
     return result
+
+
+def pad_passages(embedder: RealmEmbedder, passages: PassageTokens, rows: np.ndarray) -> dict[str, torch.Tensor]:
+    """The padded inputs `[R, L]` of passage rows on the host, with the embedder's prompt before each."""
+    room = room_beside_prompt(embedder.config, "document", passages.max_length)
+    padded = to_device(passages.pad_candidates(rows, room), None)
+    return embedder.with_prompt("document", padded)[0] if prompt_ids(embedder.config, "document") else padded
 
 
 def _check_fits(embedder: RealmEmbedder, passages: PassageTokens, out: np.ndarray | None, numbers: np.ndarray) -> None:

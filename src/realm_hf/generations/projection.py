@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from realm_hf.data.passages.tokens import PassageTokens
-from realm_hf.generations.embedding import evaluating
+from realm_hf.generations.embedding import evaluating, pad_passages
 from realm_hf.models.modeling_embedder import RealmEmbedder
 from realm_hf.models.ragged_encoding import CHUNK_TOKENS, plan_chunks
 from realm_hf.models.transfer import to_device
@@ -113,6 +113,6 @@ def _pooled(tower: RealmEmbedder, passages: PassageTokens, rows: np.ndarray) -> 
     result = np.empty((len(rows), tower.config.hidden_size))
     with evaluating(tower):
         for chunk in plan_chunks(passages.lengths[rows].tolist(), largest, smallest):
-            padded = to_device(passages.pad_candidates(rows[chunk]), tower.device)
+            padded = to_device(pad_passages(tower, passages, rows[chunk]), tower.device)
             result[chunk] = tower.pooled(**padded).double().cpu().numpy()
     return result

@@ -115,7 +115,7 @@ A REALM model ({kind}) that {about} {manifest.rows:,} passages, which it retriev
 {example}
 ```
 
-`pip install realm-hf`. Nothing that is downloaded is run as code.
+The package is installed from its source, `pip install .` in a checkout. Nothing that is downloaded is run as code.
 
 ## What belongs together
 

@@ -5,6 +5,7 @@
     index/<name>.faiss                       one file, or parts `<name>.faiss-00000-of-00002`
     tokenizer/, embedder/                    the tokenizer, and the passage tower where the retriever has it
     query_embedder/                          the query tower, where it is known and not the same
+    bm25/                                    the BM25 index, where passages are found by words too
     realm_retriever.json                     the description, see [`HubManifest`]
 
 Wordpieces are published, although they could be made again from the texts: a custom splitter or a title that was cut
@@ -130,6 +131,7 @@ def export_retriever(content: RetrieverFiles, staging: Path, settings: ExportSet
         indexes=indexes,
         default_index=settings.index_name,
         files=files,
+        candidate_source=None if content.source is None else dict(content.source.settings),
     )
 
 

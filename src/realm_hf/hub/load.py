@@ -19,6 +19,7 @@ from realm_hf.hub.published_index import open_published_index
 from realm_hf.hub.published_passages import open_published_passages
 from realm_hf.hub.published_tokenizer import load_published_tokenizer
 from realm_hf.hub.published_tower import load_published_tower, query_tower_source
+from realm_hf.hub.published_words import open_published_source
 from realm_hf.models.modeling_embedder import RealmEmbedder
 from realm_hf.models.places import DESCRIPTION, PUBLICATION
 from realm_hf.models.tower_files import TowerSource
@@ -26,6 +27,7 @@ from realm_hf.untrusted.checks import HubArtefactError
 
 if TYPE_CHECKING:
     from realm_hf.index.base import SearchIndex
+    from realm_hf.knowledge.saved_source import SavedSource
 
 __all__ = ["PublishedRetriever", "load_published"]
 
@@ -44,6 +46,7 @@ class PublishedRetriever:
         tokenizer (`PreTrainedTokenizerBase`, *optional*): The passages'.
         embedder ([`RealmEmbedder`], *optional*): The passage tower.
         query_embedder ([`TowerSource`], *optional*): The query tower, downloaded and checked when it is first needed.
+        source ([`SavedSource`], *optional*): What finds candidates instead of the index; none without an index.
         generation_name (`str`, *optional*): The generation that was published.
         fingerprints (`dict[str, str]`): What belongs together.
     """
@@ -56,6 +59,7 @@ class PublishedRetriever:
     generation_name: str | None
     fingerprints: dict[str, str] = field(default_factory=dict)
     query_embedder: TowerSource = None
+    source: SavedSource | None = None
 
 
 def load_published(
@@ -111,6 +115,7 @@ def load_published(
         embedder=tower,
         generation_name=manifest.generation_name,
         fingerprints={**fingerprints, **manifest.fingerprints},
+        source=None if index is False else open_published_source(source, manifest, mmap=mmap),
         query_embedder=query_tower_source(source, manifest, model, fingerprints.get("query_tower"), force=force),
     )
 

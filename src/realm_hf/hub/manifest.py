@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from realm_hf.generations.manifest import FileRecord
+from realm_hf.knowledge.bm25 import BM25_FILE, BM25_FOLDER
+from realm_hf.knowledge.saved_source import checked_settings
 from realm_hf.models.places import DESCRIPTION
 from realm_hf.storage.files import json_sha256
 from realm_hf.untrusted.checks import HubArtefactError, check_name
@@ -29,6 +31,7 @@ COLUMNS = {"document": "int64", "duplicate_group": "int32"}
 _LARGEST_DIMENSION = 1 << 16
 _MOST_ROWS = 1 << 40
 _LONGEST_PASSAGE, _LARGEST_TOKEN = 1 << 20, (1 << 32) - 1  # wordpieces, and the largest id that an array can hold
+_LARGEST_BM25_FILE = 1 << 16
 _INDEX_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -81,6 +84,7 @@ class HubManifest:
         indexes (`dict[str, IndexRecord]`): Variants by name.
         default_index (`str`, *optional*): The one that is loaded.
         files (`dict[str, FileRecord]`): Size and hash of every file.
+        candidate_source (`dict`, *optional*): What finds candidates instead of the index, see [`SavedSource`].
     """
 
     rows: int
@@ -93,10 +97,13 @@ class HubManifest:
     indexes: dict[str, IndexRecord]
     default_index: str | None
     files: dict[str, FileRecord]
+    candidate_source: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON; `content` is the hash of all the rest, and names what was published wherever it lies."""
         content = {"format_version": FORMAT_VERSION, **asdict(self)}
+        if self.candidate_source is None:
+            del content["candidate_source"]  # as it was before there was any: its hash names what was published then
         return {**content, "content": json_sha256(content)}
 
     def to_json(self) -> bytes:
@@ -172,6 +179,7 @@ class HubManifest:
             indexes=indexes,
             default_index=None if content["default_index"] is None else _text(content["default_index"]),
             files=files,
+            candidate_source=checked_settings(content["candidate_source"]) if "candidate_source" in content else None,
         )
         manifest._check_sums()
         return manifest
@@ -188,6 +196,10 @@ class HubManifest:
                 raise HubArtefactError(f"the parts of index {name!r} do not add up to its {index.bytes} bytes")
         if self.default_index is not None and self.default_index not in self.indexes:
             raise HubArtefactError(f"its default index {self.default_index!r} is not among its indexes")
+        if self.candidate_source is not None:
+            described = self.files.get(f"{BM25_FOLDER}/{BM25_FILE}")
+            if described is None or described.bytes > _LARGEST_BM25_FILE:
+                raise HubArtefactError(f"its candidate source needs {BM25_FOLDER}/{BM25_FILE}, a small file")
         if self.store is not None:
             self._check_store(self.store)
 

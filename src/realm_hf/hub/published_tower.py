@@ -128,7 +128,8 @@ def read_tower_configuration(path: Path) -> RealmConfig:
     read = {name: content[name] for name in sorted(_ENTRIES & set(content))}
     for name, value in read.items():
         number = isinstance(value, int | float)
-        if not (value is None or number or isinstance(value, str)) or (
+        ids = name.endswith("_prompt_ids") and isinstance(value, list) and all(type(part) is int for part in value)
+        if not (value is None or number or ids or isinstance(value, str)) or (
             number and not (math.isfinite(value) and abs(value) <= _LARGEST_NUMBER)
         ):
             raise ValueError(f"{name} is {str(value)[:80]}")

@@ -16,6 +16,7 @@ from realm_hf.hub.export import ExportSettings, export_retriever
 from realm_hf.hub.manifest import HubManifest
 from realm_hf.hub.publishable import Publishable
 from realm_hf.hub.published_tokenizer import check_tokenizer_files
+from realm_hf.knowledge.bm25 import BM25_FOLDER
 from realm_hf.models.fingerprints import state_fingerprint
 from realm_hf.models.modeling_embedder import RealmEmbedder
 from realm_hf.models.places import DESCRIPTION
@@ -125,6 +126,9 @@ def add_retriever(
             fingerprints |= query_tower_record(query_tower)
             if tower is None or not same_tower(tower, query_tower):
                 query_tower.save_pretrained(Path(work, "query_embedder"))
+        content = retriever.files()
+        if content.source is not None:
+            content.source.bm25.save(Path(work, BM25_FOLDER))
         for path in sorted(Path(work).rglob("*")):
             if path.is_file():
                 extra[path.relative_to(work).as_posix()] = path
@@ -132,7 +136,7 @@ def add_retriever(
         staging.mkdir()
         full = ExportSettings(**{**vars(settings), "extra": {**settings.extra, **extra}, "fingerprints": fingerprints})
         manifest = export_retriever(
-            retriever.files(), staging, full, lambda name, path: push.add(prefix + name, path, is_temporary=True)
+            content, staging, full, lambda name, path: push.add(prefix + name, path, is_temporary=True)
         )
         push.add(prefix + DESCRIPTION, manifest.to_json())
         push.keep_small_files()
@@ -149,7 +153,7 @@ def _check_tokenizer(folder: Path) -> None:
 def owned_by_retriever(name: str) -> bool:
     """Whether a file of a dataset repository is one that publishing a retriever writes."""
     return name == DESCRIPTION or name.startswith(
-        ("data/train-", "passages/", "index/", "tokenizer/", "embedder/", "query_embedder/")
+        ("data/train-", "passages/", "index/", "tokenizer/", "embedder/", "query_embedder/", f"{BM25_FOLDER}/")
     )
 
 

@@ -155,6 +155,10 @@ class BM25Index:
             directory=None,
         )
 
+    def rebuilt(self, passages: PassageStore | Dataset, tokenizer: PreTrainedTokenizerBase | None) -> BM25Index:
+        """The same index of other passages; only the texts of a dataset need the tokenizer."""
+        return _built(passages, self.reader, tokenizer, self.k1, self.b)
+
     def _saturation(self, counts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         return counts / (counts + self.k1 * (1 - self.b + self.b * lengths / self.average_length))
 
@@ -206,6 +210,10 @@ class BM25Index:
         """
         folder = Path(directory)
         info = read_description(folder / BM25_FILE, _FORMAT_VERSION, "BM25 index", "build one with `BM25Source.build`")
+        if info["files"].keys() != {f"{name}.bin" for name in _ARRAYS}:
+            raise ValueError(
+                f"{folder / BM25_FILE} lists {sorted(info['files'])[:10]}: it is damaged, build it again."
+            )
         arrays = {name: _opened(folder / f"{name}.bin", np.dtype(kind), mmap) for name, kind in _ARRAYS.items()}
         pieces = {name.removeprefix("piece_"): arrays.pop(name) for name in list(arrays) if name.startswith("piece_")}
         index = cls(
@@ -274,7 +282,16 @@ def build_bm25(
     """
     if k1 < 0 or not 0 <= b <= 1:
         raise ValueError(f"k1 is {k1} and b is {b}: at least 0, and between 0 and 1 are needed.")
-    reader = TermReader.of(tokenizer)
+    return _built(passages, TermReader.of(tokenizer), tokenizer, k1, b)
+
+
+def _built(
+    passages: PassageStore | Dataset,
+    reader: TermReader,
+    tokenizer: PreTrainedTokenizerBase | None,
+    k1: float,
+    b: float,
+) -> BM25Index:
     texts = stored_texts(passages) if isinstance(passages, PassageStore) else tokenized_texts(passages, tokenizer)
     terms, rows, counts, lengths = postings_of(reader, texts)
     if not len(terms):

@@ -15,6 +15,7 @@ from realm_hf.index.base import Embeddings, SearchIndex, extendable
 from realm_hf.knowledge.edited_corpus import EditedCorpus
 from realm_hf.knowledge.knowledge import Knowledge
 from realm_hf.knowledge.overlay import EditedEmbeddings, Overlay
+from realm_hf.knowledge.saved_source import SavedSource
 
 __all__ = ["CompactedFiles", "EditedStore"]
 
@@ -52,27 +53,31 @@ class CompactedFiles:
         index ([`SearchIndex`]): Over their embeddings.
         embeddings (array of shape `[n, D]`): Still to be gathered, piece by piece.
         generation_name (`str`, *optional*): The generation that was edited, and how often.
+        source ([`SavedSource`], *optional*): What finds candidates instead of the index; of the passages without
+            edits.
     """
 
     passages: EditedStore | Dataset
     index: SearchIndex
     embeddings: Embeddings
     generation_name: str | None
+    source: SavedSource | None = None
 
     @classmethod
-    def of(cls, corpus: EditedCorpus, name: str | None) -> Self:
+    def of(cls, corpus: EditedCorpus, name: str | None, source: SavedSource | None = None) -> Self:
         """
         Work the edits in, in memory; nothing is tokenized or embedded.
 
         Args:
             corpus ([`EditedCorpus`]): The edited passages, with what they were made from.
             name (`str`, *optional*): The generation's name.
+            source ([`SavedSource`], *optional*): What finds candidates instead of the index.
 
         Raises:
             ValueError: If the retriever has no embeddings, or no rows can be added to its kind of index.
         """
         index, embeddings = _compact_index(corpus.original, corpus.overlay)
-        return cls(_compact_passages(corpus), index, embeddings, name)
+        return cls(_compact_passages(corpus), index, embeddings, name, source)
 
 
 def _compact_passages(corpus: EditedCorpus) -> EditedStore | Dataset:

@@ -5,6 +5,7 @@
     embeddings.npy, index.faiss      as in a generation
     embedder/                        the passage tower, if the retriever had it
     query_embedder/                  the query tower, if it is neither that one nor a model's that lies beside
+    bm25/                            the BM25 index, if passages are found by words too; the manifest says how
 
 The directory may hold other files, such as a model's. Every file is written beside its place and renamed, so that an
 earlier version that is mapped, perhaps by the retriever that is being saved, stays intact; a directory whose saving
@@ -27,8 +28,10 @@ from realm_hf.generations.files import check_hash, write_array
 from realm_hf.generations.manifest import EMBEDDINGS_FILE, INDEX_FILE, FileRecord
 from realm_hf.index.base import Embeddings, SearchIndex, saveable
 from realm_hf.index.faiss_search import open_search_index
+from realm_hf.knowledge.bm25 import BM25_FOLDER, BM25Index
 from realm_hf.knowledge.compaction import CompactedFiles, EditedStore
 from realm_hf.knowledge.corpus import Corpus
+from realm_hf.knowledge.saved_source import SavedSource, checked_settings
 from realm_hf.models.places import DESCRIPTION, PUBLICATION, what_is
 from realm_hf.models.tower_files import TowerSource, has_query_tower, load_model_tower, same_tower
 from realm_hf.storage.directories import StagedDirectory
@@ -45,6 +48,8 @@ from realm_hf.storage.files import (
 from realm_hf.untrusted.checks import check_name
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from realm_hf.generations.store import Generation
     from realm_hf.models.modeling_embedder import RealmEmbedder
 
@@ -73,6 +78,7 @@ class RetrieverFiles:
         generation_name (`str`, *optional*): The generation it was.
         embedder ([`TowerSource`], *optional*): The passage tower, or where it lies.
         query_embedder ([`TowerSource`], *optional*): The query tower, likewise.
+        source ([`SavedSource`], *optional*): What finds candidates instead of the index.
     """
 
     passages: PassageStore | Dataset
@@ -81,6 +87,7 @@ class RetrieverFiles:
     generation_name: str | None
     embedder: TowerSource = None
     query_embedder: TowerSource = None
+    source: SavedSource | None = None
 
 
 def save_retriever_files(
@@ -88,6 +95,7 @@ def save_retriever_files(
     content: RetrieverFiles | CompactedFiles,
     embedder: RealmEmbedder | None = None,
     query_embedder: RealmEmbedder | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> None:
     """
     Write a retriever's files into `folder`.
@@ -97,6 +105,7 @@ def save_retriever_files(
         content ([`RetrieverFiles`] or [`CompactedFiles`]): What to write.
         embedder ([`RealmEmbedder`], *optional*): The passage tower.
         query_embedder ([`RealmEmbedder`], *optional*): The query tower.
+        tokenizer (`PreTrainedTokenizerBase`, *optional*): Needed where the words of an edited dataset are indexed.
 
     Raises:
         OSError: If the disk is full or read-only, in words.
@@ -122,6 +131,7 @@ def save_retriever_files(
         files |= _save_tower(folder / _EMBEDDER, embedder)
         place = _query_place(folder, embedder, query_embedder)
         files |= _save_tower(folder / _QUERY_EMBEDDER, query_embedder if place == _QUERY_EMBEDDER else None)
+        files |= _save_words(folder, content, tokenizer)
         rows, dimension = len(index), index.dimension
         write_manifest(
             folder,
@@ -130,6 +140,7 @@ def save_retriever_files(
             dimension=dimension,
             generation_name=content.generation_name,
             query_embedder=place,
+            source=content.source,
         )
 
 
@@ -174,10 +185,12 @@ def write_manifest(
     dimension: int,
     generation_name: str | None,
     query_embedder: str | None = None,
+    source: SavedSource | None = None,
 ) -> None:
     """
     Write the manifest, which makes a retriever of the files that lie in `folder` already. `query_embedder` names the
-    folder of the query tower; without it that is the tower of a model beside the retriever, if there is one.
+    folder of the query tower; without it that is the tower of a model beside the retriever, if there is one. `source`
+    is what finds candidates instead of the index.
     """
     manifest = {
         "format_version": FORMAT_VERSION,
@@ -185,6 +198,7 @@ def write_manifest(
         "dimension": dimension,
         "generation_name": generation_name,
         "query_embedder": query_embedder,
+        **({} if source is None else {"candidate_source": dict(source.settings)}),
         "files": {name: asdict(record) for name, record in files.items()},
     }
     write_json(folder / MANIFEST, manifest)
@@ -236,7 +250,12 @@ def load_retriever_files(
     beside: Path | None = folder if has_query_tower(folder) else None
     query = towers.get(str(manifest.get("query_embedder")), beside)
     name = manifest["generation_name"]
-    return RetrieverFiles(passages, index, embeddings, name, towers.get(_EMBEDDER), query)
+    source = None
+    if "candidate_source" in manifest:
+        source = SavedSource(
+            checked_settings(manifest["candidate_source"]), BM25Index.open(folder / BM25_FOLDER, mmap=mmap)
+        )
+    return RetrieverFiles(passages, index, embeddings, name, towers.get(_EMBEDDER), query, source)
 
 
 def _query_place(folder: Path, embedder: RealmEmbedder | None, query_embedder: RealmEmbedder | None) -> str | None:
@@ -273,6 +292,22 @@ def _save_tower(target: Path, tower: RealmEmbedder | None) -> dict[str, FileReco
     with StagedDirectory(target, replace=True) as staged:
         tower.save_pretrained(staged.path)
     return _records(target, target.parent)
+
+
+def _save_words(
+    folder: Path, content: RetrieverFiles | CompactedFiles, tokenizer: PreTrainedTokenizerBase | None
+) -> dict[str, FileRecord]:
+    """The BM25 index of the passages as they lie in `folder`: edits are worked in, and rows numbered anew."""
+    target = folder / BM25_FOLDER
+    if content.source is None:
+        shutil.rmtree(target, ignore_errors=True)  # an earlier retriever's
+        return {}
+    words = content.source.bm25
+    if isinstance(content, CompactedFiles):
+        passages = content.passages
+        words = words.rebuilt(passages if isinstance(passages, Dataset) else PassageStore(folder / _STORE), tokenizer)
+    words.save(target)
+    return _records(target, folder)
 
 
 def _records(target: Path, folder: Path) -> dict[str, FileRecord]:

@@ -1,6 +1,6 @@
 """Starting REALM from any BERT checkpoint."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from os import PathLike
@@ -13,6 +13,7 @@ from transformers.models.bert.modeling_bert import BertLMPredictionHead, BertPre
 from transformers.utils import logging
 
 from realm_hf.models.configuration_realm import RealmConfig
+from realm_hf.models.prompts import tokenize_prompts
 
 logger = logging.get_logger(__name__)
 
@@ -21,6 +22,21 @@ Pooler = Literal["checkpoint", "identity"]
 # tanh(0.05 h) is linear within 2 % for |h| < 5; the layer normalization after the projection removes the factor again.
 IDENTITY_POOLER_SCALE = 0.05
 UNIT_SCORE_SCALE = 20.0
+
+
+def with_score_scale(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a new model's configuration, with the `score_scale` that is meant by `"auto"` or by none."""
+    scale = fields.get("score_scale")
+    if fields.get("normalize"):
+        # Of unit vectors: cosines between -1 and 1 must tell candidates apart after a softmax.
+        return {**fields, "score_scale": UNIT_SCORE_SCALE if scale in (None, "auto") else scale}
+    if scale != "auto":
+        return dict(fields)
+    if fields.get("projection", RealmConfig.projection) != "layer_norm":
+        return {**fields, "score_scale": 1.0}
+    # The inner product of two vectors of D numbers of variance 1 has a standard deviation of sqrt(D).
+    size = fields.get("retriever_proj_size", RealmConfig.retriever_proj_size)
+    return {**fields, "score_scale": float(size) ** -0.5}
 
 
 @contextmanager
@@ -162,7 +178,10 @@ class FromBertModel(BertPreTrainedModel):
                 Fields of [`RealmConfig`], such as `retriever_proj_size=128`; what is not given comes from the
                 checkpoint. A sentence encoder is read as it was made with `pooling_mode="mean"`,
                 `projection="none"` and `normalize=True`; `retriever_proj_size` is then the size of its hidden states,
-                and `score_scale` is 20 where it is not given.
+                and `score_scale` is 20 where it is not given. `score_scale="auto"` is 20 with `normalize`, the
+                inverse square root of `retriever_proj_size` after a layer normalization, else 1; without it layer
+                normalization keeps the paper's 1. Prompts, as `query_prompt="query: "`, are tokenized by the
+                checkpoint's tokenizer.
 
         Returns:
             The model in evaluation mode, in float32. Without a prediction head in the checkpoint, the encoder's starts
@@ -179,9 +198,7 @@ class FromBertModel(BertPreTrainedModel):
         """
         if pooler not in ("checkpoint", "identity"):
             raise ValueError(f"`pooler` is {pooler!r}: choose 'checkpoint' or 'identity'.")
-        if overrides.get("normalize"):
-            # Of unit vectors: cosines between -1 and 1 must tell candidates apart after a softmax.
-            overrides = {"score_scale": UNIT_SCORE_SCALE} | overrides
+        overrides = with_score_scale(tokenize_prompts(name_or_path, overrides))
         config, weights = load_bert(name_or_path, **overrides)
         start = BertStart(
             source=str(name_or_path),
@@ -213,4 +230,5 @@ __all__ = [
     "initialize_prediction_head",
     "initialize_projection",
     "load_bert",
+    "with_score_scale",
 ]

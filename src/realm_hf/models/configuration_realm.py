@@ -49,6 +49,15 @@ class RealmConfig(BertConfig):
             `"linear"`, a linear layer, or `"none"`; `retriever_proj_size` must be `hidden_size` then.
         normalize (`bool`, *optional*, defaults to `False`):
             Divide embeddings by their length, so that inner products are cosines.
+        query_prompt (`str`, *optional*, defaults to `""`):
+            Text that the tower embeds before each query, as `"query: "`: some sentence encoders are trained so. It
+            counts for lengths, and the mean of the tokens includes it. The reader does not see it.
+        document_prompt (`str`, *optional*, defaults to `""`):
+            The same before each passage, in front of its title.
+        query_prompt_ids (`list[int]`, *optional*):
+            Token ids of `query_prompt`, without special tokens; [`~RealmPreTrainedModel.from_bert`] finds them.
+        document_prompt_ids (`list[int]`, *optional*):
+            Token ids of `document_prompt`.
         num_candidates (`int`, *optional*, defaults to 8):
             Candidates K per query, the null passage included. The models read K from their inputs; this value is what
             trainer and retriever use when nothing else is said.
@@ -72,7 +81,8 @@ class RealmConfig(BertConfig):
         score_scale (`float`, *optional*, defaults to 1.0):
             Factor on the inner product of query and passage embeddings before the softmax over candidates. Embeddings
             are layer-normalised, so unscaled scores lie within +-`retriever_proj_size`; divided by its square root
-            they are near 1. Cosines (`normalize`) want about 20, which [`~RealmPreTrainedModel.from_bert`] takes.
+            they are near 1. Cosines (`normalize`) want about 20, which [`~RealmPreTrainedModel.from_bert`] takes;
+            with `score_scale="auto"` it takes what fits in either case.
         marginalization (`str`, *optional*, defaults to `"token"`):
             Where the sum over candidates stands: `"token"` sums for each masked token by itself (the released code),
             `"span"` sums over the product of the span's tokens (equation 1 of the paper).
@@ -106,6 +116,10 @@ class RealmConfig(BertConfig):
     pooling_mode: Literal["cls", "mean"] = "cls"
     projection: Literal["layer_norm", "linear", "none"] = "layer_norm"
     normalize: bool = False
+    query_prompt: str = ""
+    document_prompt: str = ""
+    query_prompt_ids: list[int] | None = None
+    document_prompt_ids: list[int] | None = None
     num_candidates: int = 8
     span_hidden_size: int = 256
     max_span_width: int = 10

@@ -19,9 +19,10 @@ from transformers import (
 )
 
 from realm_hf.models.any_encoder import check_is_encoder, has_masked_language_model
-from realm_hf.models.bert_initialization import UNIT_SCORE_SCALE, FromBertModel, quiet_loading
+from realm_hf.models.bert_initialization import FromBertModel, quiet_loading, with_score_scale
 from realm_hf.models.configuration_realm import RealmConfig
 from realm_hf.models.modeling_any_tower import without_pooler
+from realm_hf.models.prompts import tokenize_prompts
 
 Place = str | PathLike[str]
 
@@ -72,6 +73,7 @@ class FromEncodersModel(FromBertModel):
                 Fields of [`RealmConfig`]. `pooling_mode` is `"mean"` where it is not given; `"cls"` is the last hidden
                 state of the first token, without a pooler. With `projection="none"`, `retriever_proj_size` is the size
                 of the embedder's hidden states; with `normalize=True`, `score_scale` is 20 where it is not given.
+                Prompts and `score_scale="auto"` are as for [`~RealmPreTrainedModel.from_bert`].
 
         Returns:
             The model in evaluation mode, in float32. A projection starts as a random map that keeps angles.
@@ -90,7 +92,9 @@ class FromEncodersModel(FromBertModel):
         """
         given = {name: place for name, place in (("embedder", embedder), ("encoder", encoder)) if place is not None}
         configs = _checked(cls.__name__, cls.parts, given)
-        config = _realm_config(configs, overrides)
+        if embedder is not None:
+            overrides = tokenize_prompts(embedder, overrides)
+        config = _realm_config(configs, with_score_scale(overrides))
         start = EncoderStart(
             embedder=_load(given["embedder"], configs["embedder"], AutoModel) if embedder is not None else None,
             encoder=(
@@ -196,8 +200,6 @@ def _realm_config(configs: dict[str, PreTrainedConfig], overrides: dict[str, Any
     embedder: Any = configs.get("embedder")
     if overrides.get("projection") == "none" and embedder is not None:
         chosen["retriever_proj_size"] = embedder.hidden_size
-    if overrides.get("normalize"):
-        chosen["score_scale"] = UNIT_SCORE_SCALE
     # Where they came from is nobody's business who gets the model.
     named = {f"{part}_config": config.to_dict() | {"_name_or_path": ""} for part, config in configs.items()}
     return RealmConfig(**(chosen | overrides | named))

@@ -6,6 +6,7 @@ in both directions, and frozen so that neither optimizers nor DistributedDataPar
 come.
 """
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
@@ -23,6 +24,7 @@ from realm_hf.models.modeling_base import RealmPreTrainedModel, RealmTowerModel,
 from realm_hf.models.modeling_bert_tower import padding_mask, word_inputs
 from realm_hf.models.modeling_outputs import RealmEmbedderOutput, RealmScorerOutput
 from realm_hf.models.pooling import RealmScorerProjection, mean_of_tokens
+from realm_hf.models.prompts import ROLES, Role, add_prompt, prompt_ids
 from realm_hf.models.ragged_encoding import ragged_apply
 from realm_hf.models.text_encoding import TextEncoder
 
@@ -32,11 +34,15 @@ class RealmEmbedder(TextEncoder, RealmTowerModel):
     A tower that embeds queries or passages: Embed(x) = LayerNorm(W tanh(pooler(BERT_CLS(x)))), or as the fields
     `pooling_mode`, `projection` and `normalize` of the configuration say.
 
+    `encode` puts the configuration's prompts before what it embeds; `forward` embeds the tokens it is given and no
+    others.
+
     Args:
         config ([`RealmConfig`]): The configuration.
 
     Raises:
-        `ValueError`: there is no projection, and an embedding has not as many dimensions as a hidden state.
+        `ValueError`: there is no projection, and an embedding has not as many dimensions as a hidden state; or a
+            prompt has no token ids.
     """
 
     encoder_field = "embedder_config"
@@ -49,6 +55,10 @@ class RealmEmbedder(TextEncoder, RealmTowerModel):
         self.cls = RealmScorerProjection(config)
         if self.cls.predictions is None:
             self._tied_weights_keys = {}
+        for role in ROLES:
+            if ids := prompt_ids(config, role):
+                # Among the weights, so that whatever compares towers by these knows of their prompts.
+                self.register_buffer(f"{role}_prompt_ids", torch.tensor(ids))
         self.post_init()
 
     @can_return_tuple
@@ -107,9 +117,28 @@ class RealmEmbedder(TextEncoder, RealmTowerModel):
     def pooled(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """What the projection reads, `(N, hidden_size)`, of token ids `(N, L)`."""
+        """What the projection reads, `(N, hidden_size)`, of token ids `(N, L)`, no prompt added."""
         outputs = self.realm(input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids)
         return self._pool(outputs, attention_mask)
+
+    def with_prompt(
+        self, role: Role, rows: Mapping[str, torch.Tensor | None], facts: RowFacts | None = None
+    ) -> tuple[dict[str, Any], RowFacts]:
+        """
+        Rows with the prompt of queries or passages behind their first token; as they are if it is empty.
+
+        Args:
+            role (`str`): `"query"` or `"document"`.
+            rows (`Mapping[str, torch.Tensor]`): `input_ids`, `attention_mask`, `token_type_ids`, `(N, L)`; the last
+                two may be `None`.
+            facts ([`~host_facts.RowFacts`], *optional*): Of the rows, where the host knows them.
+
+        Returns:
+            The rows, at most as long as the tower has positions, and their facts.
+        """
+        if facts is None:
+            facts = RowFacts.of(cast(torch.Tensor, rows["input_ids"]), rows.get("attention_mask"))
+        return add_prompt(prompt_ids(self.config, role), self.config.max_position_embeddings, rows, facts)
 
     def _pool(self, outputs: Any, attention_mask: torch.Tensor | None) -> torch.Tensor:
         if self.config.pooling_mode == "cls":
@@ -143,6 +172,7 @@ class RealmEmbedder(TextEncoder, RealmTowerModel):
         token_type_ids: torch.Tensor | None = None,
         max_tokens_per_chunk: int | None = None,
         facts: RowFacts | None = None,
+        role: Role | None = None,
     ) -> torch.Tensor:
         """
         Embeddings of rows of unequal length without work on padding; see [`~encoding.ragged_apply`]. `encode` of token
@@ -155,12 +185,15 @@ class RealmEmbedder(TextEncoder, RealmTowerModel):
             max_tokens_per_chunk (`int`, *optional*): Largest chunk in tokens, padding included.
             facts ([`~host_facts.RowFacts`], *optional*): Of the rows, where the host knows them; else they are read
                 back from their device.
+            role (`str`, *optional*): `"query"` or `"document"`, which says what prompt is put before the rows. By
+                default those with segments are passages, as in REALM's formats.
 
         Returns:
             `torch.Tensor` of shape `(N, retriever_proj_size)`: The embeddings.
         """
-        facts = RowFacts.of(input_ids, attention_mask) if facts is None else facts
-        word_rows, inputs_of = word_inputs(self.realm, input_ids, facts)
+        given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        sent, facts = self.with_prompt(role or ("query" if token_type_ids is None else "document"), given, facts)
+        word_rows, inputs_of = word_inputs(self.realm, sent["input_ids"], facts)
 
         def embed(rows: torch.Tensor, mask: torch.Tensor | None, segments: torch.Tensor | None) -> torch.Tensor:
             return self(
@@ -173,8 +206,8 @@ class RealmEmbedder(TextEncoder, RealmTowerModel):
         return ragged_apply(
             embed,
             word_rows,
-            attention_mask,
-            token_type_ids,
+            sent["attention_mask"],
+            sent["token_type_ids"],
             max_tokens_per_chunk=max_tokens_per_chunk,
             lengths=facts.lengths,
         )
@@ -269,24 +302,21 @@ class RealmScorer(RealmPreTrainedModel):
             raise ValueError("No query was given: pass `input_ids` or `inputs_embeds`.")
         if candidate_input_ids is None and candidate_inputs_embeds is None:
             raise ValueError("No candidate was given: pass `candidate_input_ids` or `candidate_inputs_embeds`.")
-        query_score = self.query_embedder(
-            input_ids,
-            attention_mask,
-            token_type_ids,
-            position_ids,
-            head_mask,
-            inputs_embeds,
-            return_dict=True,
-            **kwargs,
-        ).projected_score
+        common = {"position_ids": position_ids, "head_mask": head_mask, "return_dict": True, **kwargs}
+        query: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
+        query["token_type_ids"] = token_type_ids
+        if input_ids is not None:
+            query, _ = self.query_embedder.with_prompt("query", query)
+        query_score = self.query_embedder(**query, inputs_embeds=inputs_embeds, **common).projected_score
         ids, mask = flatten_candidates(candidate_input_ids), flatten_candidates(candidate_attention_mask)
         segments = flatten_candidates(candidate_token_type_ids)
         if ids is not None and mask is not None and position_ids is None and not kwargs:
-            candidate_score = self.embedder.encode(ids, mask, segments)
+            candidate_score = self.embedder.encode_tokens(ids, mask, segments, role="document")
         else:
-            candidate_score = self.embedder(
-                ids, mask, segments, position_ids, head_mask, candidate_inputs_embeds, return_dict=True, **kwargs
-            ).projected_score
+            passage: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "token_type_ids": segments}
+            if ids is not None:
+                passage, _ = self.embedder.with_prompt("document", passage)
+            candidate_score = self.embedder(**passage, inputs_embeds=candidate_inputs_embeds, **common).projected_score
         queries, candidates = query_score.size(0), candidate_score.size(0)
         if candidates % queries:
             raise ValueError(

@@ -201,20 +201,22 @@ class RealmForPreTraining(RealmPreTrainedModel):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Query embeddings `(B, D)` and scores `(B, K)`; each distinct candidate goes through the tower once."""
         encoded, segments = places["encoded"], candidate_token_type_ids
-        embeddings = self.embedder.encode(
+        embeddings = self.embedder.encode_tokens(
             candidate_input_ids.flatten(0, 1)[encoded],
             candidate_attention_mask.flatten(0, 1)[encoded],
             segments.flatten(0, 1)[encoded] if segments is not None else None,
             self.max_tokens_per_chunk,
             facts.candidate[facts.encoded],
+            role="document",
         )
         # Absent candidates point at row 0 and are masked below.
         candidate_score = embeddings[places["source"]].view(*facts.candidate_mask.shape, -1)
-        query_score = self.query_embedder.encode(
+        query_score = self.query_embedder.encode_tokens(
             query_input_ids,
             query_attention_mask,
             max_tokens_per_chunk=self.max_tokens_per_chunk,
             facts=facts.query,
+            role="query",
         )
         scores = relevance_scores(query_score, candidate_score, self.config.score_scale)
         return query_score, scores.masked_fill(~places["candidate_mask"], -torch.inf)

@@ -130,7 +130,7 @@ class RealmForOpenQA(RealmPreTrainedModel):
         Returns:
             `torch.Tensor` of shape `(B, D)`: The embeddings, with gradient, in at least float32.
         """
-        return self.embedder.encode(input_ids, attention_mask, facts=facts)
+        return self.embedder.encode_tokens(input_ids, attention_mask, facts=facts, role="query")
 
     @property
     def reader_length(self) -> int:
@@ -200,7 +200,7 @@ class RealmForOpenQA(RealmPreTrainedModel):
         answers = answers * batch_size if answer_ids is None else answers
         if len(answers) != batch_size:
             raise ValueError(f"`answer_ids` has {len(answers)} entries for {batch_size} questions: give each a list.")
-        questions = self.embedder.encode(input_ids, attention_mask, token_type_ids)
+        questions = self.embedder.encode_tokens(input_ids, attention_mask, token_type_ids, role="query")
         beam = Beam.retrieve(self.retriever, questions, self.searcher_beam_size, list(input_ids.cpu().numpy()))
         inputs = self._joint_inputs(beam.rows, input_ids, answers)
         sent = to_device({**beam.arrays(), **inputs}, questions.device)

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from realm_hf.models.host_facts import RowFacts
+from realm_hf.models.prompts import Role, room_beside_prompt
 from realm_hf.models.transfer import to_device
 
 __all__ = ["TextEncoder"]
@@ -77,8 +78,8 @@ class TextEncoder:
             convert_to_numpy (`bool`, *optional*, defaults to `True`): `False` for a tensor on the tower's device.
             tokenizer (`PreTrainedTokenizerBase`, *optional*): `tower.tokenizer`, or that of the tower's directory or
                 repository, by default.
-            max_length (`int`, *optional*): Wordpieces of a row, special tokens counted; what is longer is cut. As many
-                as the tower has positions by default.
+            max_length (`int`, *optional*): Wordpieces of a row, special tokens and prompt counted; what is longer is
+                cut. As many as the tower has positions by default.
 
         Returns:
             `np.ndarray` or `torch.Tensor`: float32 `[N, D]`; `[D]` for a single `str`.
@@ -118,7 +119,9 @@ class TextEncoder:
         pairs = [titles] * len(rows) if isinstance(titles, str) else None if titles is None else list(titles)
         length = tower.config.max_position_embeddings if max_length is None else max_length
         _check(rows, pairs, batch_size, length)
-        inputs = _Inputs(tokenizer or self._own_tokenizer(), rows, pairs, length)
+        role: Role = "query" if pairs is None else "document"
+        room = room_beside_prompt(tower.config, role, length)
+        inputs = _Inputs(tokenizer or self._own_tokenizer(), rows, pairs, room)
         result = torch.empty(len(rows), tower.config.retriever_proj_size, device=tower.device)
         was_training = tower.training
         tower.eval()
@@ -129,7 +132,7 @@ class TextEncoder:
                     facts = RowFacts.of(padded["input_ids"], padded["attention_mask"])
                     sent = to_device({**padded, "numbers": numbers}, tower.device)
                     places = sent.pop("numbers")
-                    result[places] = tower.encode_tokens(**sent, facts=facts).float()
+                    result[places] = tower.encode_tokens(**sent, facts=facts, role=role).float()
                     bar.update(len(numbers))
         finally:
             tower.train(was_training)

@@ -21,6 +21,7 @@ from realm_hf.models.configuration_realm import MAX_QUERY_LENGTH
 from realm_hf.models.host_facts import RowFacts
 from realm_hf.models.losses import relevance_scores
 from realm_hf.models.precision import in_float64
+from realm_hf.models.prompts import room_beside_prompt
 from realm_hf.models.reading import Beam
 from realm_hf.models.transfer import to_device
 from realm_hf.qa.answers import Answer
@@ -238,8 +239,9 @@ class QuestionAnswerer:
         return question_ids, self.model.embed_questions(sent["input_ids"], sent["attention_mask"], facts)
 
     def _question_ids(self, texts: list[str]) -> list[np.ndarray]:
-        most = min(self.max_question_length, self.model.embedder.config.max_position_embeddings)
-        return encode_questions(texts, self.tokenizer, self._special_tokens, most)
+        config = self.model.embedder.config
+        room = room_beside_prompt(config, "query", min(self.max_question_length, config.max_position_embeddings))
+        return encode_questions(texts, self.tokenizer, self._special_tokens, room)
 
     def _beam(self, found: RetrievalBatch) -> Beam:
         """The passages found. An index may compress: its scores find them, but no probability rests on those."""

@@ -37,11 +37,13 @@ class NullEmbedding:
         state = embedder, tuple((weight.data_ptr(), weight._version) for weight in embedder.parameters())
         if self._state is None or self._state[0] is not embedder or self._state[1] != state[1]:
             ids = torch.tensor([[special_tokens.cls, special_tokens.sep, special_tokens.sep]], device=embedder.device)
+            segments = torch.tensor([[0, 0, 1]], device=ids.device)
+            rows, _ = embedder.with_prompt("document", {"input_ids": ids, "token_type_ids": segments})
             was_training = embedder.training
             embedder.eval()
             try:
                 with torch.no_grad():
-                    projected = embedder(ids, token_type_ids=torch.tensor([[0, 0, 1]], device=ids.device))
+                    projected = embedder(**rows)
             finally:
                 embedder.train(was_training)
             self._value = projected.projected_score[0].float().cpu().numpy()

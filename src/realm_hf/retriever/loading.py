@@ -16,10 +16,12 @@ from realm_hf.knowledge.files import RetrieverFiles, load_retriever_files
 from realm_hf.legacy.retriever import load_published_or_old
 from realm_hf.models.places import MODEL_FOLDER, TOKENIZER_FOLDER
 from realm_hf.models.tower_files import TowerSource
+from realm_hf.retriever.saved_sources import opened_source
 from realm_hf.runs.retriever_files import open_run_index
 
 if TYPE_CHECKING:
     from realm_hf.index.base import Embeddings, SearchIndex
+    from realm_hf.retriever.candidates import CandidateSource
 
 __all__ = ["RetrieverParts", "find_retriever"]
 
@@ -37,6 +39,7 @@ class RetrieverParts:
         generation_name (`str`, *optional*): The generation it was.
         embedder ([`TowerSource`], *optional*): The passage tower.
         query_embedder ([`TowerSource`], *optional*): The query tower.
+        candidate_source ([`CandidateSource`], *optional*): Finds candidates instead of the index.
         fingerprints (`dict[str, str]`): Of a publication: what belongs together.
     """
 
@@ -47,6 +50,7 @@ class RetrieverParts:
     generation_name: str | None
     embedder: TowerSource
     query_embedder: TowerSource
+    candidate_source: CandidateSource | None = None
     fingerprints: dict[str, str] = field(default_factory=dict)
 
 
@@ -85,6 +89,7 @@ def find_retriever(
         found.generation_name,
         found.embedder,
         found.query_embedder,
+        opened_source(found.source),
         found.fingerprints,
     )
 
@@ -98,4 +103,5 @@ def _with_tokenizer(files: RetrieverFiles, folder: Path) -> RetrieverParts:
         files.generation_name,
         files.embedder,
         files.query_embedder,
+        opened_source(files.source),
     )

@@ -29,6 +29,7 @@ from realm_hf.retriever.edits import (
     replace_passages,
 )
 from realm_hf.retriever.loading import find_retriever
+from realm_hf.retriever.saved_sources import saved_source
 from realm_hf.retriever.searcher import PassageSearcher
 from realm_hf.retriever.selection import RetrievalBatch, SearchStats
 from realm_hf.retriever.text_search import SearchResult
@@ -55,7 +56,8 @@ class RealmRetriever(PassageSearcher):
             passages that are added.
         query_embedder ([`RealmEmbedder`], *optional*): The query tower, for [`search`]; given as `embedder` is.
         candidate_source ([`CandidateSource`], *optional*): Finds candidates instead of the index. Needs `embeddings`,
-            which give them their scores; is not saved.
+            which give a reader its p(z|x). [`BM25Source`] and what is made of it and the index are saved with the
+            retriever; one of your own is not.
 
     Attributes:
         search_stats ([`SearchStats`]): Running totals.
@@ -166,12 +168,18 @@ class RealmRetriever(PassageSearcher):
                 f"The knowledge was edited ({self.edits}): save the retriever with `save_pretrained`, load the copy "
                 "and publish that; its rows are numbered anew."
             )
-        return RetrieverFiles(knowledge.corpus.passages, knowledge.index, knowledge.embeddings, knowledge.name)
+        return RetrieverFiles(
+            knowledge.corpus.passages,
+            knowledge.index,
+            knowledge.embeddings,
+            knowledge.name,
+            source=saved_source(self.candidate_source),
+        )
 
     def save_pretrained(self, save_directory: str | Path) -> None:
         """
-        Write passages, embeddings, index, tokenizer and towers into a directory, which may hold a model beside them: a
-        query tower that is the model's is not written again.
+        Write passages, embeddings, index, tokenizer, towers and BM25 index into a directory, which may hold a model
+        beside them: a query tower that is the model's is not written again.
 
         Edits are worked in: the passages are numbered anew in the order of their rows, without the removed ones
         ([`live_rows`]). This retriever keeps its rows, also where the directory is its own.
@@ -186,10 +194,11 @@ class RealmRetriever(PassageSearcher):
         """
         folder, knowledge = Path(save_directory), self._searched()
         if isinstance(knowledge.corpus, EditedCorpus):
-            content: RetrieverFiles | CompactedFiles = CompactedFiles.of(knowledge.corpus, knowledge.name)
+            source = saved_source(self.candidate_source)
+            content: RetrieverFiles | CompactedFiles = CompactedFiles.of(knowledge.corpus, knowledge.name, source)
         else:
             content = self.files()
-        save_retriever_files(folder, content, self.embedder, self.query_embedder)
+        save_retriever_files(folder, content, self.embedder, self.query_embedder, self.tokenizer)
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(folder)
 

@@ -14,13 +14,16 @@ import yaml
 from transformers import HfArgumentParser
 
 
-def parse_arguments(types: Sequence[Any], argv: Sequence[str] | None = None) -> tuple[Any, ...]:
+def parse_arguments(
+    types: Sequence[Any], argv: Sequence[str] | None = None, prog: str | None = None
+) -> tuple[Any, ...]:
     """Fill dataclasses from the command line; a YAML file given first sets what the command line does not.
 
     Args:
         types (`Sequence[Any]`): Dataclasses whose field names are distinct.
         argv (`Sequence[str]`, *optional*): Arguments; `sys.argv[1:]` by default. `["run.yaml", "--max_steps", "5"]`
             reads the file, then overrides.
+        prog (`str`, *optional*): Name of the program in its help; that of the script by default.
 
     Returns:
         One instance for each type, in order.
@@ -33,7 +36,7 @@ def parse_arguments(types: Sequence[Any], argv: Sequence[str] | None = None) -> 
     known = {f.name for kind in types for f in dataclasses.fields(kind) if f.init}
     if arguments and arguments[0].endswith((".yaml", ".yml")):
         arguments = _yaml_as_arguments(Path(arguments[0]), known) + arguments[1:]
-    parser = HfArgumentParser(list(types), allow_abbrev=False)
+    parser = HfArgumentParser(list(types), allow_abbrev=False, prog=prog)
     *parsed, unknown = parser.parse_args_into_dataclasses(args=arguments, return_remaining_strings=True)
     if unknown:
         raise ValueError(_unknown(unknown[0].split("=")[0].lstrip("-"), known))

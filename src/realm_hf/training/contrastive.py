@@ -58,9 +58,11 @@ class TwinTowers(nn.Module):
         passage_facts: RowFacts | None = None,
     ) -> torch.Tensor:
         """Embeddings `[1 + P, B, D]`: of the B queries, and of P * B passages."""
-        queries = self.query_embedder.encode(query_input_ids, query_attention_mask, facts=query_facts)
-        passages = self.embedder.encode(
-            passage_input_ids, passage_attention_mask, passage_token_type_ids, facts=passage_facts
+        queries = self.query_embedder.encode_tokens(
+            query_input_ids, query_attention_mask, facts=query_facts, role="query"
+        )
+        passages = self.embedder.encode_tokens(
+            passage_input_ids, passage_attention_mask, passage_token_type_ids, facts=passage_facts, role="document"
         )
         return torch.cat([full_precision(queries), full_precision(passages)]).unflatten(0, (-1, len(queries)))
 

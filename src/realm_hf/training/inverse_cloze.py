@@ -14,6 +14,7 @@ from realm_hf.data.inverse_cloze import InverseClozeDataset
 from realm_hf.data.passages.store import PassageStore
 from realm_hf.models.losses import inverse_cloze_loss
 from realm_hf.models.modeling_realm import RealmEmbedder, RealmForPreTraining
+from realm_hf.models.prompts import room_beside_prompt
 from realm_hf.models.tokenization_realm import RealmTokenizer
 from realm_hf.training.arguments import InverseClozeTrainingArguments
 from realm_hf.training.contrastive import ContrastiveTrainer
@@ -51,7 +52,11 @@ class InverseClozeTrainer(ContrastiveTrainer):
             train_dataset, args.keep_probability, args.seed, rows, args.mask_probability
         )
         super().__init__(model, args, train_dataset, len(self.dataset), processing_class, callbacks, accelerator)
-        self.collator = InverseClozeCollator(processing_class, args.max_query_length, train_dataset.max_length)
+        self.collator = InverseClozeCollator(
+            processing_class,
+            room_beside_prompt(model.config, "query", args.max_query_length),
+            room_beside_prompt(model.config, "document", train_dataset.max_length),
+        )
 
     def batch_of(self, rows: np.ndarray, epochs: np.ndarray) -> dict[str, torch.Tensor]:
         """Sentences and their passages; `groups` `[1, B]` says which passages have one text."""

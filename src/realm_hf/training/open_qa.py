@@ -34,6 +34,7 @@ from realm_hf.generations.manifest import GenerationNotFoundError
 from realm_hf.models.host_facts import RowFacts
 from realm_hf.models.modeling_realm import RealmEmbedder
 from realm_hf.models.modeling_realm_qa import RealmForOpenQA
+from realm_hf.models.prompts import room_beside_prompt
 from realm_hf.models.tokenization_realm import RealmTokenizer
 from realm_hf.models.transfer import to_device
 from realm_hf.qa.answerer import QuestionAnswerer
@@ -152,9 +153,8 @@ class OpenQATrainer(IndexedTrainer):
         self.search = BeamSearch(finder, wide, config.reader_beam_size, model.reader_length, reading_source)
         self._answerless = AnswerlessWatch(args, self.search.wide, self.search.read)
         probes = self._encode([example.question for example in self.eval_dataset[: args.probe_queries]])
-        self.index = IndexService(
-            self.run, passages, processing_class, args, self.accelerator, SwapProbes(probes, self.search.read)
-        )
+        swaps = SwapProbes(probes, self.search.read)
+        self.index = IndexService(self.run, passages, processing_class, args, self.accelerator, swaps)
         self.index.candidate_source = candidate_source
         self.best = BestModel(root, args.early_stopping_patience)
         self._best_index = ExitStack()
@@ -185,7 +185,8 @@ class OpenQATrainer(IndexedTrainer):
 
     def _encode(self, questions: list[str]) -> list[np.ndarray]:
         """`[CLS] question [SEP]` of each, cut to `max_question_length`."""
-        most = min(self.args.max_question_length, self.model.config.max_position_embeddings)
+        config, most = self.model.config, self.args.max_question_length
+        most = room_beside_prompt(config, "query", min(most, config.max_position_embeddings))
         return encode_questions(questions, self.processing_class, self.special_tokens, most)
 
     # One step

@@ -43,7 +43,8 @@ class MaskedExamples:
     Args:
         sentences ([`SentenceStore`]): The sentences.
         order ([`DataOrder`]): Their order.
-        args ([`RealmTrainingArguments`]): `masking`, `max_masked_tokens` and `max_query_length` are read.
+        args ([`RealmTrainingArguments`]): `masking` and `max_masked_tokens` are read.
+        max_query_length (`int`): Where sentences are cut, special tokens included.
         special_tokens ([`SpecialTokens`]): Of the tokenizer.
         recurring ([`RecurringMasks`], *optional*): Which spans may be masked; all by default.
     """
@@ -53,9 +54,11 @@ class MaskedExamples:
         sentences: SentenceStore,
         order: DataOrder,
         args: RealmTrainingArguments,
+        max_query_length: int,
         special_tokens: SpecialTokens,
         recurring: RecurringMasks | None = None,
     ):
+        self.max_query_length = max_query_length
         self.sentences, self.order, self.args, self.special_tokens = sentences, order, args, special_tokens
         self.recurring = recurring
 
@@ -81,7 +84,7 @@ class MaskedExamples:
             rng=example_rng(self.order.seed, epoch, row),
             mode="salient" if self.args.masking == "recurring" else self.args.masking,
             max_masked=self.args.max_masked_tokens,
-            max_query_length=self.args.max_query_length,
+            max_query_length=self.max_query_length,
         )
 
 
@@ -105,7 +108,7 @@ def encode_queries(embedder: RealmEmbedder, queries: Sequence[np.ndarray], *, bf
     training = embedder.training
     embedder.eval()
     with torch.no_grad(), autocast(embedder.device, bf16):
-        embeddings = embedder.encode(sent["input_ids"], sent["attention_mask"], facts=facts)
+        embeddings = embedder.encode_tokens(sent["input_ids"], sent["attention_mask"], facts=facts, role="query")
     embedder.train(training)
     return embeddings.float().cpu().numpy()
 

@@ -110,11 +110,11 @@ class RealmTrainer(IndexedTrainer):
         self.run = run if isinstance(run, RunDirectory) else self.open_run(root, passages)
         self.passages = passages
         self.collator = PreTrainingCollator(
-            passages, processing_class, args.max_query_length, args.max_candidate_length
+            passages, processing_class, args.max_query_length, args.max_candidate_length, config=model.config
         )
         special = self.collator.special_tokens
         self.placeholder = _no_example(special.cls, special.sep)
-        drawing = (args, special, recurring_masks)
+        drawing = (args, self.collator.query_room, special, recurring_masks)
         self.examples = MaskedExamples(train_dataset, DataOrder(len(train_dataset), args.seed), *drawing)
         self.eval_queries: list[MaskedQuery] = []
         if eval_dataset is not None and len(eval_dataset):

@@ -15,6 +15,7 @@ from realm_hf.data.passages.store import PassageStore
 from realm_hf.data.recurring_span_queries import RecurringSpanCollator, RecurringSpanDataset
 from realm_hf.models.losses import inverse_cloze_loss
 from realm_hf.models.modeling_realm import RealmEmbedder, RealmForPreTraining
+from realm_hf.models.prompts import room_beside_prompt
 from realm_hf.models.tokenization_realm import RealmTokenizer
 from realm_hf.training.arguments import RecurringSpanTrainingArguments
 from realm_hf.training.contrastive import ContrastiveTrainer
@@ -59,7 +60,11 @@ class RecurringSpanTrainer(ContrastiveTrainer):
             train_dataset, recurring, processing_class, args.keep_probability, args.seed, rows
         )
         super().__init__(model, args, train_dataset, len(self.dataset), processing_class, callbacks, accelerator)
-        self.collator = RecurringSpanCollator(train_dataset, args.max_query_length)
+        self.collator = RecurringSpanCollator(
+            train_dataset,
+            room_beside_prompt(model.config, "query", args.max_query_length),
+            room_beside_prompt(model.config, "document", train_dataset.max_length),
+        )
         self.recurring = recurring
 
     def trained_on(self) -> dict[str, Any]:

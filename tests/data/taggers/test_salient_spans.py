@@ -207,7 +207,7 @@ def test_a_spacy_pipeline_that_is_missing_or_finds_nothing_is_explained(tmp_path
 
 def test_missing_spacy_is_explained(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "spacy", None)
-    with pytest.raises(ImportError, match=r"pip install realm-hf\[spacy\]"):
+    with pytest.raises(ImportError, match="pip install spacy"):
         SpacyTagger()
 
 

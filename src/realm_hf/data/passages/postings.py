@@ -62,8 +62,10 @@ def _slice(array: RaggedArray, start: int, stop: int) -> RaggedArray:
     return RaggedArray.from_flat(array.values[offsets[0] : offsets[-1]], offsets - offsets[0])
 
 
-def tokenized_texts(passages: Dataset, tokenizer: PreTrainedTokenizerBase) -> Iterator[Texts]:
-    """The wordpieces of a dataset's columns `title`, if there is one, and `text`."""
+def tokenized_texts(passages: Dataset, tokenizer: PreTrainedTokenizerBase | None) -> Iterator[Texts]:
+    """The wordpieces of a dataset's columns `title`, if there is one, and `text`; a `ValueError` without tokenizer."""
+    if tokenizer is None:
+        raise ValueError("The passages are a dataset, whose texts must be tokenized: give the retriever a tokenizer.")
 
     def encoded(texts: list[str | None]) -> RaggedArray:
         ids = encode_texts(tokenizer, [text or "" for text in texts])["input_ids"]

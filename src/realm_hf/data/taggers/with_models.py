@@ -81,7 +81,7 @@ class SpacyTagger:
             import spacy
         except ImportError as error:
             raise ImportError(
-                "SpacyTagger needs spaCy, which is not installed: run `pip install realm-hf[spacy]`, or use RuleTagger"
+                "SpacyTagger needs spaCy, which is not installed: run `pip install spacy`, or use RuleTagger"
             ) from error
         try:
             self._pipeline = spacy.load(name)

@@ -1,0 +1,137 @@
+"""The warm starts of `pretrain.py`, each a training of its own in a folder of the run, in this order:
+
+    RUN/masked_lm        the encoder learns to fill in words of the passages, and to copy from a second one
+    RUN/inverse_cloze    the towers learn that a sentence asks for its passage (REALM, section 3.4)
+    RUN/recurring_spans  the towers learn that the words around a span ask for another passage with it (Spider)
+
+One that is over is only loaded; one that was stopped goes on from its newest checkpoint.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from corpora import hold_out_articles, recurring_spans_of
+from realm_hf import RealmForPreTraining, RealmTokenizer
+from realm_hf.data import PassageStore
+from realm_hf.training import (
+    InverseClozeTrainer,
+    InverseClozeTrainingArguments,
+    MaskedLMTrainer,
+    MaskedLMTrainingArguments,
+    RealmTrainingArguments,
+    RecurringSpanTrainer,
+    RecurringSpanTrainingArguments,
+    TrainingLoop,
+    TrainingResult,
+)
+
+
+@dataclass
+class WarmStartArguments:
+    """Parameters that control the warm starts: masked LM, the inverse cloze task (section 3.4), recurring spans."""
+
+    masked_lm_steps: int = field(default=0, metadata={"help": "Optimizer steps of the encoder; 0 leaves it out."})
+    masked_lm_batch_size: int = field(default=32, metadata={"help": "Sequences a device forwards at once."})
+    masked_lm_accumulation_steps: int = field(default=1, metadata={"help": "Times that."})
+    masked_lm_learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate."})
+    masked_lm_warmup_steps: int = field(default=0, metadata={"help": "Linear warm-up."})
+    masked_lm_max_length: int = field(default=128, metadata={"help": "Wordpieces of a sequence."})
+    masked_lm_pair_probability: float = field(
+        default=0.5, metadata={"help": "How often a second passage that shares a masked span is joined."}
+    )
+    inverse_cloze_steps: int = field(default=0, metadata={"help": "Optimizer steps; 0 leaves the warm start out."})
+    inverse_cloze_batch_size: int = field(default=32, metadata={"help": "Sentences a device embeds at once."})
+    inverse_cloze_accumulation_steps: int = field(
+        default=1, metadata={"help": "Times that: by gradient caching all are negatives of all (paper: 4096)."}
+    )
+    inverse_cloze_learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate."})
+    inverse_cloze_warmup_steps: int = field(default=0, metadata={"help": "Linear warm-up."})
+    inverse_cloze_keep_probability: float = field(
+        default=0.1, metadata={"help": "How often the sentence stays in its passage."}
+    )
+    inverse_cloze_mask_probability: float = field(
+        default=0.0,
+        metadata={"help": "How often words of the sentence are masked; for encoders that never met [MASK]."},
+    )
+    recurring_span_steps: int = field(default=0, metadata={"help": "Optimizer steps; 0 leaves the warm start out."})
+    recurring_span_batch_size: int = field(default=32, metadata={"help": "Queries a device embeds at once."})
+    recurring_span_accumulation_steps: int = field(default=1, metadata={"help": "Times that, by gradient caching."})
+    recurring_span_learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate."})
+    recurring_span_warmup_steps: int = field(default=0, metadata={"help": "Linear warm-up."})
+    recurring_span_keep_probability: float = field(
+        default=0.5, metadata={"help": "How often the span stays in the query."}
+    )
+
+
+def warm_up(
+    model: RealmForPreTraining,
+    passages: PassageStore,
+    tokenizer: RealmTokenizer,
+    warm: WarmStartArguments,
+    args: RealmTrainingArguments,
+    accelerator: Accelerator,
+) -> TrainingResult | None:
+    """All warm starts that are asked for; returns the result of the one that was interrupted, if one was."""
+    run = Path(args.output_dir)
+    common: dict[str, Any] = {"train_dataset": passages, "processing_class": tokenizer, "accelerator": accelerator}
+
+    def masked_lm() -> TrainingLoop:
+        train, heldout = hold_out_articles(passages)
+        settings = MaskedLMTrainingArguments(
+            max_length=warm.masked_lm_max_length,
+            pair_probability=warm.masked_lm_pair_probability,
+            eval_steps=args.eval_steps,
+            **_shared(warm, args, "masked_lm", "masked_lm"),
+        )
+        recurring = recurring_spans_of(passages, tokenizer, run)
+        return MaskedLMTrainer(model, settings, recurring=recurring, rows=train, eval_rows=heldout, **common)
+
+    def inverse_cloze() -> TrainingLoop:
+        settings = InverseClozeTrainingArguments(
+            keep_probability=warm.inverse_cloze_keep_probability,
+            mask_probability=warm.inverse_cloze_mask_probability,
+            max_query_length=args.max_query_length,
+            **_shared(warm, args, "inverse_cloze", "inverse_cloze"),
+        )
+        return InverseClozeTrainer(model, settings, **common)
+
+    def recurring_spans() -> TrainingLoop:
+        settings = RecurringSpanTrainingArguments(
+            keep_probability=warm.recurring_span_keep_probability,
+            max_query_length=args.max_query_length,
+            **_shared(warm, args, "recurring_spans", "recurring_span"),
+        )
+        return RecurringSpanTrainer(model, settings, recurring=recurring_spans_of(passages, tokenizer, run), **common)
+
+    asked = {
+        masked_lm: warm.masked_lm_steps,
+        inverse_cloze: warm.inverse_cloze_steps,
+        recurring_spans: warm.recurring_span_steps,
+    }
+    for make, steps in asked.items():
+        if steps:
+            result = make().train(resume_from_checkpoint=True)
+            if result.interrupted:
+                return result
+    return None
+
+
+def _shared(warm: WarmStartArguments, args: RealmTrainingArguments, folder: str, prefix: str) -> dict[str, Any]:
+    """The arguments of one warm start that all have, and those that are the run's."""
+    run = Path(args.output_dir)
+    names = ("seed", "bf16", "gradient_checkpointing", "use_cpu", "save_steps", "logging_steps", "disable_tqdm")
+    names += ("max_skipped_steps", "allow_changed_arguments")
+    return {
+        "output_dir": str(run / folder),
+        "run_name": f"{args.run_name or run.name}-{folder.replace('_', '-')}",
+        "max_steps": getattr(warm, f"{prefix}_steps"),
+        "per_device_train_batch_size": getattr(warm, f"{prefix}_batch_size"),
+        "gradient_accumulation_steps": getattr(warm, f"{prefix}_accumulation_steps"),
+        "learning_rate": getattr(warm, f"{prefix}_learning_rate"),
+        "warmup_steps": getattr(warm, f"{prefix}_warmup_steps"),
+        "save_total_limit": 1,
+        **{name: getattr(args, name) for name in names},
+    }
