@@ -28,10 +28,11 @@ from realm_hf.qa.answerer import QuestionAnswerer
 from realm_hf.qa.evaluation import evaluate_open_qa
 from realm_hf.qa.predictions import write_predictions
 from realm_hf.report.answers import write_answer_report
-from realm_hf.training.arguments import InverseClozeTrainingArguments, OpenQATrainingArguments
+from realm_hf.training.arguments import InverseClozeTrainingArguments
 from realm_hf.training.evaluation import retrieval_ranks
 from realm_hf.training.inverse_cloze import InverseClozeTrainer
 from realm_hf.training.open_qa import OpenQATrainer
+from realm_hf.training.open_qa_arguments import OpenQATrainingArguments
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 from bm25 import bm25_rows

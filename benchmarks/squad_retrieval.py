@@ -93,8 +93,8 @@ class Measurement:
         }
 
     @cached_property
-    def passage_states(self) -> tuple[np.ndarray, float]:
-        """See [`pooled_states`]."""
+    def passage_states(self) -> np.ndarray:
+        """Of the paragraphs, `[N, 2, H]`."""
         return pooled_states(
             self.encoder, self.passages.pad_candidates, self.passages.lengths, self.folder / "states" / "passages"
         )
@@ -114,7 +114,7 @@ class Measurement:
             return {"input_ids": ids, "attention_mask": mask}
 
         lengths = np.array([len(ids) for ids in self.tokens])
-        return pooled_states(self.encoder, pad, lengths, self.folder / "states" / "dev_questions")[0]
+        return pooled_states(self.encoder, pad, lengths, self.folder / "states" / "dev_questions")
 
     def tower(self, name: str) -> RealmEmbedder:
         """The tower that reads the encoder in one of the three ways."""
@@ -126,7 +126,7 @@ class Measurement:
             )
         size = self.args.dimension
         tower = RealmEmbedder.from_bert(self.args.weights, projection="linear", retriever_proj_size=size, **READ_MEAN)
-        set_projection(tower, principal_components(self.passage_states[0][:, MEAN], size))
+        set_projection(tower, principal_components(self.passage_states[:, MEAN], size))
         return tower
 
     @torch.inference_mode()
@@ -141,7 +141,7 @@ class Measurement:
     def retriever(self, name: str) -> tuple[RealmRetriever, RealmEmbedder]:
         """Exact search over one tower's embeddings of the paragraphs, and the tower."""
         tower = self.tower(name)
-        embeddings = self.read(tower, self.passage_states[0])
+        embeddings = self.read(tower, self.passage_states)
         some = np.arange(0, len(self.passages), max(1, len(self.passages) // 8))[:8]
         # The shortcut by way of stored states must be the tower's own way.
         np.testing.assert_allclose(embeddings[some], embed_passages(tower, self.passages, rows=some), atol=1e-4)
@@ -180,7 +180,7 @@ class Measurement:
     def dense(self, name: str) -> tuple[np.ndarray, dict[str, Any]]:
         """The encoder, read in one way."""
         retriever, tower = self.retriever(name)
-        facts = {"dimension": tower.config.retriever_proj_size, "encoding_seconds": round(self.passage_states[1], 1)}
+        facts = {"dimension": tower.config.retriever_proj_size}
         return self.ranks(retriever, self.read(tower, self.question_states)), facts
 
     def fused(self) -> tuple[np.ndarray, dict[str, Any]]:

@@ -2,7 +2,8 @@
 
     python benchmarks/warm_starts.py --passages passages.parquet --dev dev.parquet \
         --weights runs/masked-lm-small/model --output_dir runs/warm_starts/small
-    python benchmarks/warm_starts.py ... --weights .cache/minilm --projection none --learning_rate 2e-5 --max_steps 60
+    python benchmarks/warm_starts.py ... --weights .cache/minilm --projection none --learning_rate 2e-5 \
+        --max_steps 40 --batch_size 32
     python benchmarks/warm_starts.py --tables docs/results/warm-starts.md
 
 The corpus is the paragraphs of the dev articles and of some train articles; the towers are trained on it without any
@@ -245,7 +246,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--projection", choices=("linear", "none"), default="linear", help="none: read as it was made")
     parser.add_argument("--dimension", type=int, default=128, help="of embeddings, with a linear projection")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--max_steps", type=int, default=150)
+    parser.add_argument("--max_steps", type=int, default=120)
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--learning_rate", type=float, default=2e-4)
     parser.add_argument("--max_query_length", type=int, default=48)

@@ -5,15 +5,17 @@
     python examples/evaluate_retrieval.py --run RUN --questions questions.jsonl
 
 Questions are JSON lines with `question` and `answer` (a string or a list of strings). Recall@k is by answer string:
-one of the first k passages holds one of the answers as a run of whole tokens, in lower case. Every checkpoint embeds
-all passages anew, and the search is exact. `--run` takes the generations that a run of pre-training has kept, each
-with the weights it was built from, and embeds nothing but the questions.
+one of the first k passages holds one of the answers as a run of whole tokens, in lower case. With `--gold_column` it
+is by gold passages, named by number or text. nDCG@10 counts all gold passages; by answer string, the first passage
+that holds one. Every checkpoint embeds all passages anew, and the search is exact. `--run` takes the generations that
+a run of pre-training has kept, each with the weights it was built from, and embeds nothing but the questions.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +26,10 @@ from transformers import AutoConfig
 
 from bm25 import bm25_rows
 from realm_hf import RealmEmbedder, RealmForPreTraining, RealmRetriever, RealmTokenizer, build_index, embed_passages
-from realm_hf.data import MAX_QUERY_LENGTH, PassageStore, answer_tokens, load_questions
+from realm_hf.data import MAX_QUERY_LENGTH, PassageStore, load_questions
+from realm_hf.training import RetrievalQuestions
+
+NDCG_AT = 10
 
 
 def load_embedder(name: str, pooler: str) -> RealmEmbedder:
@@ -33,6 +38,13 @@ def load_embedder(name: str, pooler: str) -> RealmEmbedder:
     if kind == "bert":
         return RealmEmbedder.from_bert(name, pooler=pooler)  # type: ignore[arg-type]
     return RealmForPreTraining.from_pretrained(name).embedder.eval()
+
+
+def tokenizer_of(args: argparse.Namespace) -> RealmTokenizer:
+    """The tokenizer that made the passages."""
+    if args.tokenizer or args.run is None:
+        return RealmTokenizer.from_pretrained(args.tokenizer or args.models[0].partition("=")[2])
+    return RealmTokenizer.from_pretrained(args.run / "tokenizer")
 
 
 def dense_rows(
@@ -66,12 +78,13 @@ def generations_rows(
             yield f"step {step}", retrieved_rows(retriever.embedder, retriever, args, questions, k)
 
 
-def main() -> None:
+def main() -> int:
     """Evaluate all checkpoints and print one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, help="evaluate the kept generations of this run")
     parser.add_argument("--passages", type=Path, help="a passage store (default: that of --run)")
     parser.add_argument("--questions", type=Path, required=True, help="JSON lines: question, answer")
+    parser.add_argument("--gold_column", help="column of the gold passages: numbers of documents, or texts")
     parser.add_argument("--models", nargs="*", default=[], metavar="NAME=CHECKPOINT", help="folders or Hub ids")
     parser.add_argument("--tokenizer", help="by default each checkpoint's own")
     parser.add_argument("--pooler", choices=["checkpoint", "identity"], default="identity", help="of BERT checkpoints")
@@ -83,21 +96,19 @@ def main() -> None:
 
     if args.passages is None and args.run is None:
         parser.error("--passages or --run is needed: what is searched")
+    if args.run is None and not (args.models or args.tokenizer):
+        parser.error("--models or --tokenizer is needed beside --passages: which tokenizer made them")
     passages = PassageStore.load(args.passages or args.run / "passages")
-    examples = load_questions(args.questions)
+    examples = load_questions(args.questions, gold_column=args.gold_column, need_answers=False)
     questions = [example.question for example in examples]
-    wanted = [[answer_tokens(answer) for answer in example.answers] for example in examples]
-    tokens = [answer_tokens(passages.text(row)) for row in range(len(passages))]
-    k = max(args.ks)
+    asked = RetrievalQuestions(examples, passages, tokenizer_of(args), args.max_query_length)
+    k = max(*args.ks, NDCG_AT)
 
     def recall(found: np.ndarray) -> dict[str, float]:
-        first = np.full(len(questions), k)
-        for number, each in enumerate(found):
-            for rank, row in enumerate(each):
-                if row >= 0 and any(answer in tokens[row] for answer in wanted[number]):
-                    first[number] = rank
-                    break
-        return {str(depth): round(100 * float((first < depth).mean()), 1) for depth in args.ks}
+        judged = asked.judge(range(len(asked)), found)
+        shares = {str(depth): share for depth, share in judged.recall(args.ks).items()}
+        shares[f"ndcg@{NDCG_AT}"] = float(judged.ndcg(NDCG_AT).mean())
+        return {name: round(100 * share, 1) for name, share in shares.items()}
 
     table: dict[str, dict[str, float]] = {}
     if args.run is not None:
@@ -113,13 +124,16 @@ def main() -> None:
     if not args.no_bm25:
         table["BM25"] = recall(bm25_rows(passages, questions, k))
 
-    print(f"\n{len(questions):,} questions over {len(passages):,} passages, recall in percent by answer string\n")
-    print("| retriever |" + "".join(f" recall@{depth} |" for depth in args.ks) + "\n|---|" + "---|" * len(args.ks))
+    by = "gold passages" if args.gold_column else "answer string"
+    print(f"\n{len(questions):,} questions over {len(passages):,} passages, in percent by {by}\n")
+    shown = {**{str(depth): f"recall@{depth}" for depth in args.ks}, f"ndcg@{NDCG_AT}": f"nDCG@{NDCG_AT}"}
+    print("| retriever |" + "".join(f" {title} |" for title in shown.values()) + "\n|---|" + "---|" * len(shown))
     for name, figures in table.items():
-        print(f"| {name} |" + "".join(f" {figures[str(depth)]:.1f} |" for depth in args.ks))
+        print(f"| {name} |" + "".join(f" {figures[key]:.1f} |" for key in shown))
     if args.output:
         args.output.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -29,12 +29,14 @@ from corpora import (
 from pretrain_warm_starts import WarmStartArguments, warm_up
 from realm_hf import RealmForPreTraining, RealmTokenizer, write_report
 from realm_hf.data import (
+    OpenQAExample,
     PassageStore,
     RecurringMasks,
     SentenceStore,
     build_sentences,
     find_recurring_masks,
     load_documents,
+    load_questions,
     tagger_from_name,
 )
 from realm_hf.training import (
@@ -44,6 +46,31 @@ from realm_hf.training import (
     make_accelerator,
     parse_arguments,
 )
+
+
+@dataclass
+class PreTrainingArguments(RealmTrainingArguments):
+    """Parameters of pre-training, with the released warm-up unless another is given."""
+
+    warmup_steps: int = field(
+        default=-1,
+        metadata={
+            "help": "Steps in which the rate rises to its peak; -1: a tenth of max_steps, within 100 and 10,000."
+        },
+    )
+
+
+@dataclass
+class EvaluationArguments:
+    """Parameters that control which questions the served index is asked at each swap and evaluation."""
+
+    eval_questions: str | None = field(
+        default=None, metadata={"help": "Questions (JSON lines, Parquet, Hub): recall and nDCG while training."}
+    )
+    eval_gold_column: str | None = field(
+        default=None,
+        metadata={"help": "Column of their gold passages, numbers of documents or texts; default: judge by answers."},
+    )
 
 
 @dataclass
@@ -63,8 +90,11 @@ class SentenceArguments:
 
 
 def main() -> int:
-    knowledge, corpus, model_args, warm, args = parse_arguments(
-        [KnowledgeArguments, SentenceArguments, ModelArguments, WarmStartArguments, RealmTrainingArguments]
+    knowledge, corpus, evaluation, model_args, warm, args = parse_arguments(
+        [
+            *(KnowledgeArguments, SentenceArguments, EvaluationArguments),
+            *(ModelArguments, WarmStartArguments, PreTrainingArguments),
+        ]
     )
     accelerator = make_accelerator(args)
     set_up_logging(accelerator)
@@ -88,6 +118,7 @@ def main() -> int:
         eval_dataset=sentences.heldout,
         processing_class=tokenizer,
         passages=passages,
+        eval_retrieval=load_eval_questions(evaluation),
         recurring_masks=masks,
         accelerator=accelerator,
     )
@@ -134,6 +165,13 @@ def prepare_sentences(
     return SentenceStore(directory)
 
 
+def load_eval_questions(args: EvaluationArguments) -> list[OpenQAExample]:
+    """The questions that the index is asked while training; none by default."""
+    if args.eval_questions is None:
+        return []
+    return load_questions(args.eval_questions, gold_column=args.eval_gold_column, need_answers=False)
+
+
 def prepare_masks(
     sentences: SentenceStore, passages: PassageStore, tokenizer: RealmTokenizer, run: Path
 ) -> RecurringMasks:
@@ -161,7 +199,9 @@ def overview(
         *(f"{n:11} " + ", ".join(f"{k.replace('_', ' ')} {v:,}" for k, v in c.items()) for n, c in counts.items()),
         f"Training    {args.max_steps:,} steps of {batch} examples with {args.num_candidates} candidates, on "
         f"{accelerator.num_processes} x {accelerator.device.type}; {len(sentences.heldout):,} sentences held out",
-        f"Index       {args.index_factory}, refresh {args.refresh} every {args.refresh_steps} steps",
+        f"Rate        peak {args.learning_rate:g} after {args.num_warmup_steps:,} steps of warm-up, then "
+        f"{args.lr_scheduler_type}",
+        f"Index       {args.index_factory}, refresh {args.refresh}, {args.snapshot_schedule}",
     ]
     return "\n".join(lines)
 

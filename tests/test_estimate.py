@@ -90,6 +90,25 @@ def test_training_waits_for_builds_in_sync_mode_only():
     assert asynchronous.total_seconds == pytest.approx(steps + 2 * asynchronous.refresh_seconds)
 
 
+@pytest.mark.parametrize("builders", [0, 1])
+def test_a_schedule_of_one_part_is_estimated_as_its_interval(builders):
+    by_schedule = changed(builders=builders, refresh_schedule="0-:70", refresh_steps=9)
+    plain = changed(builders=builders, refresh_steps=70)
+    assert dataclasses.replace(by_schedule, assumed=[]) == dataclasses.replace(plain, assumed=[])
+    assert any("schedule every 70 steps" in line for line in by_schedule.assumed)
+
+
+def test_a_schedule_renews_the_index_as_often_as_its_parts_say():
+    sync = changed(builders=0, steps=5000, refresh_schedule="0-1000:250,1000-:1000")
+    assert sync.refreshes == 4 + 3, "250, 500, 750, 1000, 2000, 3000, 4000; that of step 5000 is the last index"
+    assert sync.longest_staleness_steps == 1000
+    assert sync.staleness_steps == pytest.approx((1000 * 125 + 4000 * 500) / 5000)
+    asynchronous = changed(steps=5000, passages=100, refresh_schedule="0-1000:250,1000-:1000")
+    build = asynchronous.refresh_seconds / asynchronous.step_seconds
+    assert asynchronous.longest_staleness_steps == pytest.approx(build + 1000)
+    assert asynchronous.refreshes == 4 - 1 + 4, "each is served a build later: the fourth in the second part"
+
+
 def test_a_run_too_short_for_a_build_is_never_refreshed():
     assert changed(steps=3, passages=10_000_000).refreshes == 0
 
@@ -109,6 +128,7 @@ def test_a_step_grows_with_batch_candidates_and_lengths():
         ({"builders": -1}, "builders is -1"),
         ({"dtype": "int8"}, "dtype is 'int8'"),
         ({"index_cores": 0}, "index_cores is 0"),
+        ({"refresh_schedule": "0-10:5"}, "refresh_schedule is '0-10:5': it ends at step 10"),
         ({"rates": dataclasses.replace(RATES, encode_tflops=0.0)}, "encode_tflops is 0.0"),
     ],
 )
@@ -152,3 +172,11 @@ def test_a_model_that_is_none_is_told(folder, tmp_path, capsys):
         (tmp_path / "config.json").write_text(folder)
     assert main(["estimate", "--passages", "9", "--steps", "9", "--model", str(tmp_path)]) == 4
     assert str(tmp_path) in capsys.readouterr().err
+
+
+def test_the_command_takes_a_schedule(capsys):
+    words = ["estimate", "--passages", "1000", "--steps", "5000", "--builders", "0", "--refresh_schedule"]
+    assert main([*words, "0-1000:250,1000-:1000"]) == 0
+    told = capsys.readouterr().out
+    assert "with 7 refreshes" in told
+    assert "a snapshot by the schedule 0-1000:250,1000-:1000" in told

@@ -7,7 +7,6 @@ in blocks, each a file that is whole or not there: a run that is stopped goes on
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,7 +25,7 @@ Pad = Callable[[np.ndarray], dict[str, np.ndarray]]
 """Numbers of texts to their padded inputs, `[n, L]` each."""
 
 
-def pooled_states(encoder: RealmEmbedder, pad: Pad, lengths: np.ndarray, folder: Path) -> tuple[np.ndarray, float]:
+def pooled_states(encoder: RealmEmbedder, pad: Pad, lengths: np.ndarray, folder: Path) -> np.ndarray:
     """The states of all texts, from the files that are there and computed where there are none.
 
     Args:
@@ -36,22 +35,20 @@ def pooled_states(encoder: RealmEmbedder, pad: Pad, lengths: np.ndarray, folder:
         folder: Where the blocks are kept.
 
     Returns:
-        float32 `[N, 2, H]`: the mean and [CLS]; and the seconds that all of it took, this time or earlier.
+        float32 `[N, 2, H]`: the mean and [CLS].
     """
-    blocks, seconds = [], 0.0
+    blocks = []
     for start in range(0, len(lengths), BLOCK):
         file = folder / f"{start:08d}.npz"
         if not file.exists():
-            began = time.perf_counter()
             states = _block(encoder, pad, np.arange(start, min(start + BLOCK, len(lengths))), lengths)
             folder.mkdir(parents=True, exist_ok=True)
             with replacement(file) as temporary, temporary.open("wb") as opened:
-                np.savez(opened, states=states, seconds=time.perf_counter() - began)
+                np.savez(opened, states=states)
             print(f"{folder.name}: {start + len(states):,} of {len(lengths):,} texts", file=sys.stderr, flush=True)
         with np.load(file, allow_pickle=False) as found:
             blocks.append(found["states"])
-            seconds += float(found["seconds"])
-    return np.concatenate(blocks), seconds
+    return np.concatenate(blocks)
 
 
 @torch.inference_mode()

@@ -57,9 +57,9 @@ def test_each_row_is_measured_once_and_stands_in_the_page(tmp_path, monkeypatch,
 def test_the_states_of_a_run_that_was_stopped_are_those_of_one_that_was_not(tmp_path, monkeypatch, options):
     monkeypatch.setattr(pooled_states, "BLOCK", 7)
     arguments = squad_retrieval.make_parser().parse_args(options)
-    states = squad_retrieval.Measurement(arguments).passage_states[0]
+    states = squad_retrieval.Measurement(arguments).passage_states
     (tmp_path / "run" / "states" / "passages" / "00000007.npz").unlink()
-    again = squad_retrieval.Measurement(arguments).passage_states[0]
+    again = squad_retrieval.Measurement(arguments).passage_states
     np.testing.assert_array_equal(states, again)
     assert states.shape == (24, 2, 32)
 

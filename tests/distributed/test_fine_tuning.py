@@ -49,6 +49,32 @@ def test_two_ranks_with_accumulation_equal_one_process_with_the_same_global_batc
     assert [entry["best"] for entry in logs[0]] != [entry["best"] for entry in logs[1]], "different questions"
 
 
+def test_two_ranks_teach_the_reader_alone_on_gold_passages_as_one_process_does(world, tmp_path):
+    settings = {
+        "program": "fine_tune_program",
+        "max_steps": 4,
+        "per_device_train_batch_size": 1,
+        "reader_beam_size": 2,
+        "searcher_beam_size": 2,
+        "gold": True,
+        "gold_passages": True,
+        "freeze_retriever": True,
+        "answerless": 2,  # at times a rank has nothing to learn from
+        "save_steps": 0,
+        "float64": True,
+        "dropout": 0.1,
+    }
+    two_ranks = start_ranks(world, tmp_path / "two", 2, **settings)
+    finish([*two_ranks, start_trainer(world, tmp_path / "one", gradient_accumulation_steps=2, **settings)])
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert records(two, "loss") == pytest.approx(records(one, "loss"), abs=1e-6)
+    assert records(two, "reader_answerless") == records(one, "reader_answerless")
+    assert 0 < sum(records(one, "reader_answerless")) < 8
+    ours, theirs = (load_file(run / "model" / "model.safetensors") for run in (one, two))
+    for name in ours:
+        assert (ours[name] - theirs[name]).abs().max() < 1e-5, name
+
+
 def test_both_ranks_end_early_at_the_same_step(world, tmp_path):
     settings = {"max_steps": 40, "eval_steps": 1, "early_stopping_patience": 1, "learning_rate": 1e-9}
     printed = finish(start_ranks(world, tmp_path / "run", 2, program="fine_tune_program", **settings))

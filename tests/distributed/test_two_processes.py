@@ -62,6 +62,26 @@ def test_two_ranks_with_accumulation_equal_one_process_with_the_same_global_batc
     assert generations[0] == generations[1]
 
 
+def test_two_ranks_keep_the_candidates_of_one_process_by_the_towers_of_the_step(uneven, tmp_path):
+    settings = {
+        "max_steps": 4,
+        "per_device_train_batch_size": 2,
+        "refresh": "off",
+        "save_steps": 0,
+        "rerank_depth": 10,
+    }
+    exact = {"learning_rate": 1e-2, "float64": True, "distinct": True, "dropout": 0.1}
+    two_ranks = start_ranks(uneven, tmp_path / "two", 2, **settings, **exact)
+    plain = {**settings, "rerank_depth": None}
+    one, without = (
+        start_trainer(uneven, tmp_path / name, gradient_accumulation_steps=2, **given, **exact)
+        for name, given in (("one", settings), ("without", plain))
+    )
+    finish([*two_ranks, one, without])
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-6)
+    assert losses(tmp_path / "one") != pytest.approx(losses(tmp_path / "without"), abs=1e-3)
+
+
 def test_ranks_always_search_one_generation_while_it_is_refreshed_asynchronously(tmp_path):
     fact_world(tmp_path / "world")
     ranks = start_ranks(

@@ -45,6 +45,7 @@ def test_what_the_run_recorded_is_said(card, manifest, tmp_path):
         "evaluation": {"eval_loss": 3.25, "eval_note": "words"},
         "recall": {"ict": {"1": 75.5, "20": 100.0}, "realm": {"1": 86.9, "5": 93.5}},
         "seconds": {"total": 387.7},
+        "arguments": {"warmup_steps": 1000, "refresh": "async", "refresh_steps": 500},
     }
     (tmp_path / "summary.json").write_text(json.dumps(summary))
     (tmp_path / "run.json").write_text(json.dumps({"packages": {"torch": "2.13.0"}}))
@@ -56,12 +57,35 @@ def test_what_the_run_recorded_is_said(card, manifest, tmp_path):
 
     assert "| optimizer steps | 170 |" in text
     assert "| largest learning rate | 0.0005 |" in text
+    assert "| warm-up steps | 1,000 |" in text
+    assert "| index refresh | async, every 500 steps |" in text
     assert "| torch | 2.13.0 |" in text
     assert "| loss | 3.25 |" in text
     assert "words" not in text.split("## Results")[1].split("## Limits")[0]
     assert "| stage | recall@1 | recall@5 | recall@20 |" in text
     assert "| ict | 75.5 |  | 100.0 |" in text
     assert "98.4 %" in text
+
+
+def test_retrieval_is_said_before_and_after_training_and_once(card, tmp_path):
+    at = {step: {"step": step, "eval_recall_at_1": step / 1000, "eval_ndcg_at_10": 0.5} for step in (0, 400, 812)}
+    run = RunRecord(
+        tmp_path, evaluations=list(at.values()), summary={"evaluation": {"eval_recall_at_1": 0.812, "eval_loss": 2.5}}
+    )
+    text = card(run=run).text
+    assert "| step | recall@1 | nDCG@10 |\n|---|---|---|\n| 0 | 0.0 | 50.0 |\n| 812 | 81.2 | 50.0 |" in text
+    assert "| loss | 2.5 |" in text and "recall at 1" not in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"refresh": "off", "refresh_steps": 500}, "| index refresh | off |"),
+        ({"refresh": "sync", "refresh_schedule": "0-9:2,9-:5"}, "| index refresh | sync, 0-9:2,9-:5 |"),
+    ],
+)
+def test_a_card_says_when_the_index_was_refreshed(card, tmp_path, arguments, said):
+    assert said in card(run=RunRecord(tmp_path, summary={"arguments": arguments})).text
 
 
 def test_staleness_is_counted_from_the_generation_that_is_published(card, manifest, tmp_path):

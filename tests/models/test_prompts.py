@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from tiny_worlds import VOCAB, tiny_tokenizer
 from transformers import BertConfig, BertForPreTraining
 
-from realm_hf import RealmConfig, RealmEmbedder, RealmForOpenQA, RealmForPreTraining, RealmScorer, embed_passages
+from realm_hf import (
+    RealmConfig,
+    RealmEmbedder,
+    RealmForOpenQA,
+    RealmForPreTraining,
+    RealmRetriever,
+    RealmScorer,
+    build_index,
+    embed_passages,
+)
 from realm_hf.data import passages_from_rows
 from realm_hf.data.collators import PreTrainingCollator
 from realm_hf.data.masking import mask_example
@@ -184,8 +193,15 @@ def test_a_published_configuration_may_have_prompts_of_numbers_only(model, tmp_p
             read_tower_configuration(config)
 
 
-def test_a_generation_of_another_prompt_is_seen_by_the_tower_check(model, plain, store):
-    assert tower_movements(plain.embedder, store, embed_passages(model.embedder, store)).min() > 0.06
+def test_an_index_of_another_prompt_is_refused_by_whoever_asks_whose_it_is(model, plain, store):
+    embeddings = embed_passages(model.embedder, store)
+    assert tower_movements(plain.embedder, store, embeddings).min() > 0.06
+    common = {"index": build_index(embeddings), "embeddings": embeddings}
+    retriever = RealmRetriever(store, tiny_tokenizer(), embedder=plain.embedder, **common)
+    with pytest.raises(ValueError, match="is not the one that made the index"):
+        retriever.add_passages(["They sell tea."], titles=["Chad"])
+    retriever = RealmRetriever(store, tiny_tokenizer(), embedder=model.embedder, **common)
+    retriever.add_passages(["They sell tea."], titles=["Chad"])
 
 
 def test_no_prompt_adds_no_weight(plain):

@@ -123,3 +123,10 @@ def test_arguments_that_are_not_understood_end_in_one_line_of_one_process(monkey
     with pytest.raises(SystemExit):
         main(["evaluate", "missing.yaml"])
     assert not capsys.readouterr().err
+
+
+def test_help_names_every_benchmark(capsys):
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--help"])
+    said = capsys.readouterr().out
+    assert "usage: realm-hf evaluate" in said and ", ".join(evaluate.BENCHMARKS) in " ".join(said.split())

@@ -8,6 +8,7 @@ import pytest
 from realm_hf.refresh.base import RefreshError, RefreshHealth
 from realm_hf.refresh.schedule import RefreshScheduler
 from realm_hf.refresh.swap import SwapCoordinator
+from realm_hf.runs.snapshot_schedule import SnapshotSchedule
 
 ALONE = SimpleNamespace(process_index=0, num_processes=1)
 EMBEDDER = SimpleNamespace()
@@ -80,6 +81,16 @@ def test_a_snapshot_is_submitted_at_every_multiple_of_refresh_steps():
         refresh.after_step(step, EMBEDDER)
     assert refresher.submitted == [4, 8, 12]
     assert refresh.staleness(13) == 13
+
+
+def test_a_schedule_says_when_snapshots_are_submitted():
+    refresher = StubRefresher()
+    refresh = driver(refresher, refresh_steps=SnapshotSchedule.parse("0-4:2,4-:5"), max_staleness=5)
+    for step in range(1, 20):
+        refresh.after_step(step, EMBEDDER)
+    assert refresher.submitted == [2, 4, 9, 14, 19]
+    with pytest.raises(ValueError, match="max_staleness is 4 steps but a snapshot is taken only every 5"):
+        driver(refresher, refresh_steps=SnapshotSchedule.parse("0-4:2,4-:5"), max_staleness=4)
 
 
 def test_sync_swaps_at_the_very_step():

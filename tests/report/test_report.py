@@ -123,6 +123,30 @@ def test_page_tells_the_runs_figures(tmp_path):
     assert "+4.20" in page
 
 
+def test_retrieval_is_drawn_and_stands_beside_its_swap(tmp_path):
+    run = write_run(tmp_path / "run")
+    plain = write_report(run).read_text()
+    assert "nDCG" not in plain and "recall and nDCG" not in plain
+    records = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    for record in records:
+        if record["step"] in (50, 101) and ("eval_loss" in record or "events" in record):
+            record |= {"eval_recall_at_5": 0.4375 if record["step"] == 50 else 0.625, "eval_ndcg_at_10": 0.5}
+    (run / "log.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    page = write_report(run).read_text()
+    assert "<h3>recall@5</h3>" in page and "<title>held out, step 50: 43.8</title>" in page
+    (row,) = [row for row in re.findall("<tr>.*?</tr>", page) if "step-80-abcd" in row]
+    assert row.endswith("<td>62.5</td><td>50</td></tr>"), row
+    assert read_run(run).retrieval()[101] == {"recall@5": 62.5, "nDCG@10": 50.0}
+
+
+def test_the_arguments_of_a_run_that_ended_are_shown(tmp_path):
+    run = write_run(tmp_path / "run")
+    assert "Arguments (summary.json)" not in write_report(run).read_text()
+    (run / "summary.json").write_text(json.dumps({"arguments": {"refresh_schedule": "0-9:2,9-:5", "run": "<s>"}}))
+    page = write_report(run).read_text()
+    assert "&quot;refresh_schedule&quot;: &quot;0-9:2,9-:5&quot;" in page and "<s>" not in page
+
+
 def test_text_of_the_corpus_is_escaped(tmp_path):
     page = write_report(write_run(tmp_path / "run")).read_text()
     assert "&lt;is&gt;" in page

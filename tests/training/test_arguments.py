@@ -64,6 +64,9 @@ def test_missing_or_shapeless_yaml_file_is_said(tmp_path):
         ({"save_total_limit": 0}, "save_total_limit is 0"),
         ({"on_stale": "wait"}, "max_staleness is not set"),
         ({"max_staleness": 10, "refresh_steps": 20}, "max_staleness is 10.*refresh_steps = 20"),
+        ({"max_staleness": 500, "refresh_schedule": "0-9:5,9-:900"}, "500 steps.*refresh_schedule's longest .* = 900"),
+        ({"refresh_schedule": "0-9"}, "refresh_schedule is '0-9': '0-9' is no such part"),
+        ({"warmup_steps": -2}, "warmup_steps is -2, but must be at least -1"),
         ({"refresh": "external", "on_stale": "sync", "max_staleness": 900}, "refresh='external' forbids"),
         ({"refresh": "off", "max_staleness": 900}, "never renews"),
         ({"output_dir": ""}, "output_dir is empty"),
@@ -72,6 +75,14 @@ def test_missing_or_shapeless_yaml_file_is_said(tmp_path):
 def test_impossible_value_is_refused_in_words(wrong, message):
     with pytest.raises(ValueError, match=message):
         RealmTrainingArguments(**{"output_dir": "x", **wrong})
+
+
+def test_a_schedule_goes_before_the_interval(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("output_dir: x\nrefresh_schedule: 0-1000:250,1000-:1000\nmax_staleness: 1500\n")
+    (args,) = parse_arguments([RealmTrainingArguments], [str(file)])
+    assert str(args.snapshot_schedule) == "0-1000:250,1000-:1000"
+    assert RealmTrainingArguments(output_dir="x", refresh_steps=7).snapshot_schedule.intervals == (7,)
 
 
 def test_contrastive_batch_of_one_is_refused():

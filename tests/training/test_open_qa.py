@@ -17,7 +17,8 @@ from realm_hf.qa.answerer import QuestionAnswerer
 from realm_hf.retriever.retriever import RealmRetriever
 from realm_hf.runs.errors import RunDirectoryError
 from realm_hf.runs.records import read_log
-from realm_hf.training.arguments import OpenQATrainingArguments, RealmTrainingArguments
+from realm_hf.training.arguments import RealmTrainingArguments
+from realm_hf.training.open_qa_arguments import OpenQATrainingArguments
 from realm_hf.training.pretraining import RealmTrainer
 
 

@@ -15,7 +15,7 @@ from realm_hf.data.questions.load import OpenQAExample
 from realm_hf.retriever.candidates import RankingSource
 from realm_hf.runs.errors import RunDirectoryError
 from realm_hf.runs.records import read_log
-from realm_hf.training.arguments import OpenQATrainingArguments
+from realm_hf.training.open_qa_arguments import OpenQATrainingArguments
 from realm_hf.training.open_qa_beam import read_first
 
 NARROW = {"searcher_beam_size": 3, "reader_beam_size": 3}
@@ -198,6 +198,39 @@ def test_a_gold_passage_goes_before_the_other_source(world, tmp_path):
     _, seen = watched(world, tmp_path, examples=with_gold(world), max_steps=1, gold_passages=True, more=more, **NARROW)
     for row, read in zip(seen.rows[0], seen.beams[0].rows, strict=True):
         assert set(read) == {row, *[other for other in (59, 58, 57) if other != row][:2]}
+
+
+def test_a_mix_reads_passages_found_by_words_and_by_the_index(world, tmp_path):
+    made, seen = watched(
+        world, tmp_path / "a", max_steps=2, candidate_mix="dense=2,bm25=1", searcher_beam_size=8, reader_beam_size=3
+    )
+    _, plain = watched(world, tmp_path / "b", max_steps=2, searcher_beam_size=8, reader_beam_size=3)
+    assert made.args.candidate_mix == "dense=2,bm25=1" and (tmp_path / "a" / "bm25").is_dir()
+    for read, found in zip(seen.beams[0].rows, plain.beams[0].rows, strict=True):
+        assert set(found[:2]) <= set(read[:3])
+    # A question's own passage shares three words of its name, so words find each answer.
+    assert all(row in beam for beam, row in zip(seen.beams[0].rows[:, :3], seen.rows[0], strict=True))
+    assert sum(r["reader_answerless"] for r in steps(tmp_path / "a")) == 0
+    assert sum(r["reader_answerless"] for r in steps(tmp_path / "b")) > 0
+    assert made.index.candidate_source is None, "the evaluation is by the index alone"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"candidate_mix": "bm25=2,dense=3"}, "give reader_beam_size too"),
+        ({"candidate_mix": "bm25=2,dense=3", "reader_beam_size": 4}, "5 passages in all, but reader_beam_size is 4"),
+        ({"candidate_mix": "tfidf=2", "reader_beam_size": 2}, "give each of bm25, dense once"),
+    ],
+)
+def test_a_mix_that_does_not_fit_is_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        OpenQATrainingArguments(output_dir="x", **wrong)
+
+
+def test_a_mix_and_another_source_are_refused_together(world, tmp_path):
+    with pytest.raises(ValueError, match="candidate_mix is 'bm25=3', and a candidate_source is given too"):
+        qa_trainer(world, tmp_path, candidate_mix="bm25=3", reader_beam_size=3, more={"reading_source": Backwards()})
 
 
 # A retriever that is left as it is

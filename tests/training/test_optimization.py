@@ -31,6 +31,17 @@ def test_rate_without_warm_up_starts_at_its_peak():
     assert [learning_rate(args, step) for step in (1, 2)] == [2.0, 1.0]
 
 
+@pytest.mark.parametrize(("max_steps", "warmup"), [(50, 100), (1_000, 100), (2_009, 200), (200_000, 10_000)])
+def test_the_released_warm_up_is_a_tenth_of_the_steps_within_its_bounds(max_steps, warmup):
+    settings = {"output_dir": "x", "learning_rate": 1.0, "max_steps": max_steps}
+    released = RealmTrainingArguments(**settings, warmup_steps=-1)
+    given = RealmTrainingArguments(**settings, warmup_steps=warmup)
+    assert released.num_warmup_steps == warmup
+    for step in (1, 37, warmup, warmup + 1, max_steps):
+        assert learning_rate(released, step) == learning_rate(given, step)
+    assert learning_rate(released, 1) == pytest.approx(1 / warmup)
+
+
 def test_weight_decay_spares_biases_and_layer_norms_and_nothing_frozen_is_stepped():
     model = tiny_model()
     optimizer = make_optimizer(model, RealmTrainingArguments(output_dir="x", weight_decay=0.1))

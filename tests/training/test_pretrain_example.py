@@ -13,7 +13,7 @@ from example_programs import EXAMPLES, run_example, tiny_bert
 from tiny_worlds import FIXTURES
 
 from realm_hf import RealmForPreTraining, RealmTokenizer
-from realm_hf.runs.records import read_log
+from realm_hf.runs.records import read_log, read_run
 from realm_hf.training.inverse_cloze import InverseClozeTrainer
 from realm_hf.training.masked_lm import MaskedLMTrainer
 from realm_hf.training.recurring_spans import RecurringSpanTrainer
@@ -154,6 +154,22 @@ def test_warm_start_alone_leaves_a_model_to_go_on_from(bert, tmp_path, monkeypat
     words += ["--gradient_accumulation_steps", 2, "--max_candidate_length", 96, "--use_cpu", "--disable_tqdm"]
     run_example("train_inverse_cloze", monkeypatch, *words)
     assert isinstance(RealmForPreTraining.from_pretrained(tmp_path / "ict" / "model"), RealmForPreTraining)
+
+
+def test_questions_are_asked_while_training_by_gold_passages_or_answers(configuration, tmp_path, monkeypatch, capsys):
+    asked = [
+        {"question": "Where does the river rise?", "passage": 3},
+        {"question": "Who buys oil?", "passage": [1, 5]},
+    ]
+    file = tmp_path / "questions.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in asked), encoding="utf-8")
+    words = ["--eval_questions", file, "--eval_gold_column", "passage", "--inverse_cloze_steps", 0]
+    run_example("pretrain", monkeypatch, configuration, *words, "--max_steps", 3)
+    run = read_run(tmp_path / "run")
+    assert sorted(run.retrieval()) == [0, 2, 3]
+    assert set(run.retrieval()[3]) == {"recall@1", "recall@5", "recall@20", "nDCG@10"}
+    assert "after 100 steps of warm-up" in capsys.readouterr().out
+    assert run.arguments["warmup_steps"] == 100
 
 
 def test_shipped_configurations_name_only_arguments_that_exist():

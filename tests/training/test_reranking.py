@@ -123,6 +123,24 @@ def test_candidates_do_not_depend_on_how_a_step_is_divided(world, tmp_path):
     assert losses(tmp_path / "a") == pytest.approx(losses(tmp_path / "b"), abs=1e-4)
 
 
+def test_prompts_count_as_they_do_in_the_index(world):
+    passages, _ = load_world(world)
+    ids = tiny_tokenizer()("we buy oil from the river", add_special_tokens=False)["input_ids"]
+    prompts = {
+        f"{role}_prompt{part}": value for role in ("query", "document") for part, value in (("", "x"), ("_ids", ids))
+    }
+    model = bag_of_words_start(tiny_model(**prompts)).eval()
+    nothing = np.zeros(0, np.int64)
+    query = np.array(tiny_tokenizer()("coffee")["input_ids"])
+    rows = np.arange(-1, len(passages))[None]
+    kept = LiveReranker(model, passages, 26)([MaskedQuery(query, nothing, nothing, -1, nothing)], rows, 9)
+    scores = embed_passages(model.embedder, passages) @ encode_queries(model.query_embedder, [query])[0]
+    plain = bag_of_words_start(tiny_model()).eval()
+    other = embed_passages(plain.embedder, passages) @ encode_queries(plain.query_embedder, [query])[0]
+    assert kept[0, 1:].tolist() == np.argsort(-scores, kind="stable")[:8].tolist()
+    assert kept[0, 1:].tolist() != np.argsort(-other, kind="stable")[:8].tolist()
+
+
 def test_absent_candidates_come_last_and_rows_that_are_few_enough_are_left_alone(world):
     passages, _ = load_world(world)
     model = tiny_model(dropout=0.5).train()
@@ -136,6 +154,11 @@ def test_absent_candidates_come_last_and_rows_that_are_few_enough_are_left_alone
     assert rerank(queries, rows, 4).tolist() == kept.tolist(), "without dropout"
     assert model.embedder.training and all(p.grad is None for p in model.parameters())
     assert torch.is_grad_enabled()
+
+
+def test_a_depth_and_a_mix_are_refused_together():
+    with pytest.raises(ValueError, match="the second keeps the best whatever found them"):
+        RealmTrainingArguments(output_dir="x", num_candidates=3, candidate_mix="bm25=1,dense=1", rerank_depth=9)
 
 
 def test_a_depth_that_leaves_nothing_out_is_refused():

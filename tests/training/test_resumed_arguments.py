@@ -11,8 +11,10 @@ from tiny_worlds import fact_world
 from transformers import TrainerCallback
 
 from realm_hf.runs.errors import RunDirectoryError
+from realm_hf.runs.records import read_run
 from realm_hf.storage.sealed_json import SEAL
-from realm_hf.training.arguments import InverseClozeTrainingArguments, OpenQATrainingArguments, RealmTrainingArguments
+from realm_hf.training.arguments import InverseClozeTrainingArguments, RealmTrainingArguments
+from realm_hf.training.open_qa_arguments import OpenQATrainingArguments
 from realm_hf.training.resumed_arguments import FREE, UNREPORTED
 
 
@@ -80,6 +82,18 @@ def test_what_is_kept_told_or_renewed_may_change_and_is_said(world, tmp_path, ca
     assert trainer_of("pre-training", world, tmp_path, **settings).train(resume_from_checkpoint=True).step == 6
     assert "save_steps 500 then, 3 now" in caplog.text and "builder_threads 1 then, 2 now" in caplog.text
     assert "index_threads None then, 1 now" in caplog.text
+
+
+def test_a_resumed_run_goes_on_by_its_schedule_or_another(world, tmp_path, caplog):
+    stopped_run("pre-training", world, tmp_path, refresh="sync", refresh_schedule="0-3:1,3-:2")
+    settings = {"max_steps": 8, "refresh": "sync", "refresh_schedule": "0-3:1,3-:2"}
+    trainer_of("pre-training", world, tmp_path, **settings).train(resume_from_checkpoint=True)
+    taken = [swap["snapshot_step"] for swap in read_run(tmp_path).swaps()]
+    assert taken == [0, 1, 2, 3, 5, 7, 8], "8 is the index of the final weights"
+    settings |= {"max_steps": 11, "refresh_schedule": "0-8:1,8-:2"}
+    trainer_of("pre-training", world, tmp_path, **settings).train(resume_from_checkpoint=True)
+    assert "refresh_schedule '0-3:1,3-:2' then, '0-8:1,8-:2' now" in caplog.text
+    assert [swap["snapshot_step"] for swap in read_run(tmp_path).swaps()][len(taken) :] == [10, 11]
 
 
 def test_batch_dealt_out_in_another_way_is_the_same_batch(world, tmp_path):

@@ -11,6 +11,7 @@ from realm_hf.runs.records import read_log
 from realm_hf.training.arguments import RealmTrainingArguments
 from realm_hf.training.optimization import make_accelerator
 from realm_hf.training.tracking import (
+    Reporter,
     StepLog,
     figures_of,
     finish_trackers,
@@ -120,3 +121,24 @@ def test_every_figure_of_the_log_reaches_the_tracker_swaps_between_two_logged_st
     assert {"index_seconds"} <= {name for step, name in sent if step == 0}
     assert {"save_seconds"} <= {name for step, name in sent if step == 4}
     assert fake.values["output_dir"] == str(tmp_path)
+
+
+def test_held_out_figures_of_a_swap_reach_the_tracker_between_two_logged_steps(tmp_path):
+    args = RealmTrainingArguments(output_dir=str(tmp_path), use_cpu=True, disable_tqdm=True)
+    accelerator = make_accelerator(args)
+    fake = FakeTracker()
+    accelerator.log_with = [fake]
+    reporter = Reporter(accelerator, args, tmp_path / "log.jsonl", name="x")
+    reporter.write({"step": 3, "loss": 1.0, "eval_recall_at_5": 0.5}, sampled=False)
+    reporter.write({"step": 4, "loss": 2.0}, sampled=False)
+    reporter.close()
+    assert fake.logged == [(3, {"eval_recall_at_5": 0.5})]
+
+
+def test_the_summary_names_the_arguments_and_the_warm_up_in_steps(world, tmp_path):
+    settings = {"max_steps": 2, "warmup_steps": -1, "refresh_schedule": "0-1:1,1-:2"}
+    made = trainer_of("pre-training", world, tmp_path, **settings)
+    made.train()
+    arguments = json.loads((tmp_path / "summary.json").read_text())["arguments"]
+    assert arguments["warmup_steps"] == 100 and arguments["refresh_schedule"] == "0-1:1,1-:2"
+    assert arguments.keys() & {"output_dir", "run_name", "report_to"} == set(), "no paths"

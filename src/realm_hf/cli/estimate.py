@@ -33,6 +33,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     counts = ("devices", "builders", "index_cores", "batch_size", "candidates", "refresh_steps", "dimension")
     for name in (*counts, "keep_generations"):
         parser.add_argument(f"--{name}", type=int, default=defaults[name], metavar="N", help="(default: %(default)s)")
+    parser.add_argument("--refresh_schedule", metavar="PARTS", help="such as 0-1000:250,1000-:1000 (default: none)")
     for name in ("query_tokens", "passage_tokens", "masked_tokens"):
         parser.add_argument(
             f"--{name}", type=float, default=defaults[name], metavar="X", help="(default: %(default)s)"

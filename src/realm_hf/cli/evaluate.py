@@ -69,7 +69,9 @@ class ModelAndCorpusArguments:
 class QuestionArguments:
     """Parameters that control what is asked."""
 
-    benchmark: str | None = field(default=None, metadata={"help": f"One of {', '.join(BENCHMARKS)}."})
+    benchmark: str | None = field(
+        default=None, metadata={"help": "One of nq_open, web_questions, squad, curated_trec."}
+    )
     questions: str | None = field(
         default=None, metadata={"help": "JSON lines or Parquet with question and answer(s), or a Hub id."}
     )

@@ -49,6 +49,13 @@ class MaskedQuery:
     sentence_ids: np.ndarray
 
 
+def no_example(special_tokens: SpecialTokens) -> MaskedQuery:
+    """`[CLS] [SEP]`, with nothing to predict: where a rank has no example, and must take part all the same."""
+    nothing = np.zeros(0, np.int64)
+    ids = np.array([special_tokens.cls, special_tokens.sep])
+    return MaskedQuery(ids, nothing, nothing, span=-1, sentence_ids=nothing)
+
+
 @dataclass(frozen=True)
 class Skip:
     """

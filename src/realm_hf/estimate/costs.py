@@ -9,6 +9,7 @@ from importlib.resources import files
 
 from realm_hf.estimate.index_costs import DTYPE_BYTES, built_index_bytes, index_bytes, index_operations
 from realm_hf.index.default_index import plan_index
+from realm_hf.runs.snapshot_schedule import SnapshotSchedule
 
 __all__ = [
     "MODELS",
@@ -115,6 +116,7 @@ class Plan:
         passage_tokens (`float`): Mean length of a passage.
         masked_tokens (`float`): Masked wordpieces of a query.
         refresh_steps (`int`): A snapshot every so many steps.
+        refresh_schedule (`str`, *optional*): As `--refresh_schedule`, in place of `refresh_steps`.
         dimension (`int`): D.
         dtype (`str`): Of stored embeddings.
         factory (`str`): As `--index_factory`.
@@ -138,6 +140,14 @@ class Plan:
     dtype: str = "float32"
     factory: str = "auto"
     keep_generations: int = 2
+    refresh_schedule: str | None = None
+
+    @property
+    def schedule(self) -> SnapshotSchedule:
+        """When snapshots are taken."""
+        if self.refresh_schedule is not None:
+            return SnapshotSchedule.parse(self.refresh_schedule)
+        return SnapshotSchedule.every(self.refresh_steps)
 
     def __post_init__(self) -> None:
         counts = (
@@ -156,6 +166,7 @@ class Plan:
         for name in ("train_tflops", "encode_tflops", "index_tflops", "disk_gigabytes"):
             if not getattr(self.rates, name) > 0:
                 raise ValueError(f"{name} is {getattr(self.rates, name)}, but is a rate: give a positive number.")
+        self.schedule  # noqa: B018 - an error in it comes here
         if self.builders < 0:
             raise ValueError(
                 f"builders is {self.builders}: give 0 for none beside the trainer, or how many there are."
@@ -243,18 +254,7 @@ def estimate_run(plan: Plan) -> Estimate:
     built = built_index_bytes(plan.passages, plan.dimension, chosen.factory, chosen.train_size)
     write_seconds = (embeddings + index) / (rates.disk_gigabytes * 1e9)
     build = embed_seconds + index_seconds + write_seconds
-    if plan.builders:
-        # The newest snapshot waits for the build before it; then it is built, and serves until the next one is.
-        between = plan.refresh_steps * step_seconds
-        period = max(between, build)
-        fresh, oldest = build / step_seconds, (build + period) / step_seconds
-        left = plan.steps * step_seconds - between - build
-        refreshes = 0 if left < 0 else 1 + math.floor(left / period)
-        waiting = 0.0
-    else:
-        fresh, oldest = 0.0, float(plan.refresh_steps)
-        refreshes = (plan.steps - 1) // plan.refresh_steps
-        waiting = refreshes * build
+    ages = _ages(plan, step_seconds, build)
     tokens = plan.passages * plan.passage_tokens
     return Estimate(
         factory=chosen.factory,
@@ -262,17 +262,49 @@ def estimate_run(plan: Plan) -> Estimate:
         embed_seconds=embed_seconds,
         index_seconds=index_seconds,
         write_seconds=write_seconds,
-        staleness_steps=(fresh + oldest) / 2,
-        longest_staleness_steps=oldest,
-        refreshes=refreshes,
+        staleness_steps=ages.mean,
+        longest_staleness_steps=ages.longest,
+        refreshes=ages.refreshes,
         # The training devices build the first index and that of the final weights, whoever builds the others.
-        total_seconds=2 * (build + embed_seconds * (team / plan.devices - 1)) + plan.steps * step_seconds + waiting,
+        total_seconds=2 * (build + embed_seconds * (team / plan.devices - 1))
+        + plan.steps * step_seconds
+        + (0.0 if plan.builders else ages.refreshes * build),
         device_bytes=2 * plan.shape.parameters * _ADAM_BYTES,
         builder_bytes=embeddings + built + 4 * plan.shape.parameters,
         serving_bytes=embeddings + index,
         disk_bytes=tokens * (2 + _TEXT_BYTES) + (plan.keep_generations + 1) * (embeddings + index),
         assumed=_assumed(plan, chosen.factory),
     )
+
+
+@dataclass(frozen=True)
+class _Ages:
+    """How old the served index is, in steps, and how often it is renewed."""
+
+    mean: float
+    longest: float
+    refreshes: int
+
+
+def _ages(plan: Plan, step_seconds: float, build: float) -> _Ages:
+    """Over the parts of the schedule; `build` is in seconds."""
+    means, longest, refreshes = [], 0.0, 0
+    for place, (length, interval, snapshots) in enumerate(plan.schedule.parts(plan.steps)):
+        if plan.builders:
+            # The newest snapshot waits for the build before it; then it is built, and serves until the next one is.
+            between = interval * step_seconds
+            period = max(between, build)
+            fresh, oldest = build / step_seconds, (build + period) / step_seconds
+            left = length * step_seconds - (between + build if place == 0 else 0.0)
+            refreshes += max(0, math.floor(left / period) + (place == 0))
+        else:
+            fresh, oldest = 0.0, float(interval)
+            refreshes += snapshots
+        means.append((length, (fresh + oldest) / 2))
+        longest = max(longest, oldest)
+    if not plan.builders and plan.schedule.is_due(plan.steps):
+        refreshes -= 1  # the last index, which is built in any case
+    return _Ages(sum(n * mean for n, mean in means) / sum(n for n, _ in means), longest, refreshes)
 
 
 def _step_operations(plan: Plan) -> float:
@@ -299,6 +331,7 @@ def _assumed(plan: Plan, factory: str) -> list[str]:
         f"each of {plan.devices} device(s): {rates.train_tflops:g} TFLOP/s training, {rates.encode_tflops:g} "
         f"embedding; index at {rates.index_tflops:g} on each of {plan.index_cores} core(s), "
         f"disk at {rates.disk_gigabytes:g} GB/s ({rates.source})",
+        *([f"a snapshot by the schedule {plan.schedule}"] if plan.refresh_schedule is not None else []),
         f"index {factory} over {plan.dtype} embeddings of dimension {plan.dimension}; {where}, on cores or cards of "
         "their own",
     ]

@@ -11,7 +11,7 @@ import yaml
 from huggingface_hub import DatasetCard, DatasetCardData, EvalResult, ModelCard, ModelCardData
 
 from realm_hf.hub.manifest import HubManifest
-from realm_hf.runs.records import EVALUATION_PREFIX, RunRecord
+from realm_hf.runs.records import EVALUATION_PREFIX, RunRecord, retrieval_figure
 from realm_hf.untrusted.checks import human_bytes
 
 __all__ = ["CardFacts", "dataset_card", "model_card", "retriever_card"]
@@ -262,10 +262,23 @@ def _training(facts: CardFacts, run: RunRecord) -> str:
     learning_rate = run.largest("lr")
     if learning_rate is not None:
         rows.append(("largest learning rate", f"{learning_rate:.3g}"))
+    rows += _declared(run.arguments)
     rows += [(f"seconds: {phase}", f"{seconds:,.0f}") for phase, seconds in run.seconds.items()]
     rows += [(name, str(value)) for name, value in facts.training.items()]
     rows += [(name, version) for name, version in run.packages.items()]
     return _table([("setting", "value"), *rows]) if rows else "No run was recorded."
+
+
+def _declared(arguments: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """How the learning rate rose, and how the index was renewed."""
+    rows = []
+    if "warmup_steps" in arguments:
+        rows.append(("warm-up steps", f"{arguments['warmup_steps']:,}"))
+    if "refresh" in arguments:
+        mode = str(arguments["refresh"])
+        when = arguments.get("refresh_schedule") or f"every {arguments.get('refresh_steps')} steps"
+        rows.append(("index refresh", mode if mode == "off" else f"{mode}, {when}"))
+    return rows
 
 
 def _index(manifest: HubManifest, run: RunRecord, recall: float | None) -> str:
@@ -297,12 +310,23 @@ def _results(facts: CardFacts, run: RunRecord) -> str:
         for stage, figures in run.recall.items():
             recall.append((stage, *(f"{figures[k]:.1f}" if k in figures else "" for k in ks)))
         parts.append("Recall of the gold passage, in percent:\n\n" + _table(recall))
-    if run.evaluation:
+    parts += _retrieval(run)
+    held_out = {name: value for name, value in run.evaluation.items() if retrieval_figure(name) is None}
+    if held_out:
         last: list[tuple[str, ...]] = [("figure", "value")]
-        for name, value in run.evaluation.items():
+        for name, value in held_out.items():
             last.append((name.removeprefix(EVALUATION_PREFIX).replace("_", " "), f"{value:.4g}"))
         parts.append("Held out, after the last step:\n\n" + _table(last))
     return "\n\n".join(parts) if parts else "None were recorded."
+
+
+def _retrieval(run: RunRecord) -> list[str]:
+    """The retrieval of questions at the first and the last step where it was measured."""
+    if not (measured := run.retrieval()):
+        return []
+    first, last = min(measured), max(measured)
+    rows = [(f"{step:,}", *(f"{value:.1f}" for value in measured[step].values())) for step in {first: 0, last: 0}]
+    return ["Retrieval of the evaluation questions, in percent:\n\n" + _table([("step", *measured[last]), *rows])]
 
 
 def _limits(model: Any, facts: CardFacts, manifest: HubManifest, answers: bool) -> str:

@@ -6,7 +6,7 @@
     offsets.bin        int64 [T + 1]: term i has the postings offsets[i] to offsets[i + 1]
     rows.bin           int32 [P]: passages that hold the term, ascending
     scores.bin         float32 [P]: what the term adds to the passage's score
-    piece_*.bin        what makes words of token ids, see [`TermReader`]
+    piece_*.bin        what makes words of token ids, see TermReader
 
     score(x, z) = sum over the words w of x of  idf(w) tf / (tf + k1 (1 - b + b length / average length))
     idf(w) = log(1 + (N - n + 0.5) / (n + 0.5))

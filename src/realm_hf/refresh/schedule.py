@@ -23,6 +23,7 @@ from transformers.utils import logging
 
 from realm_hf.refresh.base import Refresher, RefreshError
 from realm_hf.refresh.swap import Swap, SwapCoordinator
+from realm_hf.runs.snapshot_schedule import SnapshotSchedule
 
 if TYPE_CHECKING:
     from realm_hf.models.modeling_realm import RealmEmbedder
@@ -48,7 +49,8 @@ class RefreshScheduler:
     Args:
         refresher ([`Refresher`]): The refresh mode.
         coordinator ([`SwapCoordinator`]): Keeps the ranks on one generation.
-        refresh_steps (`int`): A snapshot is submitted every so many optimizer steps.
+        refresh_steps (`int` or [`SnapshotSchedule`]): A snapshot is submitted every so many optimizer steps, or when
+            the schedule says so.
         max_staleness (`int`, *optional*): Steps that the served generation may be behind, or `None` for no limit.
         on_stale (`OnStale`, *optional*, defaults to `"continue"`): What to do beyond `max_staleness`: "continue" (warn
             once a generation), "wait" (stop training until a newer generation is served) or "sync" (all ranks build
@@ -58,7 +60,7 @@ class RefreshScheduler:
             work on a newer index.
 
     Raises:
-        ValueError: `max_staleness` is smaller than `refresh_steps`, which no refresh could ever keep.
+        ValueError: `max_staleness` is smaller than the time between two snapshots, which no refresh could ever keep.
     """
 
     def __init__(
@@ -66,26 +68,27 @@ class RefreshScheduler:
         refresher: Refresher,
         coordinator: SwapCoordinator,
         *,
-        refresh_steps: int,
+        refresh_steps: int | SnapshotSchedule,
         max_staleness: int | None = None,
         on_stale: OnStale = "continue",
         poll_seconds: float = 0.02,
         wait_timeout: float = WAIT_TIMEOUT_SECONDS,
     ):
-        if refresh_steps < 1:
+        schedule = SnapshotSchedule.every(refresh_steps) if isinstance(refresh_steps, int) else refresh_steps
+        if schedule.shortest < 1:
             raise ValueError(
                 f"refresh_steps is {refresh_steps}, but must be at least 1; refresh='off' switches it off."
             )
-        if max_staleness is not None and max_staleness < refresh_steps:
+        if max_staleness is not None and max_staleness < schedule.longest:
             raise ValueError(
-                f"max_staleness is {max_staleness} steps but a snapshot is taken only every {refresh_steps} "
+                f"max_staleness is {max_staleness} steps but a snapshot is taken only every {schedule.longest} "
                 "(refresh_steps): the index would always be too old. Raise max_staleness or lower refresh_steps."
             )
         if on_stale not in ("continue", "wait", "sync"):
             raise ValueError(f"on_stale is {on_stale!r}. Choose one of: continue, wait, sync.")
         self.refresher = refresher
         self.coordinator = coordinator
-        self.refresh_steps = refresh_steps
+        self.schedule = schedule
         self.max_staleness = max_staleness
         self.on_stale = on_stale
         self.poll_seconds = poll_seconds
@@ -139,7 +142,7 @@ class RefreshScheduler:
             RefreshError: The index cannot be refreshed, or a wait for a newer one was in vain; every rank raises it.
         """
         mode = self.refresher.mode
-        if mode != "off" and step % self.refresh_steps == 0:
+        if mode != "off" and self.schedule.is_due(step):
             self.refresher.submit(step, embedder)
             self._submitted_step = step
             if mode == "sync":

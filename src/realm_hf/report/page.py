@@ -97,7 +97,7 @@ def _tiles(record: RunRecord) -> str:
 
 
 def _curves(record: RunRecord) -> str:
-    cards = []
+    cards = [_retrieval_curve(record, title) for title in _retrieval_titles(record)]
     for name, title, note, from_zero in CURVES:
         points = record.series(name)
         if not points:
@@ -108,8 +108,23 @@ def _curves(record: RunRecord) -> str:
     return f'<h2>Curves</h2>\n{KEY}\n<div class="charts">{"".join(cards)}</div>'
 
 
+def _retrieval_titles(record: RunRecord) -> list[str]:
+    return list(dict.fromkeys(title for figures in record.retrieval().values() for title in figures))
+
+
+def _retrieval_curve(record: RunRecord, title: str) -> str:
+    """A figure of retrieval at each swap and evaluation: between two of them nothing is known."""
+    points = [(float(step), figures[title]) for step, figures in record.retrieval().items() if title in figures]
+    note = "of the questions over the served index, percent"
+    chart = Chart(title, note, points, points, record.build_intervals(), record.swap_steps(), from_zero=True)
+    return f'<div class="card"><h3>{title}</h3><p class="quiet">{note}</p>{draw(chart)}</div>'
+
+
 def _settings(record: RunRecord) -> str:
-    if not record.settings:
-        return ""
-    text = escape(json.dumps(record.settings, indent=2, sort_keys=True, ensure_ascii=False))
-    return f"<details><summary>Settings of the run (run.json)</summary><pre>{text}</pre></details>"
+    parts = {"Settings of the run (run.json)": record.settings, "Arguments (summary.json)": record.arguments}
+    return "\n".join(
+        f"<details><summary>{title}</summary><pre>"
+        f"{escape(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False))}</pre></details>"
+        for title, content in parts.items()
+        if content
+    )

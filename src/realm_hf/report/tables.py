@@ -120,7 +120,11 @@ def refreshes(record: RunRecord) -> str:
     rows = record.swaps()
     if not rows:
         return ""
-    columns = [(name, title) for name, title in REFRESH_COLUMNS if any(row.get(name) is not None for row in rows)]
+    found = record.retrieval()
+    rows = [{**row, **found.get(row.get("swapped_at_step", -1), {})} for row in rows]
+    measured = dict.fromkeys(title for figures in found.values() for title in figures)
+    known = [*REFRESH_COLUMNS, *((title, f"{title}, %") for title in measured)]
+    columns = [(name, title) for name, title in known if any(row.get(name) is not None for row in rows)]
     cells = [
         [
             Markup(f"<td><code>{escape(plain(row.get('name')))}</code></td>"),
@@ -132,6 +136,7 @@ def refreshes(record: RunRecord) -> str:
     about = (
         "staleness: steps since the snapshot; churn: share of the candidates that changed; stale recall: share of "
         "the new candidates that the old index finds; most retrieved: share of queries with the same best passage"
+        + ("; recall and nDCG: of the questions, asked by the tower of that step" if measured else "")
     )
     return f'<h2>Index refreshes</h2><div class="card">{table(head, cells, about)}</div>'
 

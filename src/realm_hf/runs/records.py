@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
-__all__ = ["EVALUATION_PREFIX", "RunRecord", "parse_json", "read_log", "read_run", "swaps_in"]
+__all__ = ["EVALUATION_PREFIX", "RunRecord", "parse_json", "read_log", "read_run", "retrieval_figure", "swaps_in"]
 
 EVALUATION_PREFIX = "eval_"
 """Of the names of held-out figures."""
 
+_RETRIEVAL = re.compile(EVALUATION_PREFIX + r"(recall|ndcg)_at_(\d+)")
+_TITLES = {"recall": "recall", "ndcg": "nDCG"}
 _LOG, _SUMMARY, _SETTINGS, _EXAMPLES = "log.jsonl", "summary.json", "run.json", "examples.json"
 
 
@@ -55,6 +58,16 @@ class RunRecord:
     def evaluation_series(self, name: str) -> list[tuple[float, float]]:
         """`(step, value)` of the held-out figure `eval_<name>`."""
         return list(_points(self.evaluations, EVALUATION_PREFIX + name))
+
+    def retrieval(self) -> dict[int, dict[str, float]]:
+        """What was measured on questions, by step, in percent: `{0: {"recall@1": 48.0, "nDCG@10": 51.2}, ...}`."""
+        found = {}
+        for record in self.evaluations:
+            shown = {name: retrieval_figure(name) for name in record}
+            figures = {title: 100.0 * record[n] for n, title in shown.items() if title and _is_number(record[n])}
+            if figures:
+                found[record["step"]] = figures
+        return found
 
     def build_intervals(self) -> list[tuple[float, float]]:
         """Closed intervals of steps during which an index was being built (`building` is true)."""
@@ -103,6 +116,11 @@ class RunRecord:
         return list(self.summary.get("generations") or [])
 
     @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of the training, from the summary."""
+        return dict(self.summary.get("arguments") or {})
+
+    @property
     def packages(self) -> dict[str, str]:
         """Versions of the libraries that made the run, from its settings."""
         return dict(self.settings.get("packages") or {})
@@ -118,6 +136,12 @@ class RunRecord:
     def largest(self, name: str) -> float | None:
         """The largest value that the training records have of `name`; `None` if none has it."""
         return max((value for _, value in self.series(name)), default=None)
+
+
+def retrieval_figure(name: str) -> str | None:
+    """How a figure of retrieval is written, "recall@5" for `eval_recall_at_5`; `None` for any other name."""
+    found = _RETRIEVAL.fullmatch(name)
+    return None if found is None else f"{_TITLES[found[1]]}@{found[2]}"
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from realm_hf.training.arguments import (
         InverseClozeTrainingArguments,
         MaskedLMTrainingArguments,
-        OpenQATrainingArguments,
         RealmTrainingArguments,
         RecurringSpanTrainingArguments,
     )
@@ -25,10 +24,12 @@ if TYPE_CHECKING:
     from realm_hf.training.loop import TrainingLoop
     from realm_hf.training.masked_lm import MaskedLMTrainer
     from realm_hf.training.open_qa import OpenQATrainer
+    from realm_hf.training.open_qa_arguments import OpenQATrainingArguments
     from realm_hf.training.optimization import make_accelerator
     from realm_hf.training.pretraining import RealmTrainer
     from realm_hf.training.recurring_spans import RecurringSpanTrainer
     from realm_hf.training.result import TrainingResult
+    from realm_hf.training.retrieval_evaluation import RetrievalQuestions
     from realm_hf.training.run_retriever import save_trained_model
     from realm_hf.training.signals import resume_command
 
@@ -45,6 +46,7 @@ __all__ = [
     "RealmTrainingArguments",
     "RecurringSpanTrainer",
     "RecurringSpanTrainingArguments",
+    "RetrievalQuestions",
     "TrainingLoop",
     "TrainingResult",
     "list_checkpoints",
@@ -63,7 +65,6 @@ __getattr__, __dir__ = lazy_exports(
         "arguments": [
             "InverseClozeTrainingArguments",
             "MaskedLMTrainingArguments",
-            "OpenQATrainingArguments",
             "RealmTrainingArguments",
             "RecurringSpanTrainingArguments",
         ],
@@ -76,10 +77,12 @@ __getattr__, __dir__ = lazy_exports(
         "loop": ["TrainingLoop"],
         "masked_lm": ["MaskedLMTrainer"],
         "open_qa": ["OpenQATrainer"],
+        "open_qa_arguments": ["OpenQATrainingArguments"],
         "optimization": ["make_accelerator"],
         "pretraining": ["RealmTrainer"],
         "recurring_spans": ["RecurringSpanTrainer"],
         "result": ["TrainingResult"],
+        "retrieval_evaluation": ["RetrievalQuestions"],
         "run_retriever": ["save_trained_model"],
         "signals": ["resume_command"],
     },

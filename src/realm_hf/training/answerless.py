@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from realm_hf.runs.records import read_log
-from realm_hf.training.arguments import OpenQATrainingArguments
+from realm_hf.training.open_qa_arguments import OpenQATrainingArguments
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class AnswerlessWatch:
             )
         return (
             "What helps: the gold passages, where the questions name them (gold_passages); reading more "
-            "(reader_beam_size); passages found by BM25 (reading_source); a retriever that is trained longer before. "
+            "(reader_beam_size); passages found by BM25 (candidate_mix); a retriever that is trained longer before. "
             "Or the corpus does not hold the answers."
         )
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from realm_hf.models.configuration_realm import MAX_PASSAGE_LENGTH, MAX_QUERY_LENGTH
-from realm_hf.training.candidate_counts import parse_mix
+from realm_hf.runs.snapshot_schedule import SnapshotSchedule
+from realm_hf.training.candidate_counts import written_mix
 from realm_hf.training.loop_arguments import LoopArguments
 
 RefreshMode = Literal["sync", "async", "external", "off"]
@@ -103,6 +104,10 @@ class RefreshArguments(LoopArguments):
     # Parameters that control the refresh of the index (section 3.3)
     refresh: RefreshMode = field(default="async", metadata={"help": "sync, async, external or off."})
     refresh_steps: int = field(default=500, metadata={"help": "A snapshot for the builder every so many steps."})
+    refresh_schedule: str | None = field(
+        default=None,
+        metadata={"help": "In place of refresh_steps, e.g. 0-1000:250,1000-:1000: every 250 steps, later every 1000."},
+    )
     max_staleness: int | None = field(
         default=None, metadata={"help": "Steps that the served generation may lag behind; see on_stale."}
     )
@@ -151,13 +156,15 @@ class RefreshArguments(LoopArguments):
                 self._at_least(1, name)
         if self.embedding_dtype is not None:
             self._one_of("embedding_dtype", get_args(EmbeddingDtype))
+        schedule = self.snapshot_schedule
         if self.max_staleness is None:
             if self.on_stale != "continue":
                 raise ValueError(f"on_stale is {self.on_stale!r}, but max_staleness is not set. Give it in steps.")
-        elif self.max_staleness < self.refresh_steps:
+        elif self.max_staleness < schedule.longest:
+            name = "refresh_steps" if self.refresh_schedule is None else "refresh_schedule's longest interval"
             raise ValueError(
-                f"max_staleness is {self.max_staleness} steps, but a new generation is begun only every refresh_steps "
-                f"= {self.refresh_steps}. Raise the first or lower the second."
+                f"max_staleness is {self.max_staleness} steps, but a new generation is begun only every {name} "
+                f"= {schedule.longest}. Raise the first or lower the second."
             )
         if self.on_stale == "sync" and self.refresh in ("external", "off"):
             raise ValueError(
@@ -166,6 +173,13 @@ class RefreshArguments(LoopArguments):
             )
         if self.refresh == "off" and self.max_staleness is not None:
             raise ValueError("refresh='off' never renews the index, so max_staleness cannot hold. Drop one of them.")
+
+    @property
+    def snapshot_schedule(self) -> SnapshotSchedule:
+        """When snapshots are taken: by `refresh_schedule`, or every `refresh_steps`."""
+        if self.refresh_schedule is not None:
+            return SnapshotSchedule.parse(self.refresh_schedule)
+        return SnapshotSchedule.every(self.refresh_steps)
 
     @property
     def index_settings(self) -> dict[str, Any]:
@@ -227,11 +241,16 @@ class RealmTrainingArguments(RefreshArguments):
     # Parameters that control the held-out evaluation
     per_device_eval_batch_size: int = field(default=8, metadata={"help": "Examples a device evaluates at once."})
     max_eval_sentences: int = field(default=256, metadata={"help": "Evaluate on the first so many held-out ones."})
+    max_eval_questions: int | None = field(
+        default=None, metadata={"help": "Of the questions for the retrieval ask the first so many; default: all."}
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._one_of("masking", get_args(Masking))
         self._one_of("query_encoder", get_args(QueryEncoder))
+        if self.max_eval_questions is not None:
+            self._at_least(1, "max_eval_questions")
         if self.reading_candidates is not None:
             self._at_least(1, "reading_candidates")
             if self.freeze_retriever_steps == 0:
@@ -244,97 +263,17 @@ class RealmTrainingArguments(RefreshArguments):
                 f"rerank_depth is {self.rerank_depth}, but num_candidates is {self.num_candidates}: none would be "
                 "left out. Raise the first (the null passage is counted in both), or drop it."
             )
+        if self.rerank_depth is not None and self.candidate_mix is not None:
+            raise ValueError(
+                f"candidate_mix is {self.candidate_mix!r} and rerank_depth {self.rerank_depth}: the first fixes how "
+                "many come from where, the second keeps the best whatever found them. Drop one of them."
+            )
         if self.marginalization is not None:
             self._one_of("marginalization", get_args(Marginalization))
         self._at_least(1, "max_masked_tokens", "num_candidates", "per_device_eval_batch_size", "max_eval_sentences")
         self._at_least(0, "freeze_retriever_steps", "retrieval_depth")
         self._at_least(4, "max_query_length", "max_candidate_length")
-        self._check_mix()
-
-    def _check_mix(self) -> None:
-        """The numbers of `candidate_mix` add up to K without the null passage; it is written in one way only."""
-        if self.candidate_mix is None:
-            return
-        mix = parse_mix(self.candidate_mix)
-        if sum(mix.values()) != self.num_candidates - 1:
-            raise ValueError(
-                f"candidate_mix is {self.candidate_mix!r}, {sum(mix.values())} passages in all, but num_candidates = "
-                f"{self.num_candidates} leaves {self.num_candidates - 1} beside the null passage: make them equal."
-            )
-        self.candidate_mix = ",".join(f"{name}={count}" for name, count in mix.items()) or None
-
-
-@dataclass
-class OpenQATrainingArguments(RefreshArguments):
-    """Parameters of fine-tuning (ORQA, section 6; REALM, section 4.3).
-
-    The released code takes a learning rate of 1e-5 and a batch of one question, with 2 epochs for NaturalQuestions and
-    20 for WebQuestions and CuratedTREC.
-    """
-
-    # Parameters that control the optimizer
-    learning_rate: float = field(default=1e-5, metadata={"help": "Peak learning rate (released: 1e-5)."})
-
-    # Parameters that control the question and its beam
-    max_question_length: int = field(
-        default=MAX_QUERY_LENGTH, metadata={"help": "Wordpieces of a question, specials included."}
-    )
-    searcher_beam_size: int | None = field(
-        default=None,
-        metadata={"help": "Passages in the retriever's loss; default: what the model says (5000), or the corpus."},
-    )
-    reader_beam_size: int | None = field(
-        default=None, metadata={"help": "Passages that are read; default: what the model says (5)."}
-    )
-    reader_seq_len: int | None = field(
-        default=None,
-        metadata={"help": "Wordpieces of question and passage together; default: the model's `reader_seq_len`."},
-    )
-
-    # Parameters that control what is learned from
-    gold_passages: bool = field(
-        default=False,
-        metadata={"help": "Of each question a gold passage that holds the answer is read, whatever the index finds."},
-    )
-    freeze_retriever: bool = field(
-        default=False, metadata={"help": "Only the reader learns: the query tower stays as it is."}
-    )
-
-    # Parameters that control the index. Off by default: the passages' vectors stay as pre-training left them.
-    refresh: RefreshMode = field(
-        default="off", metadata={"help": "off, or sync, async, external: the query tower embeds the passages anew."}
-    )
-
-    # Parameters that control the evaluation on the development questions
-    per_device_eval_batch_size: int = field(default=16, metadata={"help": "Questions a device answers at once."})
-    max_eval_questions: int | None = field(
-        default=None, metadata={"help": "Evaluate on the first so many; default: on all."}
-    )
-    early_stopping_patience: int | None = field(
-        default=None, metadata={"help": "End after so many evaluations without a better exact match."}
-    )
-
-    # Parameters that control what is left behind
-    save_retriever: bool = field(
-        default=True, metadata={"help": "Put passages, index and passage tower beside the model: RUN/model answers."}
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._at_least(3, "max_question_length")
-        self._at_least(1, "per_device_eval_batch_size")
-        for name in ("searcher_beam_size", "reader_beam_size", "max_eval_questions", "early_stopping_patience"):
-            if getattr(self, name) is not None:
-                self._at_least(1, name)
-        if self.reader_seq_len is not None:
-            self._at_least(4, "reader_seq_len")
-        if self.freeze_retriever and (self.refresh != "off" or self.retriever_learning_rate is not None):
-            raise ValueError(
-                f"freeze_retriever is set, but refresh is {self.refresh!r} and retriever_learning_rate "
-                f"{self.retriever_learning_rate}: a tower that does not learn needs neither. Drop them."
-            )
-        if self.early_stopping_patience is not None and self.eval_steps == 0:
-            raise ValueError(
-                f"early_stopping_patience is {self.early_stopping_patience}, but eval_steps is 0: there would be no "
-                "evaluation to wait for. Set eval_steps, or drop the patience."
-            )
+        if self.candidate_mix is not None:
+            left = self.num_candidates - 1
+            says = f"num_candidates = {self.num_candidates} leaves {left} beside the null passage"
+            self.candidate_mix = written_mix(self.candidate_mix, left, says)

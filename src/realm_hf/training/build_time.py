@@ -72,7 +72,7 @@ class BuildForecast:
         build_seconds (`float`): From a snapshot to its generation.
         passages (`int`): Of the corpus.
         builder (`str`): In words, such as "cpu, 1 thread".
-        refresh_steps (`int`): As in the arguments.
+        refresh_steps (`int`): As in the arguments; of a schedule the shortest interval.
         max_staleness (`int`, *optional*): As in the arguments.
     """
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["SOURCES", "parse_mix"]
+__all__ = ["SOURCES", "parse_mix", "written_mix"]
 
 SOURCES = ("bm25", "dense")
 
@@ -36,6 +36,26 @@ def parse_mix(mix: str | Mapping[str, int]) -> dict[str, int]:
             )
         counts[name] = count
     return {name: count for name, count in counts.items() if count}
+
+
+def written_mix(mix: str | Mapping[str, int], passages: int, where: str) -> str:
+    """
+    A mix as it is recorded, written in one way only.
+
+    Args:
+        mix (`str` or `Mapping[str, int]`): See [`parse_mix`].
+        passages (`int`): What its numbers must add up to.
+        where (`str`): What says so, for the error: "reader_beam_size is 5".
+
+    Raises:
+        ValueError: It is no mix, or its sum is another.
+    """
+    counts = parse_mix(mix)
+    if not counts or sum(counts.values()) != passages:
+        raise ValueError(
+            f"candidate_mix is {mix!r}, {sum(counts.values())} passages in all, but {where}: make them equal."
+        )
+    return ",".join(f"{name}={count}" for name, count in counts.items())
 
 
 def _pairs(text: str) -> list[tuple[str, Any]]:

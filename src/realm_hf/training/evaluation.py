@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,6 +44,21 @@ def batch_sums(output: RealmForPreTrainingOutput, labels: torch.Tensor) -> torch
     by_example = torch.stack([output.marginal_utility, output.null_mass, entropy]).masked_fill(~counted, 0.0)
     sums = [output.loss.detach(), *by_example.sum(-1), counted.sum(), labelled.sum()]
     return torch.stack([value.to(by_example.dtype) for value in sums])
+
+
+def evaluation_sums(model: RealmForPreTraining, batches: Iterable[dict[str, Any]]) -> list[float]:
+    """[`SUMS`] over batches, without gradient or dropout; 0 where there is none.
+
+    Args:
+        model ([`RealmForPreTraining`]): Left in evaluation mode: a step sets its own.
+        batches (`Iterable`): The model's arguments, `mlm_labels` among them.
+    """
+    figures = [torch.zeros(len(SUMS), device=model.device)]
+    model.eval()
+    for batch in batches:
+        with torch.no_grad():
+            figures.append(batch_sums(model(**batch, num_items=1), batch["mlm_labels"]))
+    return torch.stack(figures).sum(0).tolist()
 
 
 def means(sums: Sequence[float], prefix: str = "") -> dict[str, float]:

@@ -154,7 +154,7 @@ class IndexService:
         self._refresh = RefreshScheduler(
             refresher,
             SwapCoordinator(self.accelerator, opener, quarantine=partial(self.store.quarantine, place=self.run.place)),
-            refresh_steps=args.refresh_steps,
+            refresh_steps=args.snapshot_schedule,
             max_staleness=args.max_staleness,
             on_stale=args.on_stale,
         )
@@ -249,7 +249,8 @@ class IndexService:
 
     def _forecast_of(self, seconds: float, builder: str) -> BuildForecast:
         args = self.args
-        return BuildForecast(seconds, len(self.passages), builder, args.refresh_steps, args.max_staleness)
+        shortest = args.snapshot_schedule.shortest
+        return BuildForecast(seconds, len(self.passages), builder, shortest, args.max_staleness)
 
     def _open(self, name: str) -> LiveIndex:
         """Open a generation with its retriever and query weights, and probe it; in a background thread."""

@@ -5,13 +5,15 @@ from __future__ import annotations
 import shutil
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from realm_hf.data.passages.store import PassageStore
 from realm_hf.runs.directory import RunDirectory
+from realm_hf.runs.records import EVALUATION_PREFIX
 from realm_hf.training.adopted_index import adopt_newest_generation
 from realm_hf.training.checkpoints import save_model
 from realm_hf.training.loop import TrainingLoop
+from realm_hf.training.retrieval_evaluation import FIGURES, RetrievalQuestions
 from realm_hf.training.run_retriever import name_model, save_run_retriever, staged_model
 
 if TYPE_CHECKING:
@@ -29,6 +31,9 @@ class IndexedTrainer(TrainingLoop):
     run: RunDirectory
     passages: PassageStore
     index: IndexService
+    #: Questions whose retrieval is measured at each swap and evaluation.
+    retrieval: RetrievalQuestions | None = None
+    _retrieved: tuple[tuple[int, str], dict[str, float]] | None = None
 
     def acquire_lock(self) -> TrainerLock:
         """The run's own lock, which begins a new term."""
@@ -96,3 +101,38 @@ class IndexedTrainer(TrainingLoop):
             else:
                 shutil.copytree(weights, folder, dirs_exist_ok=True)
             self.processing_class.save_pretrained(folder)
+
+    def evaluate_retrieval(self, tower: RealmEmbedder) -> dict[str, float]:
+        """Recall and nDCG of `retrieval` over the index that is served, once for a step and an index; on every rank.
+
+        Args:
+            tower ([`RealmEmbedder`]): Embeds the questions: the query tower as it is now.
+
+        Returns:
+            `eval_recall_at_1`, `_5` and `_20` and `eval_ndcg_at_10`, between 0 and 1; empty without questions.
+        """
+        questions = self.retrieval
+        if questions is None or not len(questions):
+            return {}
+        now = (self.step, self.index.generation)
+        if self._retrieved is None or self._retrieved[0] != now:
+            own = range(self.rank, len(questions), self.world_size)
+
+            def measure() -> list[float]:
+                with self.index.reading() as served:
+                    return questions.sums(tower, served.retriever, numbers=own, bf16=self.bf16)
+
+            sums = self.sum_over_ranks(self.together("evaluate the retrieval", measure))
+            figures = {f"{EVALUATION_PREFIX}{n}": s / len(questions) for n, s in zip(FIGURES, sums, strict=True)}
+            self._retrieved = now, figures
+        return dict(self._retrieved[1])
+
+    def retrieval_after_swap(self, tower: RealmEmbedder) -> dict[str, Any]:
+        """What a swap adds to the record of its step: [`evaluate_retrieval`] and the seconds it took."""
+        started = time.perf_counter()
+        figures = self.evaluate_retrieval(tower)
+        if not figures:
+            return {}
+        words = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
+        self._say(f"step {self.step}  {self.index.generation} is served: {words}")
+        return {**figures, "eval_seconds": time.perf_counter() - started}

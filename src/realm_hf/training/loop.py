@@ -42,7 +42,7 @@ from realm_hf.training.run_checkpoints import RunCheckpoints
 from realm_hf.training.signals import StopRequest
 from realm_hf.training.task import TrainingTask
 from realm_hf.training.tenure import Tenure
-from realm_hf.training.tracking import Reporter, figures_of, finish_trackers, summarize
+from realm_hf.training.tracking import Reporter, figures_of, finish_trackers
 
 logger = logging.getLogger(__name__)
 
@@ -151,9 +151,8 @@ class TrainingLoop(TrainingTask):
         else:
             self._report_interruption(signal.name)
         self._call("on_train_end")
-        if self.accelerator.is_main_process:
-            facts = {**extra, "evaluation": self._metrics, "skipped_steps": self.skipped_steps.total}
-            summarize(self.log_path, self.directory / "summary.json", facts, self.place)
+        facts = {**extra, "evaluation": self._metrics, "skipped_steps": self.skipped_steps.total}
+        self.reporter.summarize(self.directory / "summary.json", facts)
         finish_trackers(self.accelerator)
         # A warm start's moments would otherwise stay in memory for as long as the accelerator that both share.
         self.accelerator.free_memory()
@@ -195,7 +194,7 @@ class TrainingLoop(TrainingTask):
         self.step = step
         self.cursor += self.examples_per_step
         record |= self.after_step(step)
-        record["step_seconds"] = time.perf_counter() - started
+        record["step_seconds"] = time.perf_counter() - started - record.get("eval_seconds", 0.0)
         for event in record.get("events", []):
             self._call("on_index_swap", swap=event)
         self._end_step(record)

@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 from realm_hf.training.elastic_restart import restarted_by_launcher
 
@@ -29,6 +29,11 @@ Schedule = Literal[
     "inverse_sqrt",
     "warmup_stable_decay",
 ]
+
+#: Where a run lies, how it is begun and what is shown of it: no part of what was trained.
+UNREPORTED = frozenset(
+    {"output_dir", "resume_from_checkpoint", "allow_changed_arguments", "report_to", "run_name", "disable_tqdm"}
+)
 
 
 @dataclass
@@ -67,7 +72,12 @@ class LoopArguments:
     lr_scheduler_kwargs: dict | str | None = field(
         default=None, metadata={"help": "Its further arguments, as JSON: '{\"min_lr_rate\": 0.1}'."}
     )
-    warmup_steps: int = field(default=0, metadata={"help": "Steps in which the rate rises linearly to its peak."})
+    warmup_steps: int = field(
+        default=0,
+        metadata={
+            "help": "Steps in which the rate rises linearly to its peak; -1: as released, see num_warmup_steps."
+        },
+    )
     max_skipped_steps: int = field(
         default=10,
         metadata={"help": "A step whose loss or gradient is NaN or infinite is left out; more in a row end the run."},
@@ -106,7 +116,8 @@ class LoopArguments:
         if not self.output_dir:
             raise ValueError("output_dir is empty. Name the folder of the run, e.g. --output_dir runs/mine.")
         self._at_least(1, "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "logging_steps")
-        self._at_least(0, "warmup_steps", "save_steps", "eval_steps", "weight_decay", "max_grad_norm", "seed")
+        self._at_least(-1, "warmup_steps")
+        self._at_least(0, "save_steps", "eval_steps", "weight_decay", "max_grad_norm", "seed")
         self._at_least(0, "max_skipped_steps")
         if self.save_total_limit is not None:
             self._at_least(1, "save_total_limit")
@@ -133,6 +144,18 @@ class LoopArguments:
             return self
         step = self.per_device_train_batch_size * self.gradient_accumulation_steps * processes
         return dataclasses.replace(self, max_steps=max(1, math.ceil(self.num_train_epochs * examples / step)))
+
+    @property
+    def num_warmup_steps(self) -> int:
+        """`warmup_steps`; where that is -1, the released code's: a tenth of `max_steps`, at least 100 and at most
+        10,000. In a run of less than 100 steps that warm-up does not end.
+        """
+        return min(10_000, max(100, self.max_steps // 10)) if self.warmup_steps == -1 else self.warmup_steps
+
+    def reported(self) -> dict[str, Any]:
+        """What `summary.json` has of them: without [`UNREPORTED`], and with the warm-up as the steps that it takes."""
+        named = {name: value for name, value in dataclasses.asdict(self).items() if name not in UNREPORTED}
+        return {**named, "warmup_steps": self.num_warmup_steps}
 
     def _at_least(self, least: int, *names: str) -> None:
         for name in names:

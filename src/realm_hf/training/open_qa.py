@@ -43,13 +43,14 @@ from realm_hf.retriever.candidates import CandidateSource
 from realm_hf.retriever.retriever import RealmRetriever
 from realm_hf.runs.directory import RunDirectory
 from realm_hf.training.answerless import AnswerlessWatch, trained_questions
-from realm_hf.training.arguments import OpenQATrainingArguments
 from realm_hf.training.best_model import BestModel
+from realm_hf.training.candidate_mix import source_of_mix
 from realm_hf.training.checkpoints import Checkpoint
 from realm_hf.training.data_order import DataOrder, step_positions
 from realm_hf.training.gold_passages import gold_rows_to_read, questions_sha256
 from realm_hf.training.index_service import IndexService
 from realm_hf.training.indexed_trainer import IndexedTrainer
+from realm_hf.training.open_qa_arguments import OpenQATrainingArguments
 from realm_hf.training.open_qa_beam import AnsweredBeam, BeamSearch
 from realm_hf.training.open_qa_evaluation import judge
 from realm_hf.training.open_qa_step import SUMS, OpenQAStep, means
@@ -85,8 +86,8 @@ class OpenQATrainer(IndexedTrainer):
             created.
         accelerator (`accelerate.Accelerator`, *optional*): One to share; by default made from the arguments.
         candidate_source ([`CandidateSource`], *optional*): Finds candidates instead of the index.
-        reading_source ([`CandidateSource`], *optional*): In training finds what the reader reads; the beam of the
-            retriever's loss and the evaluation stay those of the index or `candidate_source`.
+        reading_source ([`CandidateSource`], *optional*): In training finds what the reader reads, in place of
+            `args.candidate_mix`; the retriever's loss and the evaluation keep the index or `candidate_source`.
 
     Raises:
         ValueError: There is no question, the tokenizer is not the passages', no gold passage is in the corpus although
@@ -129,8 +130,6 @@ class OpenQATrainer(IndexedTrainer):
         # Copied before a checkpoint is loaded: a resumed run that must build its index again needs the first weights.
         self.passage_embedder = copy.deepcopy(model.embedder) if passage_embedder is None else passage_embedder
         root = run.root if isinstance(run, RunDirectory) else Path(run or args.output_dir)
-        if args.freeze_retriever:
-            model.embedder.requires_grad_(False)
         step = OpenQAStep(model, args.freeze_retriever)
         super().__init__(model, step, args, root, accelerator, processing_class, callbacks)
         self.args: OpenQATrainingArguments = args
@@ -140,14 +139,14 @@ class OpenQATrainer(IndexedTrainer):
         self.run = run if isinstance(run, RunDirectory) else self.open_run(root, passages)
         self.train_dataset = list(train_dataset)
         self.eval_dataset = list(eval_dataset)[: args.max_eval_questions]
-        self.gold_rows: list[np.ndarray] | None = None
-        if args.gold_passages:
-            self.gold_rows = gold_rows_to_read(self.train_dataset, passages, processing_class)
+        gold = (self.train_dataset, passages, processing_class)
+        self.gold_rows = gold_rows_to_read(*gold) if args.gold_passages else None
         self._questions_sha256 = questions_sha256(self.train_dataset, self.gold_rows)
         self.order = DataOrder(len(self.train_dataset), args.seed)
         self.special_tokens = SpecialTokens.from_tokenizer(processing_class)
         self.question_ids = self._encode([example.question for example in self.train_dataset])
         config = model.config
+        reading_source = source_of_mix(self, args.candidate_mix, reading_source)
         # Without a loss of the retriever's own, what is not read has no use.
         wide = 1 if args.freeze_retriever and args.searcher_beam_size is None else config.searcher_beam_size
         self.search = BeamSearch(finder, wide, config.reader_beam_size, model.reader_length, reading_source)

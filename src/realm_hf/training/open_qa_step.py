@@ -79,6 +79,8 @@ class OpenQAStep(nn.Module):
     def __init__(self, model: RealmForOpenQA, freeze_retriever: bool = False):
         super().__init__()
         self.model, self.freeze_retriever = model, freeze_retriever
+        if freeze_retriever:
+            model.embedder.requires_grad_(False)
 
     def forward(
         self,

@@ -71,14 +71,15 @@ def enable_activation_checkpointing(model: PreTrainedModel) -> None:
 def learning_rate(args: LoopArguments, step: int) -> float:
     """The learning rate of optimizer step `step`, which is counted from 1.
 
-    The warm-up reaches the peak at step `warmup_steps`; its first step already has a rate above 0, where transformers'
-    has 0 and trains nothing. What follows is transformers' schedule, from its peak at step `warmup_steps + 1`.
+    The warm-up reaches the peak at step `num_warmup_steps`; its first step already has a rate above 0, where
+    transformers' has 0 and trains nothing. What follows is transformers' schedule, whose peak is the step after that.
     """
-    # In transformers' schedule `warmup_steps` is the peak: our last step of the warm-up has it, and the one after it.
-    position = step if step <= args.warmup_steps else step - 1
-    if args.lr_scheduler_type == "linear" and step <= args.warmup_steps:
+    warmup = args.num_warmup_steps
+    # In transformers' schedule `warmup` is the peak: our last step of the warm-up has it, and the one after it.
+    position = step if step <= warmup else step - 1
+    if args.lr_scheduler_type == "linear" and step <= warmup:
         # As `schedule` has it but for the last bit: runs that were begun before there was a choice go on as they were.
-        return args.learning_rate * position / args.warmup_steps
+        return args.learning_rate * position / warmup
     return args.learning_rate * schedule(args)(position)
 
 
@@ -89,7 +90,7 @@ def schedule(args: LoopArguments) -> Callable[[int], float]:
         ValueError: `lr_scheduler_kwargs` do not fit it.
     """
     more = json.dumps(args.lr_scheduler_kwargs or {}, sort_keys=True)
-    return _schedule(args.lr_scheduler_type, args.learning_rate, args.warmup_steps, args.max_steps, more)
+    return _schedule(args.lr_scheduler_type, args.learning_rate, args.num_warmup_steps, args.max_steps, more)
 
 
 @lru_cache

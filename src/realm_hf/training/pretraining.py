@@ -19,8 +19,9 @@ from torch import nn
 from transformers import TrainerCallback
 
 from realm_hf.data.collators import PreTrainingCollator
-from realm_hf.data.masking import MaskedQuery
+from realm_hf.data.masking import MaskedQuery, no_example
 from realm_hf.data.passages.build import NULL_PASSAGE, PassageStore
+from realm_hf.data.questions.load import OpenQAExample
 from realm_hf.data.sentences.build import SentenceStore
 from realm_hf.data.sentences.recurring import RecurringMasks, check_masks
 from realm_hf.models.host_facts import PreTrainingFacts
@@ -35,12 +36,13 @@ from realm_hf.training.arguments import RealmTrainingArguments
 from realm_hf.training.candidate_mix import source_of_mix
 from realm_hf.training.checkpoints import Checkpoint
 from realm_hf.training.data_order import DataOrder, step_positions
-from realm_hf.training.evaluation import SUMS, batch_sums, explain, means
+from realm_hf.training.evaluation import SUMS, batch_sums, evaluation_sums, explain, means
 from realm_hf.training.index_service import IndexService
 from realm_hf.training.indexed_trainer import IndexedTrainer
 from realm_hf.training.optimization import make_accelerator
 from realm_hf.training.prefetch import CandidatePrefetcher, MaskedExamples, RetrievedStep, encode_queries
 from realm_hf.training.reranking import LiveReranker
+from realm_hf.training.retrieval_evaluation import RetrievalQuestions
 from realm_hf.training.step_plan import StepPlan
 from realm_hf.training.swap_probes import SwapProbes
 from realm_hf.training.task import StepFigures
@@ -58,6 +60,8 @@ class RealmTrainer(IndexedTrainer):
         eval_dataset ([`SentenceStore`], *optional*): Held-out sentences for `evaluate`; none by default.
         processing_class ([`RealmTokenizer`]): The tokenizer that made passages and sentences.
         passages ([`PassageStore`]): The knowledge corpus.
+        eval_retrieval (sequence of [`OpenQAExample`], *optional*): Questions with gold passages or answers: at each
+            swap and evaluation the served index is asked for them, see [`~IndexedTrainer.evaluate_retrieval`].
         candidate_source ([`CandidateSource`], *optional*): Finds candidates instead of `args.candidate_mix`.
         recurring_masks ([`RecurringMasks`], *optional*): Of these sentences and passages, for `masking="recurring"`.
         callbacks (`list` of [`~transformers.TrainerCallback`], *optional*): Called in order; see
@@ -83,6 +87,7 @@ class RealmTrainer(IndexedTrainer):
         eval_dataset: SentenceStore | None = None,
         processing_class: RealmTokenizer,
         passages: PassageStore,
+        eval_retrieval: Sequence[OpenQAExample] = (),
         candidate_source: CandidateSource | None = None,
         recurring_masks: RecurringMasks | None = None,
         callbacks: Sequence[TrainerCallback] = (),
@@ -113,7 +118,7 @@ class RealmTrainer(IndexedTrainer):
             passages, processing_class, args.max_query_length, args.max_candidate_length, config=model.config
         )
         special = self.collator.special_tokens
-        self.placeholder = _no_example(special.cls, special.sep)
+        self.placeholder = no_example(special)
         drawing = (args, self.collator.query_room, special, recurring_masks)
         self.examples = MaskedExamples(train_dataset, DataOrder(len(train_dataset), args.seed), *drawing)
         self.eval_queries: list[MaskedQuery] = []
@@ -121,6 +126,8 @@ class RealmTrainer(IndexedTrainer):
             kept = MaskedExamples(eval_dataset, DataOrder(len(eval_dataset), args.seed), *drawing)
             self.eval_queries = kept.first(args.max_eval_sentences)
         probes = self.eval_queries[: args.probe_queries] or self.examples.first(args.probe_queries)
+        asked = list(eval_retrieval)[: args.max_eval_questions]
+        self.retrieval = RetrievalQuestions(asked, passages, processing_class, self.collator.query_room)
         swap_probes = SwapProbes(
             [probe.input_ids for probe in probes],
             max(1, args.num_candidates - 1),
@@ -132,7 +139,7 @@ class RealmTrainer(IndexedTrainer):
         self.index.candidate_source = source_of_mix(self, args.candidate_mix, candidate_source)
         self.ahead: CandidatePrefetcher | None = None
         self.plan = StepPlan(args, self.world_size, len(train_dataset))
-        self.rerank = LiveReranker(model, passages, args.max_candidate_length, bf16=self.bf16)
+        self.rerank = LiveReranker(model, passages, self.collator.candidate_room, bf16=self.bf16)
         #: What this rank trained on last; for callbacks.
         self.retrieved: RetrievedStep | None = None
 
@@ -241,7 +248,8 @@ class RealmTrainer(IndexedTrainer):
             event = self.index.after_step(step, self.model.embedder, self.stop_requested.is_set)
             events = [] if event is None else [event]
         self._request(step + 1 + self.args.retrieval_depth)
-        return {"building": self.index.is_building, "events": events}
+        found = self.retrieval_after_swap(self.model.query_embedder) if events else {}
+        return {"building": self.index.is_building, "events": events, **found}
 
     def _request(self, step: int) -> None:
         """Begin to retrieve for `step`, if there will be one."""
@@ -275,20 +283,21 @@ class RealmTrainer(IndexedTrainer):
     # Held-out figures, and the end
 
     def evaluate(self) -> dict[str, float]:
-        """Loss, retrieval utility, null mass and entropy on the held-out sentences, over the index that is served; so
-        it is called while training runs, from a callback.
+        """Loss, retrieval utility, null mass and entropy on the held-out sentences, and the retrieval for questions,
+        over the index that is served; so it is called while training runs, from a callback.
 
         Returns:
             `eval_loss` (nats a masked token, or a span), `eval_retrieval_utility` (nats an example), `eval_null_mass`,
-            `eval_entropy`; empty without held-out sentences.
+            `eval_entropy`, where there are held-out sentences; and what `evaluate_retrieval` returns.
         """
+        found = self.evaluate_retrieval(self.model.query_embedder)
         if not self.eval_queries:
-            return {}
+            return found
         total = self.sum_over_ranks(self.together("evaluate", self._evaluate_own))
         total[0] /= max(
             1.0, total[SUMS.index("tokens" if self.model.config.marginalization == "token" else "examples")]
         )
-        return means(total, "eval_")
+        return {**means(total, "eval_"), **found}
 
     def _evaluate_own(self) -> list[float]:
         """[`SUMS`] over this rank's share of the held-out sentences."""
@@ -296,14 +305,9 @@ class RealmTrainer(IndexedTrainer):
         starts = range(self.rank * size, len(queries), size * self.world_size)
         own = [query for start in starts for query in queries[start : start + size]]
         rows = self._retrieve(own)
-        # A rank may have no batch of its own.
-        figures = [torch.zeros(len(SUMS), device=self.device)]
-        self.model.eval()
-        for start in range(0, len(own), size):
-            batch = self._collate(own[start : start + size], rows[start : start + size])
-            with torch.no_grad(), self.autocast():
-                figures.append(batch_sums(self.model(**batch, num_items=1), batch["mlm_labels"]))
-        return torch.stack(figures).sum(0).tolist()
+        batches = (self._collate(own[s : s + size], rows[s : s + size]) for s in range(0, len(own), size))
+        with self.autocast():
+            return evaluation_sums(self.model, batches)
 
     def _retrieve(self, queries: list[MaskedQuery]) -> np.ndarray:
         embeddings = self._embed_live(queries) if self.args.query_encoder == "live" else None
@@ -339,8 +343,3 @@ class RealmTrainer(IndexedTrainer):
         if self.ahead is not None:
             self.ahead.close()
         self.index.stop()
-
-
-def _no_example(cls: int, sep: int) -> MaskedQuery:
-    nothing = np.zeros(0, np.int64)
-    return MaskedQuery(np.array([cls, sep]), nothing, nothing, span=-1, sentence_ids=nothing)

@@ -33,7 +33,7 @@ class LiveReranker:
     Args:
         model ([`RealmForPreTraining`]): Its towers, as they are when they are asked.
         passages ([`PassageStore`]): The candidates.
-        max_candidate_length (`int`): Wordpieces of a candidate, as in a step.
+        max_candidate_length (`int`): Wordpieces of a candidate, as in a step; a prompt is not counted.
         bf16 (`bool`, *optional*, defaults to `False`): Compute in bfloat16, as the run does.
     """
 
@@ -83,7 +83,7 @@ class LiveReranker:
             sent = to_device(inputs, tower.device)
             with torch.no_grad(), evaluating(tower), autocast(tower.device, self.bf16):
                 embeddings = tower.encode_tokens(
-                    sent["input_ids"], sent["attention_mask"], sent["token_type_ids"], facts=facts
+                    sent["input_ids"], sent["attention_mask"], sent["token_type_ids"], facts=facts, role="document"
                 )
             pieces.append(embeddings.float().cpu().numpy())
         return np.concatenate(pieces)

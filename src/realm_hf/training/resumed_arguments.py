@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from realm_hf.runs.errors import RunDirectoryError
-from realm_hf.training.loop_arguments import LoopArguments
+from realm_hf.training.loop_arguments import UNREPORTED, LoopArguments
 from realm_hf.training.optimization import learning_rate
 
 logger = logging.getLogger(__name__)
@@ -29,14 +29,19 @@ FREE = frozenset(
         *("save_steps", "save_total_limit", "logging_steps", "eval_steps", "max_skipped_steps", "save_retriever"),
         *("per_device_eval_batch_size", "max_eval_sentences", "max_eval_questions", "early_stopping_patience"),
         # How the index is renewed
-        *("refresh", "refresh_steps", "max_staleness", "on_stale", "builder_threads", "builder_device"),
+        *(
+            "refresh",
+            "refresh_steps",
+            "refresh_schedule",
+            "max_staleness",
+            "on_stale",
+            "builder_threads",
+            "builder_device",
+        ),
         *("keep_generations", "probe_queries", "retrieval_depth", "index_threads"),
         # The run directory itself refuses another one than it was made with
         *("encode_dtype", "embedding_dtype", "index_train_size", "max_tokens_per_batch"),
     }
-)
-UNREPORTED = frozenset(
-    {"output_dir", "resume_from_checkpoint", "allow_changed_arguments", "report_to", "run_name", "disable_tqdm"}
 )
 
 

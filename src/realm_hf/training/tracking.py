@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from tqdm.auto import tqdm
 
-from realm_hf.runs.records import read_log, swaps_in
+from realm_hf.runs.records import EVALUATION_PREFIX, read_log, swaps_in
 from realm_hf.runs.term import Term
 from realm_hf.storage.errors import explain_os_errors
 from realm_hf.storage.files import replacement, write_json
@@ -200,6 +200,7 @@ class Reporter:
         term: Term | None = None,
     ):
         self._accelerator, self._is_main = accelerator, accelerator.is_main_process
+        self._args, self._term = args, term
         self._log = StepLog(log, step, term) if self._is_main else None
         start_trackers(accelerator, args)
         self.progress = Progress(args.max_steps, step, name, self._is_main and not args.disable_tqdm)
@@ -210,12 +211,24 @@ class Reporter:
         Args:
             record (`dict[str, Any]`): It has a "step".
             sampled (`bool`, *optional*, defaults to `True`): False for a step between two that are tracked: only what
-                is rare, its events and the count of skipped steps, is sent.
+                is rare, its events, the count of skipped steps and held-out figures, is sent.
         """
         if self._log is not None:
             self._log.write(record)
-        rare = {name: record[name] for name in ("step", "events", "skipped_steps") if name in record}
-        track(self._accelerator, record if sampled else rare)
+        rare = ("step", "events", "skipped_steps")
+        kept = {n: value for n, value in record.items() if sampled or n in rare or n.startswith(EVALUATION_PREFIX)}
+        track(self._accelerator, kept)
+
+    def summarize(self, summary: Path, facts: Mapping[str, Any]) -> None:
+        """Write `summary.json` from the log, with the arguments; on the main process. See [`summarize`].
+
+        Args:
+            summary (`pathlib.Path`): The file.
+            facts (`dict[str, Any]`): Further entries.
+        """
+        if self._log is not None:
+            place = None if self._term is None else self._term.place
+            summarize(self._log.path, summary, {**facts, "arguments": self._args.reported()}, place)
 
     def say(self, message: str) -> None:
         """Print a line above the progress bar, or log it; on the main process."""

@@ -99,6 +99,20 @@ def test_own_column_names_are_given():
     assert load_questions(rows, question_column="text", answer_column="gold")[0] == OpenQAExample("a?", ("b",), id="0")
 
 
+def test_a_question_may_have_a_gold_passage_in_place_of_answers_where_that_is_allowed():
+    row = {"question": "q", "passage": 7}
+    (example,) = load_questions([row], gold_column="passage", need_answers=False)
+    assert (example.answers, example.gold) == ((), (7,))
+    (example,) = load_questions([{**row, "answer": ["", "a"]}], gold_column="passage", need_answers=False)
+    assert example.answers == ("a",)
+    with pytest.raises(ValueError, match="answers or answer are needed"):
+        load_questions([row], gold_column="passage")
+    with pytest.raises(ValueError, match="answers or answer are needed"):
+        load_questions([{"question": "q", "passage": None}], gold_column="passage", need_answers=False)
+    with pytest.raises(ValueError, match="holds no text"):
+        load_questions([{"question": "q", "passage": None, "answer": ""}], gold_column="passage", need_answers=False)
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [

@@ -58,6 +58,7 @@ def load_questions(
     answer_column: str | None = None,
     gold_column: str | None = None,
     regex: bool = False,
+    need_answers: bool = True,
 ) -> list[OpenQAExample]:
     """
     Load questions from a file, a directory, the Hub, or from rows at hand.
@@ -80,6 +81,8 @@ def load_questions(
         gold_column (`str`, *optional*): Column of the gold passages: a number of a document, a text, or a list of
             them; `None` in a row says that it has none. Not read by default.
         regex (`bool`, *optional*, defaults to `False`): The answers are regular expressions (CuratedTREC).
+        need_answers (`bool`, *optional*, defaults to `True`): `False` lets rows with a gold passage do without
+            answers: enough to evaluate retrieval.
 
     Returns:
         `list[OpenQAExample]`: In the source's order. `id` is the row's `id`, or its number.
@@ -93,13 +96,13 @@ def load_questions(
     where = "the given rows" if not isinstance(source, (str, Path)) else str(source)
     rows = _rows(source, split, name, revision)
     lists = _WrittenLists()
-    examples = [
-        replace(
-            _example(row, f"{where}, row {number}", number, question_column, answer_column, regex, lists),
-            gold=() if gold_column is None else _gold(row, gold_column, f"{where}, row {number}"),
-        )
-        for number, row in enumerate(rows)
-    ]
+    examples = []
+    for number, row in enumerate(rows):
+        here = f"{where}, row {number}"
+        gold = () if gold_column is None else _gold(row, gold_column, here)
+        needed = need_answers or not gold
+        example = _example(row, here, number, question_column, answer_column, regex, needed, lists)
+        examples.append(replace(example, gold=gold))
     if not examples:
         raise ValueError(f"{where} holds no questions: check the source and the split.")
     lists.log(where)
@@ -175,10 +178,12 @@ def _example(
     question_column: str,
     answer_column: str | None,
     regex: bool,
+    needed: bool,
     lists: _WrittenLists,
 ) -> OpenQAExample:
     columns = [answer_column] if answer_column is not None else [c for c in _ANSWER_COLUMNS if c in row]
-    if question_column not in row or not columns or columns[0] not in row:
+    has_answers = bool(columns) and columns[0] in row
+    if question_column not in row or (needed and not has_answers):
         wanted = answer_column or " or ".join(_ANSWER_COLUMNS)
         raise ValueError(
             f"{where} has the columns {sorted(row)}, but {question_column} and {wanted} are needed: name yours with "
@@ -188,8 +193,10 @@ def _example(
     if not isinstance(question, str) or not question.strip():
         raise ValueError(f"{where} has the question {question!r}: a text is needed.")
     is_regex = bool(row.get("regex", regex))
-    answers = _strings(row[columns[0]] if is_regex else lists(row[columns[0]]))
-    if not answers:
+    answers: tuple[str, ...] = ()
+    if has_answers:
+        answers = _strings(row[columns[0]] if is_regex else lists(row[columns[0]]))
+    if needed and not answers:
         raise ValueError(
             f"{where} ({question!r}) has {columns[0]} {row[columns[0]]!r}, which holds no text: leave out questions "
             "without an answer."
