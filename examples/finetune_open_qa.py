@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from corpora import (
     KnowledgeArguments,
@@ -28,7 +28,7 @@ from corpora import (
     prepare_passages,
     set_up_logging,
 )
-from realm_hf import QuestionAnswerer, RealmEmbedder, RealmForOpenQA, RealmRetriever, RealmTokenizer
+from realm_hf import QuestionAnswerer, RealmEmbedder, RealmForOpenQA, RealmRetriever
 from realm_hf.data import MAX_PASSAGE_LENGTH, OpenQAExample, PassageStore, load_questions
 from realm_hf.training import OpenQATrainer, OpenQATrainingArguments, make_accelerator, parse_arguments, permute
 
@@ -157,7 +157,7 @@ def run_of(model: str) -> Path | None:
 def find_passages(
     args: PassageArguments,
     start: StartArguments,
-    tokenizer: RealmTokenizer,
+    tokenizer: PreTrainedTokenizerBase,
     origin: Path | None,
     run: Path,
 ) -> PassageStore:

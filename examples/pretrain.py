@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from accelerate import Accelerator
+from transformers import PreTrainedTokenizerBase
 
 from corpora import (
     KnowledgeArguments,
@@ -27,7 +28,7 @@ from corpora import (
     set_up_logging,
 )
 from pretrain_warm_starts import WarmStartArguments, warm_up
-from realm_hf import RealmForPreTraining, RealmTokenizer, write_report
+from realm_hf import RealmForPreTraining, write_report
 from realm_hf.data import (
     OpenQAExample,
     PassageStore,
@@ -137,7 +138,7 @@ def prepare_sentences(
     knowledge: KnowledgeArguments,
     corpus: SentenceArguments,
     args: RealmTrainingArguments,
-    tokenizer: RealmTokenizer,
+    tokenizer: PreTrainedTokenizerBase,
     directory: Path,
 ) -> SentenceStore:
     """The pre-training corpus as tagged sentences in `directory`, built once."""
@@ -173,7 +174,7 @@ def load_eval_questions(args: EvaluationArguments) -> list[OpenQAExample]:
 
 
 def prepare_masks(
-    sentences: SentenceStore, passages: PassageStore, tokenizer: RealmTokenizer, run: Path
+    sentences: SentenceStore, passages: PassageStore, tokenizer: PreTrainedTokenizerBase, run: Path
 ) -> RecurringMasks:
     """Which salient spans other passages hold, found once."""
     path = run / "recurring-masks.npz"

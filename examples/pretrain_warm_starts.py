@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from transformers import PreTrainedTokenizerBase
 
 from corpora import hold_out_articles, recurring_spans_of
-from realm_hf import RealmForPreTraining, RealmTokenizer
+from realm_hf import RealmForPreTraining
 from realm_hf.data import PassageStore
 from realm_hf.training import (
     InverseClozeTrainer,
@@ -69,7 +70,7 @@ class WarmStartArguments:
 def warm_up(
     model: RealmForPreTraining,
     passages: PassageStore,
-    tokenizer: RealmTokenizer,
+    tokenizer: PreTrainedTokenizerBase,
     warm: WarmStartArguments,
     args: RealmTrainingArguments,
     accelerator: Accelerator,
