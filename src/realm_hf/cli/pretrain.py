@@ -1,22 +1,22 @@
-"""Pre-train REALM on your own text and knowledge corpus, from raw text to a model, an index and a report.
+"""`realm-hf pretrain`: from your own raw text and knowledge corpus to a model, an index and a report.
 
-    accelerate launch examples/pretrain.py --knowledge_corpus wiki.parquet --output_dir runs/mine \
+    accelerate launch -m realm_hf pretrain --knowledge_corpus wiki.parquet --output_dir runs/mine \
         --model_name_or_path google-bert/bert-base-uncased --inverse_cloze_steps 1000 --max_steps 2000
-    accelerate launch examples/pretrain.py examples/pretrain.yaml --max_steps 50
-    accelerate launch examples/pretrain.py examples/pretrain.yaml --resume_from_checkpoint true
+    accelerate launch -m realm_hf pretrain run.yaml --max_steps 50
+    accelerate launch -m realm_hf pretrain run.yaml --resume_from_checkpoint true
 
 RUN (`--output_dir`) then holds passages/ and sentences/ (built once, and found again), checkpoints/, index/, model/,
 log.jsonl, summary.json, examples.json, report.html, and a folder for each warm start (`pretrain_warm_starts.py`).
 """
 
 import json
-import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from accelerate import Accelerator
 
-from corpora import (
+from realm_hf.cli.corpora import (
     KnowledgeArguments,
     ModelArguments,
     end_interrupted,
@@ -24,10 +24,9 @@ from corpora import (
     load_tokenizer,
     once,
     prepare_passages,
-    set_up_logging,
 )
-from pretrain_warm_starts import WarmStartArguments, warm_up
-from realm_hf import RealmForPreTraining, RealmTokenizer, write_report
+from realm_hf.cli.pretrain_warm_starts import WarmStartArguments, warm_up
+from realm_hf.cli.programs import arguments_of, one_line_errors, set_up_logging
 from realm_hf.data import (
     OpenQAExample,
     PassageStore,
@@ -39,12 +38,14 @@ from realm_hf.data import (
     load_questions,
     tagger_from_name,
 )
+from realm_hf.models.modeling_realm import RealmForPreTraining
+from realm_hf.models.tokenization_realm import RealmTokenizer
+from realm_hf.report import write_report
 from realm_hf.training import (
     RealmTrainer,
     RealmTrainingArguments,
     list_checkpoints,
     make_accelerator,
-    parse_arguments,
 )
 
 
@@ -89,39 +90,44 @@ class SentenceArguments:
     heldout_fraction: float = field(default=0.01, metadata={"help": "Share of the documents that is held out."})
 
 
-def main() -> int:
-    knowledge, corpus, evaluation, model_args, warm, args = parse_arguments(
+def main(words: Sequence[str]) -> int:
+    """Run the command with these arguments; returns its exit code."""
+    knowledge, corpus, evaluation, model_args, warm, args = arguments_of(
+        "pretrain",
+        words,
         [
             *(KnowledgeArguments, SentenceArguments, EvaluationArguments),
             *(ModelArguments, WarmStartArguments, PreTrainingArguments),
-        ]
+        ],
     )
-    accelerator = make_accelerator(args)
-    set_up_logging(accelerator)
-    run = Path(args.output_dir)
-    tokenizer = load_tokenizer(model_args)
-    passages = prepare_passages(knowledge, tokenizer, run / "passages", args.max_candidate_length)
-    sentences = prepare_sentences(knowledge, corpus, args, tokenizer, run / "sentences")
-    masks = prepare_masks(sentences, passages, tokenizer, run) if args.masking == "recurring" else None
-    begins = not list_checkpoints(run / "checkpoints")
-    model = load_model(model_args, args.seed, passages if begins else None)
-    if accelerator.is_main_process:
-        print(overview(model, passages, sentences, args, accelerator), flush=True)
+    with one_line_errors("pretrain"):
+        accelerator = make_accelerator(args)
+        set_up_logging(accelerator)
+        run = Path(args.output_dir)
+        tokenizer = load_tokenizer(model_args)
+        passages = prepare_passages(knowledge, tokenizer, run / "passages", args.max_candidate_length)
+        sentences = prepare_sentences(knowledge, corpus, args, tokenizer, run / "sentences")
+        masks = prepare_masks(sentences, passages, tokenizer, run) if args.masking == "recurring" else None
+        begins = not list_checkpoints(run / "checkpoints")
+        model = load_model(model_args, args.seed, passages if begins else None)
+        if accelerator.is_main_process:
+            print(overview(model, passages, sentences, args, accelerator), flush=True)
 
     stopped = warm_up(model, passages, tokenizer, warm, args, accelerator) if begins else None
     if stopped is not None:
         return end_interrupted(stopped, accelerator)
-    trainer = RealmTrainer(
-        model,
-        args,
-        train_dataset=sentences.train,
-        eval_dataset=sentences.heldout,
-        processing_class=tokenizer,
-        passages=passages,
-        eval_retrieval=load_eval_questions(evaluation),
-        recurring_masks=masks,
-        accelerator=accelerator,
-    )
+    with one_line_errors("pretrain"):
+        trainer = RealmTrainer(
+            model,
+            args,
+            train_dataset=sentences.train,
+            eval_dataset=sentences.heldout,
+            processing_class=tokenizer,
+            passages=passages,
+            eval_retrieval=load_eval_questions(evaluation),
+            recurring_masks=masks,
+            accelerator=accelerator,
+        )
     result = trainer.train()
     if result.interrupted:
         return end_interrupted(result, accelerator)
@@ -213,7 +219,3 @@ def show_examples(run: Path, count: int = 3) -> None:
         for candidate in sorted(example["candidates"], key=lambda c: -c["probability"])[:3]:
             p, utility = f"p {candidate['probability']:.3f}", f"utility {candidate['utility']:+.2f}"
             print(f"  {p}  {utility}  {candidate['title'] or '(null passage)'}: {candidate['text'][:70]}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,6 +1,6 @@
-"""Teach an encoder to read before a retriever learns from it: masked language modelling on the passages.
+"""`realm-hf warm-start masked-lm`: an encoder learns to read, by masked language modelling on the passages.
 
-    accelerate launch examples/train_masked_lm.py --knowledge_corpus wiki.parquet --output_dir runs/masked-lm \
+    accelerate launch -m realm_hf warm-start masked-lm --knowledge_corpus wiki.parquet --output_dir runs/masked-lm \
         --model_name_or_path sentence-transformers/all-MiniLM-L6-v2 --max_steps 5000 --learning_rate 5e-4
 
 An encoder without a prediction head, as all sentence encoders are, begins with one that is tied to its word
@@ -8,32 +8,34 @@ embeddings. `--from_nothing` begins with no weights at all and makes its own voc
 
     --vocab_size 8192 --from_nothing hidden_size=256,num_hidden_layers=4,num_attention_heads=4,intermediate_size=1024
 
-RUN/model holds the encoder; give it to `train_inverse_cloze.py` or `pretrain.py --model_name_or_path`, whose towers
-and encoder start from it.
+RUN/model holds the encoder; give it to the other warm starts or to `realm-hf pretrain` as `--model_name_or_path`:
+towers and encoder start from it.
 """
 
-import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tokenizers import BertWordPieceTokenizer
 
-from corpora import (
+from realm_hf.cli.corpora import (
     KnowledgeArguments,
     hold_out_articles,
     once,
     prepare_passages,
     recurring_spans_of,
-    set_up_logging,
     train_and_save,
 )
-from realm_hf import RealmConfig, RealmKnowledgeAugEncoder, RealmTokenizer
+from realm_hf.cli.programs import arguments_of, one_line_errors, set_up_logging
 from realm_hf.data import MAX_PASSAGE_LENGTH, load_documents
+from realm_hf.models.configuration_realm import RealmConfig
+from realm_hf.models.modeling_realm import RealmKnowledgeAugEncoder
+from realm_hf.models.tokenization_realm import RealmTokenizer
 from realm_hf.training import (
     MaskedLMTrainer,
     MaskedLMTrainingArguments,
     make_accelerator,
-    parse_arguments,
 )
 
 
@@ -54,7 +56,7 @@ class EncoderArguments:
             raise ValueError("Give --model_name_or_path or --from_nothing, one of the two.")
 
 
-def sizes(text: str) -> dict[str, float]:
+def _sizes(text: str) -> dict[str, Any]:
     try:
         pairs = dict(part.split("=") for part in text.split(","))
         return {name: int(value) if value.isdigit() else float(value) for name, value in pairs.items()}
@@ -83,36 +85,36 @@ def new_tokenizer(knowledge: KnowledgeArguments, vocab_size: int, folder: Path) 
     return RealmTokenizer.from_pretrained(folder)
 
 
-def main() -> int:
-    knowledge, start, args = parse_arguments([KnowledgeArguments, EncoderArguments, MaskedLMTrainingArguments])
-    accelerator = make_accelerator(args)
-    set_up_logging(accelerator)
-    run = Path(args.output_dir)
-    if start.from_nothing is None:
-        tokenizer = RealmTokenizer.from_pretrained(start.model_name_or_path)
-        encoder = RealmKnowledgeAugEncoder.from_bert(start.model_name_or_path, pooler="identity", seed=args.seed)
-    else:
-        tokenizer = new_tokenizer(knowledge, start.vocab_size, run / "tokenizer")
-        dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-        config = RealmConfig(vocab_size=len(tokenizer), **dropout, **sizes(start.from_nothing))
-        encoder = RealmKnowledgeAugEncoder.from_scratch(config, args.seed)
-    passages = prepare_passages(knowledge, tokenizer, run / "passages", start.max_candidate_length)
-    recurring = recurring_spans_of(passages, tokenizer, run)
-    train, held_out = hold_out_articles(passages, start.heldout_fraction)
-    trainer = MaskedLMTrainer(
-        encoder,
-        args,
-        train_dataset=passages,
-        processing_class=tokenizer,
-        recurring=recurring,
-        rows=train,
-        eval_rows=held_out,
-        accelerator=accelerator,
+def main(words: Sequence[str]) -> int:
+    """Run the command with these arguments; returns its exit code."""
+    knowledge, start, args = arguments_of(
+        "warm-start masked-lm", words, [KnowledgeArguments, EncoderArguments, MaskedLMTrainingArguments]
     )
+    with one_line_errors("warm-start masked-lm"):
+        accelerator = make_accelerator(args)
+        set_up_logging(accelerator)
+        run = Path(args.output_dir)
+        if start.from_nothing is None:
+            tokenizer = RealmTokenizer.from_pretrained(start.model_name_or_path)
+            encoder = RealmKnowledgeAugEncoder.from_bert(start.model_name_or_path, pooler="identity", seed=args.seed)
+        else:
+            tokenizer = new_tokenizer(knowledge, start.vocab_size, run / "tokenizer")
+            dropout: dict[str, Any] = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+            config = RealmConfig(vocab_size=len(tokenizer), **dropout, **_sizes(start.from_nothing))
+            encoder = RealmKnowledgeAugEncoder.from_scratch(config, args.seed)
+        passages = prepare_passages(knowledge, tokenizer, run / "passages", start.max_candidate_length)
+        recurring = recurring_spans_of(passages, tokenizer, run)
+        train, held_out = hold_out_articles(passages, start.heldout_fraction)
+        trainer = MaskedLMTrainer(
+            encoder,
+            args,
+            train_dataset=passages,
+            processing_class=tokenizer,
+            recurring=recurring,
+            rows=train,
+            eval_rows=held_out,
+            accelerator=accelerator,
+        )
     if accelerator.is_main_process:
         print(f"{len(passages):,} passages, {len(train):,} of them to train on; {len(recurring):,} spans recur")
     return train_and_save(trainer, tokenizer, accelerator)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

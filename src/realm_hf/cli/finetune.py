@@ -1,36 +1,41 @@
-"""Fine-tune REALM on questions and answers: query tower and reader, over your own knowledge corpus.
+"""`realm-hf finetune`: query tower and reader learn from questions and answers, over your own knowledge corpus.
 
-    accelerate launch examples/finetune_open_qa.py --model_name_or_path RUN/model --output_dir runs/qa \
+    accelerate launch -m realm_hf finetune --model_name_or_path RUN/model --output_dir runs/qa \
         --train_questions train.jsonl --dev_questions dev.jsonl --num_train_epochs 20 --eval_steps 500
-    accelerate launch examples/finetune_open_qa.py examples/finetune_open_qa.yaml --max_steps 50
-    accelerate launch examples/finetune_open_qa.py examples/finetune_open_qa.yaml --resume_from_checkpoint true
+    accelerate launch -m realm_hf finetune qa.yaml --max_steps 50
+    accelerate launch -m realm_hf finetune qa.yaml --resume_from_checkpoint true
 
-RUN is a run of `pretrain.py`: its passages are the corpus and its newest index is taken over. From a BERT checkpoint,
-or over another corpus, name a `--knowledge_corpus` or a passage store (`--passages`), and the index is built once.
-The output directory then holds model/ (weights, passages and index: it answers by itself), best/, checkpoints/,
-index/, log.jsonl and summary.json.
+RUN is a run of `realm-hf pretrain`: its passages are the corpus and its newest index is taken over. From a BERT
+checkpoint, or over another corpus, name a `--knowledge_corpus` or a passage store (`--passages`), and the index is
+built once. The output directory then holds model/ (weights, passages and index: it answers by itself), best/,
+checkpoints/, index/, log.jsonl and summary.json.
 """
 
 import json
-import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from transformers import AutoConfig
 
-from corpora import (
+from realm_hf.cli.corpora import (
     KnowledgeArguments,
     ModelArguments,
     end_interrupted,
     load_model,
     load_tokenizer,
     prepare_passages,
-    set_up_logging,
 )
-from realm_hf import QuestionAnswerer, RealmEmbedder, RealmForOpenQA, RealmRetriever, RealmTokenizer
+from realm_hf.cli.programs import arguments_of, one_line_errors, set_up_logging
 from realm_hf.data import MAX_PASSAGE_LENGTH, OpenQAExample, PassageStore, load_questions
-from realm_hf.training import OpenQATrainer, OpenQATrainingArguments, make_accelerator, parse_arguments, permute
+from realm_hf.models.modeling_embedder import RealmEmbedder
+from realm_hf.models.modeling_realm_qa import RealmForOpenQA
+from realm_hf.models.tokenization_realm import RealmTokenizer
+from realm_hf.qa.answerer import QuestionAnswerer
+from realm_hf.retriever.retriever import RealmRetriever
+from realm_hf.training import OpenQATrainer, OpenQATrainingArguments, make_accelerator, permute
 
 SHOWN = 5
 
@@ -87,28 +92,30 @@ class StartArguments(ModelArguments):
     )
 
 
-def main() -> int:
-    questions, knowledge, start, args = parse_arguments(
-        [QuestionArguments, PassageArguments, StartArguments, OpenQATrainingArguments]
+def main(words: Sequence[str]) -> int:
+    """Run the command with these arguments; returns its exit code."""
+    questions, knowledge, start, args = arguments_of(
+        "finetune", words, [QuestionArguments, PassageArguments, StartArguments, OpenQATrainingArguments]
     )
-    accelerator = make_accelerator(args)
-    set_up_logging(accelerator)
-    tokenizer = load_tokenizer(start)
-    train, dev = load_examples(questions, args.seed, gold=args.gold_passages)
-    origin = run_of(start.model_name_or_path)
-    passages = find_passages(knowledge, start, tokenizer, origin, Path(args.output_dir))
-    model, passage_embedder = load_start(start, args.seed, passages)
-    trainer = OpenQATrainer(
-        model,
-        args,
-        train_dataset=train,
-        eval_dataset=dev,
-        processing_class=tokenizer,
-        passages=passages,
-        passage_embedder=passage_embedder,
-        index_from=start.index_from or origin,
-        accelerator=accelerator,
-    )
+    with one_line_errors("finetune"):
+        accelerator = make_accelerator(args)
+        set_up_logging(accelerator)
+        tokenizer = load_tokenizer(start)
+        train, dev = load_examples(questions, args.seed, gold=args.gold_passages)
+        origin = run_of(start.model_name_or_path)
+        passages = find_passages(knowledge, start, tokenizer, origin, Path(args.output_dir))
+        model, passage_embedder = load_start(start, args.seed, passages)
+        trainer = OpenQATrainer(
+            model,
+            args,
+            train_dataset=train,
+            eval_dataset=dev,
+            processing_class=tokenizer,
+            passages=passages,
+            passage_embedder=passage_embedder,
+            index_from=start.index_from or origin,
+            accelerator=accelerator,
+        )
     if accelerator.is_main_process:
         print(overview(trainer), flush=True)
     result = trainer.train()
@@ -179,7 +186,7 @@ def find_passages(
 
 def load_start(args: StartArguments, seed: int, passages: PassageStore) -> tuple[RealmForOpenQA, RealmEmbedder | None]:
     """The model, and its passage tower where that is not its query tower."""
-    overrides = {} if args.max_span_width is None else {"max_span_width": args.max_span_width}
+    overrides: dict[str, Any] = {} if args.max_span_width is None else {"max_span_width": args.max_span_width}
     config = AutoConfig.from_pretrained(args.model_name_or_path)
     if config.model_type == "realm" and "RealmForOpenQA" in (config.architectures or []):
         tower = Path(args.model_name_or_path) / "embedder"
@@ -227,7 +234,3 @@ def show_results(run: Path, questions: list[str], args: OpenQATrainingArguments)
     answerer = QuestionAnswerer(RealmForOpenQA.from_pretrained(folder), RealmRetriever.from_pretrained(folder))
     for answer in answerer(questions):
         print(f"  {answer.question}\n    {answer.text or '(none)'}  p {answer.probability:.2f}  {answer.title}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())
