@@ -226,7 +226,7 @@ def show_results(run: Path, questions: list[str], args: OpenQATrainingArguments)
     folder = run / "model"
     answerer = QuestionAnswerer(RealmForOpenQA.from_pretrained(folder), RealmRetriever.from_pretrained(folder))
     for answer in answerer(questions):
-        print(f"  {answer.question}\n    {answer.text or '(none)'}  p {answer.probability:.2f}  {answer.title}")
+        print(f"  {answer.question}\n    {answer.shown or '(none)'}  p {answer.probability:.2f}  {answer.title}")
 
 
 if __name__ == "__main__":
