@@ -51,6 +51,8 @@ def _fields_with_help(kind: griffe.Object) -> str:
         for name, item in fields
         for node in ast.walk(ast.parse(str(item.value or "None")))
         if isinstance(node, ast.Dict) and [getattr(key, "value", None) for key in node.keys] == ["help"]
+        # What is filled in when it runs is only known there.
+        if isinstance(node.values[0], ast.Constant)
     ]
     return "\n\nArgs:\n" + "\n".join(lines) if lines else ""
 

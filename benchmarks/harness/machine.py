@@ -51,7 +51,9 @@ def measured_on(threads: int, *code: str) -> dict[str, str]:
 def commit(*code: str) -> str:
     """The commit, with `-dirty` where code that decides the figures was changed since (by default: of the speeds)."""
     head = _git("rev-parse", "--short=10", "HEAD")
-    return f"{head}-dirty" if _git("status", "--porcelain", "--", *(code or _CODE)) else head
+    # Results are no code: a run that has written its first line is not dirty by that.
+    changed = _git("status", "--porcelain", "--", *(code or _CODE), ":(exclude)*.jsonl")
+    return f"{head}-dirty" if changed else head
 
 
 def _versions(*names: str) -> str:

@@ -127,21 +127,26 @@ class PreTrainingCollator:
     ) -> dict[str, np.ndarray]:
         """`[CLS] x [SEP] body [SEP]` for each of the B * K rows; `x` comes masked, with its special tokens."""
         body_starts, body_lengths = self.passages.body_extents(rows)
-        body_lengths = np.minimum(body_lengths, self.max_candidate_length - 2)
+        special = self.special_tokens
+        body_lengths = np.minimum(body_lengths, self.max_candidate_length - 1 - special.separators)
         query_lengths = np.repeat(query_lengths, count)
-        ends = query_lengths + body_lengths
+        # The query ends with one [SEP]; some templates have another before the body.
+        body_places = query_lengths + special.separators - 1
+        ends = body_places + body_lengths
         columns = np.arange(ends.max() + 1)
         input_ids = np.full((len(rows), len(columns)), self.special_tokens.pad, np.int64)
         # Padding of a short query is overwritten by the body, or is padding of the joint row as well.
         shared = min(query_ids.shape[1], len(columns))
         input_ids[:, :shared] = np.repeat(query_ids[:, :shared], count, axis=0)
-        scatter_rows(input_ids, query_lengths, self.passages.body_tokens.values, body_starts, body_lengths)
-        input_ids[np.arange(len(rows)), ends] = self.special_tokens.sep
+        for place in range(special.separators - 1):
+            input_ids[np.arange(len(rows)), query_lengths + place] = special.sep
+        scatter_rows(input_ids, body_places, self.passages.body_tokens.values, body_starts, body_lengths)
+        input_ids[np.arange(len(rows)), ends] = special.sep
         attention_mask = columns <= ends[:, None]
         return {
             "input_ids": input_ids,
             "attention_mask": attention_mask.astype(np.int64),
-            "token_type_ids": (attention_mask & (columns >= query_lengths[:, None])).astype(np.int64),
+            "token_type_ids": (attention_mask & (columns >= body_places[:, None])).astype(np.int64),
         }
 
 
@@ -181,16 +186,17 @@ class InverseClozeCollator:
         """
         if not examples:
             raise ValueError("an empty list of examples cannot be collated: a batch needs at least one")
-        special, room = self.special_tokens, self.max_candidate_length - 3
+        special = self.special_tokens
+        room = self.max_candidate_length - special.of_pair
         sentences = [example.query_ids[: self.max_query_length - 2] for example in examples]
         titles = [example.title_ids[:room] for example in examples]
         bodies = [example.body_ids[: room - len(title)] for example, title in zip(examples, titles, strict=True)]
-        cls, sep = [special.cls], [special.sep]
+        cls, sep, between = [special.cls], [special.sep], [special.sep] * special.separators
         query_ids, query_mask = pad_rows([np.concatenate([cls, x, sep]) for x in sentences], special.pad)
         passage_ids, passage_mask = pad_rows(
-            [np.concatenate([cls, t, sep, b, sep]) for t, b in zip(titles, bodies, strict=True)], special.pad
+            [np.concatenate([cls, t, between, b, sep]) for t, b in zip(titles, bodies, strict=True)], special.pad
         )
-        body_starts = np.array([len(title) + 2 for title in titles])
+        body_starts = np.array([len(title) + 1 + special.separators for title in titles])
         segments = passage_mask * (np.arange(passage_ids.shape[1]) >= body_starts[:, None])
         arrays = {
             "query_input_ids": query_ids,

@@ -21,7 +21,7 @@ from realm_hf.data.collators import pad_rows
 from realm_hf.data.masking import MASKED_LM_STREAM, example_rng
 from realm_hf.data.passages.recurring import RecurringSpans, articles_of
 from realm_hf.data.passages.store import PassageStore
-from realm_hf.data.vocabulary import word_continuations
+from realm_hf.data.word_edges import WordEdges
 from realm_hf.models.host_facts import IGNORED_LABEL
 
 __all__ = ["MaskedLMCollator", "MaskedLMDataset", "MaskedLMExample"]
@@ -100,7 +100,7 @@ class MaskedLMDataset(Dataset[MaskedLMExample]):
         self.max_length, self.seed, self.pack = max_length, seed, pack
         self.mask_probability, self.pair_probability = mask_probability, pair_probability
         self.articles = articles_of(passages)
-        self._continues = word_continuations(tokenizer)
+        self._edges = WordEdges.of(tokenizer)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -136,7 +136,8 @@ class MaskedLMDataset(Dataset[MaskedLMExample]):
         assert self.recurring is not None
         spans = self.recurring
         other = int(rng.choice(spans.others(place)))
-        room = self.max_length - 3
+        special = self.passages.special_tokens
+        room = self.max_length - special.of_pair
         length = int(spans.lengths[place])
         body, second = (self.passages.body_ids(int(spans.rows[at])) for at in (place, other))
         # What one passage does not need, the other may have.
@@ -145,12 +146,12 @@ class MaskedLMDataset(Dataset[MaskedLMExample]):
         partner, _ = self._window(second, int(spans.starts[other]), length, room - len(window), rng)
         if not joined:
             partner = partner[:0]
-        special = self.passages.special_tokens
-        ids = np.concatenate([[special.cls], window, [special.sep], partner, [special.sep]], dtype=np.int64)
-        boundary, span = len(window) + 2, np.arange(start + 1, start + 1 + length)
+        between = [special.sep] * special.separators
+        ids = np.concatenate([[special.cls], window, between, partner, [special.sep]], dtype=np.int64)
+        boundary, span = len(window) + 1 + len(between), np.arange(start + 1, start + 1 + length)
         # The span must stay where it can be read.
         kept = np.zeros(len(ids), bool)
-        kept[[0, boundary - 1, -1]] = True
+        kept[[0, -1]] = kept[len(window) + 1 : boundary] = True
         kept[boundary:-1] = _equals(partner, window[start : start + length])
         return self._masked(ids, kept, span, boundary, rng, alone)
 
@@ -180,7 +181,8 @@ class MaskedLMDataset(Dataset[MaskedLMExample]):
         low, high = max(0, start + length - room), min(start, len(body) - room)
         begin = int(rng.integers(low, high + 1))
         end = begin + room
-        while self._continues[body[begin]] and begin < start:
+        continues = self._edges.continues(body)
+        while continues[begin] and begin < start:
             begin += 1
         return body[begin:end], start - begin
 
@@ -188,7 +190,7 @@ class MaskedLMDataset(Dataset[MaskedLMExample]):
         self, ids: np.ndarray, kept: np.ndarray, span: np.ndarray, boundary: int, rng: np.random.Generator, alone: bool
     ) -> MaskedLMExample:
         """Mask the span and, unless it shall be alone, further whole words of those that are not `kept`."""
-        begins = ~self._continues[ids]
+        begins = ~self._edges.continues(ids)
         begins[1:] |= kept[1:] != kept[:-1]  # after [CLS] or [SEP] even the rest of a word counts as one
         word, chosen = np.cumsum(begins) - 1, span
         if not alone:

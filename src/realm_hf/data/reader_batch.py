@@ -142,7 +142,9 @@ def make_reader_batch(
     longest = max_length // 2
     cut = [ids if len(ids) <= longest else np.append(ids[: longest - 1], special_tokens.sep) for ids in question_ids]
     padded, mask = pad_rows(cut, special_tokens.pad)
-    body_start = mask.sum(1)[question]
+    question_end = mask.sum(1)[question]
+    # The question ends with one [SEP]; some templates have another before the body.
+    body_start = question_end + special_tokens.separators - 1
     body_end = body_start + np.minimum(lengths, max_length - 1 - body_start)
 
     columns = np.arange(body_end.max() + 1)
@@ -150,6 +152,8 @@ def make_reader_batch(
     # What hangs over of the longest question is padding in each row that is shorter.
     shared = min(padded.shape[1], len(columns))
     input_ids[:, :shared] = padded[question, :shared]
+    for place in range(special_tokens.separators - 1):
+        input_ids[np.arange(len(row)), question_end + place] = special_tokens.sep
     scatter_rows(input_ids, body_start, values, starts, body_end - body_start)
     input_ids[np.arange(len(row)), body_end] = special_tokens.sep
     attention_mask = columns <= body_end[:, None]

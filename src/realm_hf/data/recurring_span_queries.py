@@ -19,7 +19,7 @@ from realm_hf.data.collators import pad_rows
 from realm_hf.data.masking import RECURRING_SPAN_STREAM, example_rng
 from realm_hf.data.passages.recurring import RecurringSpans, articles_of
 from realm_hf.data.passages.store import NULL_PASSAGE, PassageStore
-from realm_hf.data.vocabulary import word_continuations
+from realm_hf.data.word_edges import WordEdges
 from realm_hf.models.configuration_realm import MAX_QUERY_LENGTH
 
 __all__ = ["RecurringSpanCollator", "RecurringSpanDataset", "RecurringSpanExample"]
@@ -92,7 +92,7 @@ class RecurringSpanDataset(Dataset[RecurringSpanExample]):
         self.passages, self.recurring, self.seed = passages, recurring, seed
         self.keep_probability = keep_probability
         self._articles, self._allowed = articles_of(passages), allowed
-        self._continues = word_continuations(tokenizer)
+        self._edges = WordEdges.of(tokenizer)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -118,7 +118,7 @@ class RecurringSpanDataset(Dataset[RecurringSpanExample]):
     def _query(self, row: int, start: int, length: int, kept: bool, rng: np.random.Generator) -> np.ndarray:
         """5 to 30 words of the body around the span, with it or without."""
         body = self.passages.body_ids(row)
-        begins = np.flatnonzero(~self._continues[body] | (np.arange(len(body)) == 0))
+        begins = np.flatnonzero(~self._edges.continues(body) | (np.arange(len(body)) == 0))
         first, last = np.searchsorted(begins, [start, start + length - 1], side="right") - 1  # words of the span
         within = int(last - first + 1)
         wanted = int(rng.integers(FEWEST_WORDS, MOST_WORDS + 1)) + (0 if kept else within)

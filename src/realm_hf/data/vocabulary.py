@@ -11,6 +11,9 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
+from realm_hf.data.word_edges import first_word_differs, marks_continuations
+from realm_hf.models.templates import separators_between
+
 
 @dataclass(frozen=True)
 class SpecialTokens:
@@ -22,12 +25,22 @@ class SpecialTokens:
         cls (`int`): Id of `[CLS]`.
         sep (`int`): Id of `[SEP]`.
         mask (`int`): Id of `[MASK]`.
+        separators (`int`, *optional*, defaults to 1): `[SEP]` between two texts: RoBERTa and MPNet write two.
+        first_word_differs (`bool`, *optional*, defaults to `False`): Whether a word has other ids at the beginning of
+            a text than behind a space, as in byte-level BPE.
     """
 
     pad: int
     cls: int
     sep: int
     mask: int
+    separators: int = 1
+    first_word_differs: bool = False
+
+    @property
+    def of_pair(self) -> int:
+        """Special tokens of two texts in one input."""
+        return 2 + self.separators
 
     @classmethod
     def from_tokenizer(cls, tokenizer: PreTrainedTokenizerBase) -> "SpecialTokens":
@@ -35,7 +48,7 @@ class SpecialTokens:
         Read the ids from a tokenizer.
 
         Raises:
-            ValueError: If the tokenizer lacks one of the four tokens.
+            ValueError: If the tokenizer lacks one of the four tokens, or writes two texts in a form of its own.
         """
         found = {name: getattr(tokenizer, f"{name}_token_id") for name in ("pad", "cls", "sep", "mask")}
         missing = [f"{name}_token" for name, value in found.items() if value is None]
@@ -44,11 +57,13 @@ class SpecialTokens:
                 f"{type(tokenizer).__name__} has no {', '.join(missing)}, but the formats `[CLS] title [SEP] body "
                 "[SEP]` and salient span masking need them: use a BERT-like tokenizer, or set these tokens on it"
             )
-        return cls(**found)
+        return cls(**found, separators=separators_between(tokenizer), first_word_differs=first_word_differs(tokenizer))
 
-    def to_dict(self) -> dict[str, int]:
-        """The four ids as a JSON-ready dictionary."""
-        return asdict(self)
+    def to_dict(self) -> dict[str, int | bool]:
+        """The four ids as a JSON-ready dictionary, and what differs from BERT's template."""
+        content = asdict(self)
+        usual = {"separators": 1, "first_word_differs": False}
+        return {name: value for name, value in content.items() if usual.get(name) != value}
 
 
 def token_dtype(vocabulary_size: int) -> np.dtype:
@@ -79,9 +94,9 @@ def encode_texts(
         return_offsets_mapping (`bool`, *optional*, defaults to `False`): Also give the characters of each wordpiece.
 
     Returns:
-        `BatchEncoding`: `input_ids` and, if asked for, `offset_mapping`, as lists.
+        `BatchEncoding`: `input_ids` and, if asked for, `offset_mapping`, as lists; no wordpiece begins with a space.
     """
-    return tokenizer(
+    encoded = tokenizer(
         texts,
         add_special_tokens=False,
         split_special_tokens=True,
@@ -92,29 +107,13 @@ def encode_texts(
         truncation=False,
         verbose=False,
     )
-
-
-def word_continuations(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
-    """
-    Which wordpieces go on with a word that another one began.
-
-    Args:
-        tokenizer (`PreTrainedTokenizerBase`): A WordPiece tokenizer, which marks them with "##".
-
-    Returns:
-        `np.ndarray`: bool `[vocabulary size]`.
-
-    Raises:
-        ValueError: If no wordpiece is marked, so that nothing tells where a word ends.
-    """
-    vocabulary = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
-    continues = np.array([piece.startswith("##") for piece in vocabulary])
-    if not continues.any():
-        raise ValueError(
-            f"{type(tokenizer).__name__} marks no wordpiece with '##', so that whole words cannot be told from their "
-            "pieces: use a WordPiece tokenizer"
-        )
-    return continues
+    if return_offsets_mapping and not marks_continuations(tokenizer):
+        # A piece that stands for a space and a word begins where the word does.
+        encoded["offset_mapping"] = [
+            [(end - len(text[start:end].lstrip()), end) for start, end in offsets]
+            for text, offsets in zip(texts, encoded["offset_mapping"], strict=True)
+        ]
+    return encoded
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:

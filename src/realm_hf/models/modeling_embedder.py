@@ -26,10 +26,11 @@ from realm_hf.models.modeling_outputs import RealmEmbedderOutput, RealmScorerOut
 from realm_hf.models.pooling import RealmScorerProjection, mean_of_tokens
 from realm_hf.models.prompts import ROLES, Role, add_prompt, prompt_ids
 from realm_hf.models.ragged_encoding import ragged_apply
+from realm_hf.models.sentence_transformer import SentenceTransformerBridge
 from realm_hf.models.text_encoding import TextEncoder
 
 
-class RealmEmbedder(TextEncoder, RealmTowerModel):
+class RealmEmbedder(SentenceTransformerBridge, TextEncoder, RealmTowerModel):
     r"""
     A tower that embeds queries or passages: Embed(x) = LayerNorm(W tanh(pooler(BERT_CLS(x)))), or as the fields
     `pooling_mode`, `projection` and `normalize` of the configuration say.

@@ -16,6 +16,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from realm_hf.models.host_facts import RowFacts
 from realm_hf.models.prompts import Role, room_beside_prompt
+from realm_hf.models.templates import separators_between
 from realm_hf.models.transfer import to_device
 
 __all__ = ["TextEncoder"]
@@ -172,6 +173,7 @@ class _Inputs:
     ):
         self.pad = tokenizer.pad_token_id
         cls, sep = [tokenizer.cls_token_id], [tokenizer.sep_token_id]
+        between = sep * (1 if titles is None else separators_between(tokenizer))
         self.rows: list[np.ndarray] = []
         self.starts: list[int] = []  # of segment 1
         for first in range(0, len(texts), _TEXTS_A_PIECE):
@@ -181,7 +183,8 @@ class _Inputs:
             heads = [[]] * len(bodies) if titles is None else _ids(tokenizer, titles[piece], split_special_tokens=True)
             for title, body in zip(heads, bodies, strict=True):
                 # A title may take half of the room at most, as in a passage store.
-                head = cls if titles is None else cls + title[: (max_length - 3) // 2] + sep
+                room = max_length - 2 - len(between)
+                head = cls if titles is None else cls + title[: room // 2] + between
                 self.rows.append(np.array(head + body[: max_length - len(head) - 1] + sep, np.int32))
                 self.starts.append(0 if titles is None else len(head))
         self.has_segments = titles is not None

@@ -36,8 +36,10 @@ class NullEmbedding:
         # Every write into a tensor raises its version, so that a tower that is trained in place is noticed.
         state = embedder, tuple((weight.data_ptr(), weight._version) for weight in embedder.parameters())
         if self._state is None or self._state[0] is not embedder or self._state[1] != state[1]:
-            ids = torch.tensor([[special_tokens.cls, special_tokens.sep, special_tokens.sep]], device=embedder.device)
-            segments = torch.tensor([[0, 0, 1]], device=ids.device)
+            between = [special_tokens.sep] * special_tokens.separators
+            ids = torch.tensor([[special_tokens.cls, *between, special_tokens.sep]], device=embedder.device)
+            segments = torch.zeros_like(ids)
+            segments[0, -1] = 1
             rows, _ = embedder.with_prompt("document", {"input_ids": ids, "token_type_ids": segments})
             was_training = embedder.training
             embedder.eval()

@@ -168,6 +168,8 @@ def answer_positions(
     ends: list[list[int]] = []
     for row in map(list, input_ids):
         first = row.index(sep_token_id) + 1
+        while row[first] == sep_token_id and sep_token_id in row[first + 1 :]:  # RoBERTa's template has two
+            first += 1
         second = row.index(sep_token_id, first)
         found = [
             (start, start + len(answer) - 1)

@@ -43,15 +43,13 @@ def run_facts(model: torch.nn.Module, accelerator: Accelerator, examples_per_ste
 def base_model_of(name: str) -> str | None:
     """The Hub's name of the weights behind `name`: itself, or what the run that it lies in started from."""
     folder = Path(name)
-    if not folder.exists():
+    if not name or not folder.exists():
         return name if _HUB_NAME.fullmatch(name) else None
-    summary = next(
-        (found for found in (folder / "summary.json", folder.parent / "summary.json") if found.is_file()), 0
-    )
-    if not summary:
-        return None
-    found = json.loads(summary.read_text(encoding="utf-8")).get("base_model")
-    return found if isinstance(found, str) else None
+    for summary in (folder / "summary.json", folder.parent / "summary.json"):
+        if summary.is_file():
+            found = json.loads(summary.read_text(encoding="utf-8")).get("base_model")
+            return found if isinstance(found, str) else None
+    return None
 
 
 def _hardware(accelerator: Accelerator) -> dict[str, Any]:

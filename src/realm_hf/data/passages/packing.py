@@ -18,7 +18,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from realm_hf.data.splitter import Splitter, split_sentences
-from realm_hf.data.vocabulary import encode_texts, token_dtype
+from realm_hf.data.vocabulary import SpecialTokens, encode_texts, token_dtype
 
 COUNTS = (
     "empty_documents",
@@ -84,7 +84,8 @@ def sentence_units(
 def _word_boundary(token_starts: np.ndarray, token_ends: np.ndarray, first: int, cut: int) -> int:
     """The last wordpiece in `(first, cut]` that begins after white space, or `cut` where one word fills the range."""
     for position in range(cut, first, -1):
-        if token_starts[position] != token_ends[position - 1]:
+        # Two pieces of one letter have the same characters: there is no space between them.
+        if token_starts[position] > token_ends[position - 1]:
             return position
     return cut
 
@@ -157,9 +158,11 @@ class PassagePacker:
     splitter: Splitter = split_sentences
     whole: bool = False
     _dtype: np.dtype = field(init=False)
+    _special: SpecialTokens = field(init=False)
 
     def __post_init__(self) -> None:
         self._dtype = token_dtype(len(self.tokenizer))
+        self._special = SpecialTokens.from_tokenizer(self.tokenizer)
 
     def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         """One output row a document; the columns are those of [`packed_features`]."""
@@ -178,10 +181,11 @@ class PassagePacker:
     ) -> dict[str, Any]:
         counts = Counter(dict.fromkeys(COUNTS, 0))
         # A title may take half of the room at most, so that there is always some for the body.
-        title_limit = (self.max_length - 3) // 2
+        room = self.max_length - self._special.of_pair
+        title_limit = room // 2
         counts["titles_truncated"] += len(title_ids) > title_limit
         title_ids = title_ids[:title_limit]
-        limit = self.max_length - 3 - len(title_ids)
+        limit = room - len(title_ids)
 
         bounds = np.asarray(offsets, np.int64).reshape(-1, 2)
         sentences = self.splitter(text)
@@ -201,18 +205,34 @@ class PassagePacker:
 
         texts = [text[passage[0].start : passage[-1].end] for passage in kept]
         ids = np.asarray(body_ids, self._dtype)
+        bodies = [ids[p[0].first : p[-1].last] for p in kept]
+        starts = [[unit.first - passage[0].first for unit in passage] for passage in kept]
+        if self._special.first_word_differs and kept:
+            bodies, starts = self._as_texts_of_their_own(texts, kept, limit)
         return {
             "title": title,
             "texts": texts,
             "title_tokens": np.asarray(title_ids, self._dtype),
-            "body_tokens": np.concatenate([ids[:0], *(ids[p[0].first : p[-1].last] for p in kept)]),
-            "body_lengths": [passage[-1].last - passage[0].first for passage in kept],
-            "sentence_starts": [unit.first - passage[0].first for passage in kept for unit in passage],
+            "body_tokens": np.concatenate([ids[:0], *bodies]),
+            "body_lengths": [len(body) for body in bodies],
+            "sentence_starts": [start for of_passage in starts for start in of_passage],
             "sentence_counts": [len(passage) for passage in kept],
             "text_hashes": [normalised_text_hash(body) for body in texts],
             "content_hashes": [content_hash(title, body) for body in texts],
             **counts,
         }
+
+    def _as_texts_of_their_own(
+        self, texts: list[str], passages: list[list[Unit]], limit: int
+    ) -> tuple[list[np.ndarray], list[list[int]]]:
+        """Wordpieces of passages and sentence starts, where the first word of a text has ids of its own."""
+        encoded = encode_texts(self.tokenizer, texts, return_offsets_mapping=True)
+        bodies, starts = [], []
+        for ids, offsets, units in zip(encoded["input_ids"], encoded["offset_mapping"], passages, strict=True):
+            bodies.append(np.asarray(ids[:limit], self._dtype))
+            found = np.searchsorted([first for first, _ in offsets], [unit.start - units[0].start for unit in units])
+            starts.append(np.minimum(found, len(bodies[-1]) - 1).tolist())
+        return bodies, starts
 
 
 def cut_long_words(texts: list[str | None]) -> tuple[list[str], list[int]]:

@@ -14,14 +14,13 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from realm_hf.data.flat_arrays import RaggedArray
-from realm_hf.data.vocabulary import word_continuations
+from realm_hf.data.word_edges import WordEdges
 
 __all__ = ["STOP_TERMS", "TermReader", "term_of"]
 
 _BASE = np.uint64(0x9E3779B97F4A7C15)
-_MARKS = ("##", "Ġ", "▁")
 _LONGEST_PIECE = 255
-_CONTINUES, _TEXT = 1, 2
+_CONTINUES, _TEXT, _IS_OPEN = 1, 2, 4
 
 # The 33 English stop words of Lucene, and words that only say what kind of thing a question asks for.
 _STOP_WORDS = (
@@ -38,7 +37,8 @@ class TermReader:
     Args:
         hashes (`np.ndarray`, uint64 `[V]`): Of each wordpiece's letters.
         lengths (`np.ndarray`, uint8 `[V]`): Letters of each wordpiece.
-        kinds (`np.ndarray`, uint8 `[V]`): 1 if it goes on with a word, plus 2 if it is text.
+        kinds (`np.ndarray`, uint8 `[V]`): 1 if it goes on with a word, plus 2 if it is text, plus 4
+            if it leaves a word open.
     """
 
     hashes: np.ndarray
@@ -51,14 +51,14 @@ class TermReader:
         The reader of a tokenizer's ids.
 
         Raises:
-            ValueError: If nothing tells where a word ends, see [`word_continuations`].
+            ValueError: If nothing tells where a word ends, see [`~realm_hf.data.word_edges.WordEdges`].
         """
-        vocabulary = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
-        continues = word_continuations(tokenizer)
-        letters = [_letters(piece) for piece in vocabulary]
+        edges = WordEdges.of(tokenizer)
+        letters = [piece.lower()[:_LONGEST_PIECE] for piece in edges.texts]
         text = np.array([any(map(str.isalnum, piece)) for piece in letters])
         text[list(tokenizer.all_special_ids)] = False
-        kinds = _CONTINUES * continues.astype(np.uint8) + _TEXT * text.astype(np.uint8)
+        kinds = _CONTINUES * edges.joins_left.astype(np.uint8) + _TEXT * text.astype(np.uint8)
+        kinds += _IS_OPEN * edges.joins_right.astype(np.uint8)
         lengths = np.array([len(piece) for piece in letters], np.uint8)
         return cls(_hashes(letters), lengths, kinds)
 
@@ -85,6 +85,7 @@ class TermReader:
             )
         kinds = self.kinds[values]
         begins = kinds & _CONTINUES == 0
+        begins[1:] |= kinds[:-1] & _IS_OPEN == 0
         begins[offsets[:-1][np.diff(offsets) > 0]] = True
         firsts = np.flatnonzero(begins)
         pieces = np.diff(np.append(firsts, len(values)))
@@ -102,11 +103,6 @@ class TermReader:
 def term_of(word: str) -> int:
     """The term of a word."""
     return int(_hashes([word.lower()])[0])
-
-
-def _letters(piece: str) -> str:
-    mark = next((mark for mark in _MARKS if piece.startswith(mark)), "")
-    return piece[len(mark) :].lower()[:_LONGEST_PIECE]
 
 
 def _powers(count: int) -> np.ndarray:

@@ -8,6 +8,9 @@ from realm_hf.data.flat_arrays import RaggedArray, find_aligned, scatter_rows
 from realm_hf.data.vocabulary import SpecialTokens
 from realm_hf.models.host_facts import NULL_PASSAGE
 
+_LONGEST_FIRST_WORD = 4
+"""Wordpieces; of a sentence that begins with a longer word, the passage is not known again."""
+
 
 class PassageTokens:
     """
@@ -34,7 +37,7 @@ class PassageTokens:
     @cached_property
     def lengths(self) -> np.ndarray:
         """Wordpieces of each candidate input, special tokens included, int64 `[N]`."""
-        return 3 + np.diff(self.title_tokens.offsets) + np.diff(self.body_tokens.offsets)
+        return self.special_tokens.of_pair + np.diff(self.title_tokens.offsets) + np.diff(self.body_tokens.offsets)
 
     def title_ids(self, row: int) -> np.ndarray:
         """Wordpieces of the title, without special tokens; empty for the null passage."""
@@ -57,7 +60,14 @@ class PassageTokens:
         """`[CLS] title [SEP] body [SEP]` of one passage as int64; `[CLS] [SEP] [SEP]` for the null passage."""
         special = self.special_tokens
         return np.concatenate(
-            [[special.cls], self.title_ids(row), [special.sep], self.body_ids(row), [special.sep]], dtype=np.int64
+            [
+                [special.cls],
+                self.title_ids(row),
+                [special.sep] * special.separators,
+                self.body_ids(row),
+                [special.sep],
+            ],
+            dtype=np.int64,
         )
 
     def pad_candidates(self, rows: np.ndarray, max_length: int | None = None) -> dict[str, np.ndarray]:
@@ -68,31 +78,37 @@ class PassageTokens:
 
         Args:
             rows (`np.ndarray` of shape `[R]`): Passage rows; -1 is the null passage.
-            max_length (`int`, *optional*): Most wordpieces of a row, at least 3; the store's by default.
+            max_length (`int`, *optional*): Most wordpieces of a row, at least 3 (4 where two `[SEP]` stand between
+                texts); the store's by default.
 
         Returns:
             `dict[str, np.ndarray]`: `input_ids`, `attention_mask` and `token_type_ids`, int64 `[R, L]`. Segment 0 is
             `[CLS] title [SEP]`, segment 1 `body [SEP]`, padding has segment 0.
         """
         max_length = self.max_length if max_length is None else max_length
-        if max_length < 3:
-            raise ValueError(f"max_length is {max_length}, but `[CLS] [SEP] [SEP]` alone takes 3 wordpieces")
+        special = self.special_tokens
+        if max_length < special.of_pair:
+            raise ValueError(
+                f"max_length is {max_length}, but `[CLS] [SEP] [SEP]` alone takes {special.of_pair} wordpieces"
+            )
         title_starts, title_lengths = self._extents(self.title_tokens, rows)
         body_starts, body_lengths = self._extents(self.body_tokens, rows)
-        title_lengths = np.minimum(title_lengths, max_length - 3)
-        body_lengths = np.minimum(body_lengths, max_length - 3 - title_lengths)
-        ends = title_lengths + body_lengths + 2
+        title_lengths = np.minimum(title_lengths, max_length - special.of_pair)
+        body_lengths = np.minimum(body_lengths, max_length - special.of_pair - title_lengths)
+        body_places = title_lengths + 1 + special.separators
+        ends = body_places + body_lengths
 
-        special, each = self.special_tokens, np.arange(len(rows))
+        each = np.arange(len(rows))
         columns = np.arange(ends.max(initial=-1) + 1)
         input_ids = np.full((len(rows), len(columns)), special.pad, np.int64)
         input_ids[:, :1] = special.cls
-        input_ids[each, title_lengths + 1] = special.sep
+        for place in range(special.separators):
+            input_ids[each, title_lengths + 1 + place] = special.sep
         input_ids[each, ends] = special.sep
         scatter_rows(input_ids, np.ones_like(ends), self.title_tokens.values, title_starts, title_lengths)
-        scatter_rows(input_ids, title_lengths + 2, self.body_tokens.values, body_starts, body_lengths)
+        scatter_rows(input_ids, body_places, self.body_tokens.values, body_starts, body_lengths)
         attention_mask = columns <= ends[:, None]
-        token_type_ids = attention_mask & (columns > title_lengths[:, None] + 1)
+        token_type_ids = attention_mask & (columns >= body_places[:, None])
         return {
             "input_ids": input_ids,
             "attention_mask": attention_mask.astype(np.int64),
@@ -118,7 +134,7 @@ class PassageTokens:
         Returns:
             `np.ndarray` of shape `[R]`: Booleans.
         """
-        return bodies_contain(self.body_tokens, sentence_tokens, rows)
+        return bodies_contain(self.body_tokens, sentence_tokens, rows, self.special_tokens.first_word_differs)
 
     def _extents(self, array: RaggedArray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         rows = np.asarray(rows, np.int64)
@@ -135,9 +151,16 @@ class PassageTokens:
         return row != NULL_PASSAGE
 
 
-def bodies_contain(bodies: RaggedArray, sentence_tokens: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """[`PassageTokens.contains`] for the bodies of any passages."""
-    sentence = np.asarray(sentence_tokens)
+def bodies_contain(
+    bodies: RaggedArray, sentence_tokens: np.ndarray, rows: np.ndarray, first_word_differs: bool = False
+) -> np.ndarray:
+    """
+    [`PassageTokens.contains`] for the bodies of any passages.
+
+    Where the first word of a text has ids of its own, up to four wordpieces at the beginning of the sentence, or of a
+    body that is a piece of it, are not compared.
+    """
+    sentence = without_first_word(np.asarray(sentence_tokens)) if first_word_differs else np.asarray(sentence_tokens)
     rows = np.asarray(rows, np.int64)
     if sentence.ndim != 1 or not len(sentence):
         raise ValueError(f"sentence_tokens has shape {sentence.shape}: one non-empty row of wordpiece ids is needed")
@@ -148,8 +171,16 @@ def bodies_contain(bodies: RaggedArray, sentence_tokens: np.ndarray, rows: np.nd
     found[stored] = bodies.contains(sentence, rows[stored])
     shorter = stored[bodies.lengths(rows[stored]) < len(sentence)]
     if len(shorter):
-        haystack = sentence.astype(np.int64).tobytes()
+        haystack = np.asarray(sentence_tokens).astype(np.int64).tobytes()
         for position in shorter:
-            body = bodies[rows[position]].astype(np.int64).tobytes()
+            pieces = bodies[rows[position]]
+            if first_word_differs:
+                pieces = without_first_word(pieces)
+            body = pieces.astype(np.int64).tobytes()
             found[position] = find_aligned(haystack, body, 0, len(haystack), 8) >= 0
     return found
+
+
+def without_first_word(ids: np.ndarray) -> np.ndarray:
+    """Token ids `[n]` of a text without what its first word may be: four of them, but at most half."""
+    return ids[min(_LONGEST_FIRST_WORD, len(ids) // 2) :]

@@ -8,7 +8,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from realm_hf.data.flat_arrays import RaggedArray
-from realm_hf.data.vocabulary import word_continuations
+from realm_hf.data.word_edges import WordEdges
 
 __all__ = ["Words", "folded", "mixed"]
 
@@ -41,7 +41,8 @@ class Words:
         if not len(values):
             empty = np.zeros(0, np.int64)
             return cls(empty.astype(np.uint64), empty, empty, empty, empty.astype(bool))
-        begins = ~word_continuations(tokenizer)[values]
+        edges = WordEdges.of(tokenizer)
+        begins = ~edges.continues(values)
         begins[offsets[:-1][np.diff(offsets) > 0]] = True
         firsts = np.flatnonzero(begins)
         lengths = np.diff(np.concatenate([firsts, [len(values)]]))
@@ -50,8 +51,7 @@ class Words:
         powers = np.cumprod(np.full(int(lengths.max()), _BASE))
         hashes = np.add.reduceat((values.astype(np.uint64) + np.uint64(1)) * powers[place], firsts)
         rows = np.searchsorted(offsets, firsts, side="right") - 1
-        vocabulary = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
-        text = np.array([any(map(str.isalnum, piece)) for piece in vocabulary])
+        text = np.array([any(map(str.isalnum, piece)) for piece in edges.texts])
         return cls(hashes, firsts - offsets[rows], lengths, rows, text[values[firsts]])
 
     def common(self) -> np.ndarray:

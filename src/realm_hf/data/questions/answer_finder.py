@@ -12,6 +12,7 @@ second, so which passages hold an answer is remembered: a question meets much th
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from transformers import PreTrainedTokenizerBase
 from realm_hf.data.passages.store import PassageStore
 from realm_hf.data.questions.matching import PATTERN_SECONDS, compile_pattern
 from realm_hf.data.vocabulary import encode_texts, require_fast_tokenizer, tokenizer_fingerprint
+from realm_hf.data.word_edges import marks_continuations
 
 __all__ = ["AnswerFinder", "AnswerSpans"]
 
@@ -55,7 +57,8 @@ class AnswerFinder:
 
     An answer is found where its wordpieces stand one after the other, and neither begin nor end inside a word: "6"
     is not in "67". Case and accents are the tokenizer's affair. An answer with a character that the vocabulary does
-    not know is not looked for, for `[UNK]` would stand for anything.
+    not know is not looked for, for `[UNK]` would stand for anything. Tokenizers other than WordPiece give a word other
+    wordpieces at the beginning of a text and behind a parenthesis: with them the texts are searched, which is slower.
 
     Args:
         passages ([`PassageStore`]): The passages.
@@ -80,7 +83,9 @@ class AnswerFinder:
                 f"({passages.tokenizer_fingerprint}): their wordpieces mean other texts. Load that one."
             )
         self.passages, self.tokenizer = passages, tokenizer
-        self._continues = _continuing_pieces(tokenizer)
+        # Other tokenizers cut a word in another way behind a parenthesis or at the beginning of a text.
+        self._continues = _continuing_pieces(tokenizer) if marks_continuations(tokenizer) else None
+        self._ignores_case = tokenizer("A")["input_ids"] == tokenizer("a")["input_ids"]
         self._texts = passages.rows.select_columns("text")
         self._searched: OrderedDict[tuple[str, ...], tuple[np.ndarray, np.ndarray]] = OrderedDict()
         self._encoded = lru_cache(_ANSWERS_REMEMBERED)(self._encode)
@@ -117,8 +122,9 @@ class AnswerFinder:
             )
         wanted = len(rows) if span_rows is None else span_rows
         stored = np.flatnonzero(rows >= 0)
-        if regex:
-            has, place, start, end = self._search_texts(rows[stored], answers, int((stored < wanted).sum()))
+        if regex or self._continues is None:
+            patterns = answers if regex else [self._pattern(answer) for answer in answers if answer.strip()]
+            has, place, start, end = self._search_texts(rows[stored], patterns, int((stored < wanted).sum()))
         else:
             has, place, start, end = self._search_wordpieces(rows[stored], answers)
         has_answer = np.zeros(len(rows), bool)
@@ -128,10 +134,16 @@ class AnswerFinder:
         spans = np.unique(np.stack([passage, start, end])[:, kept], axis=1)
         return AnswerSpans(has_answer, *spans)
 
+    def _pattern(self, answer: str) -> str:
+        """A regular expression of a plain answer: whole words, with any space between them."""
+        words = r"\s+".join(map(re.escape, answer.split()))
+        return rf"(?<!\w)(?{'i' if self._ignores_case else '-i'}:{words})(?!\w)"
+
     def _search_wordpieces(
         self, rows: np.ndarray, answers: Sequence[str]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """`has` `[n]` and the spans' `place`, `start`, `end` `[A]`, for stored rows."""
+        assert self._continues is not None
         ids, lengths = self._encoded(tuple(answers))
         has, nothing = np.zeros(len(rows), bool), np.zeros(0, np.int64)
         if not len(rows) or not len(lengths):
@@ -195,6 +207,7 @@ class AnswerFinder:
 
     def _encode(self, answers: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
         """Wordpieces `[n, width]`, padded with 0, and lengths `[n]` of the answers that can be looked for."""
+        assert self._continues is not None
         unknown = self.tokenizer.unk_token_id
         encoded = [ids for ids in encode_texts(self.tokenizer, list(answers))["input_ids"] if ids] if answers else []
         known = [ids for ids in encoded if unknown not in ids and not self._continues[ids[0]]]

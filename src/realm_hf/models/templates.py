@@ -1,0 +1,35 @@
+"""How a tokenizer writes two texts: `[CLS] a [SEP] b [SEP]`, or with two `[SEP]` between them."""
+
+from transformers import PreTrainedTokenizerBase
+
+_MOST_SEPARATORS = 2
+
+
+def separators_between(tokenizer: PreTrainedTokenizerBase) -> int:
+    """
+    How many `[SEP]` stand between two texts: 1 in most templates, 2 in those of RoBERTa and MPNet.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): With `[CLS]` and `[SEP]`.
+
+    Returns:
+        `int`: 1 also for a tokenizer that writes no special tokens by itself.
+
+    Raises:
+        `ValueError`: it writes a pair in another way, for instance with `[CLS]` at the end.
+    """
+    one, other = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("one", "other"))
+    written = list(tokenizer("one", text_pair="other")["input_ids"])
+    if written == [*one, *other]:
+        return 1
+    cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
+    for count in range(1, _MOST_SEPARATORS + 1):
+        if written == [cls, *one, *[sep] * count, *other, sep]:
+            return count
+    raise ValueError(
+        f"{type(tokenizer).__name__} writes two texts as {tokenizer.convert_ids_to_tokens(written)}: `[CLS] a [SEP] b "
+        "[SEP]`, with one or two `[SEP]` between, is needed."
+    )
+
+
+__all__ = ["separators_between"]
