@@ -233,7 +233,7 @@ def test_a_run_that_left_a_model_but_no_retriever_is_searched_in_its_newest_gene
 @pytest.mark.parametrize("place", ["", "model"])
 def test_a_pretraining_run_is_refused_as_a_model_that_answers(pretraining, place):
     run, _ = pretraining
-    with pytest.raises(ValueError, match=r"pre-trained model.*cannot answer yet.*finetune_open_qa\.py"):
+    with pytest.raises(ValueError, match=r"pre-trained model.*cannot answer yet.*realm-hf finetune"):
         RealmForOpenQA.from_pretrained(run / place)
     with pytest.raises(ValueError, match=r"cannot answer yet"):
         pipeline("open-domain-qa", model=str(run / place), device="cpu")

@@ -1,6 +1,5 @@
-"""`examples/corpora.py`: a corpus is built once, by one rank, and a build that was killed leaves nothing half done."""
+"""A corpus is built once, by one rank, and a build that was killed leaves nothing half done."""
 
-import importlib
 import json
 import subprocess
 import sys
@@ -12,15 +11,11 @@ from example_programs import EXAMPLES, tiny_bert
 from tiny_worlds import FIXTURES
 
 from realm_hf import RealmKnowledgeAugEncoder, RealmTokenizer, fit_projection
+from realm_hf.cli import corpora
+from realm_hf.data import passages_from_rows
 
 
-@pytest.fixture
-def corpora(monkeypatch):
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-    return importlib.import_module("corpora")
-
-
-def test_corpus_whose_build_was_killed_is_built_again_with_the_settings_of_then_or_now(corpora, tmp_path):
+def test_corpus_whose_build_was_killed_is_built_again_with_the_settings_of_then_or_now(tmp_path):
     folder = tmp_path / "passages"
 
     def killed():
@@ -36,12 +31,10 @@ def test_corpus_whose_build_was_killed_is_built_again_with_the_settings_of_then_
         corpora.once(folder, {"max_length": 96}, killed)
 
 
-def test_a_sentence_encoder_is_read_as_it_was_made_and_its_projection_is_fitted_at_the_start(corpora, tmp_path):
+def test_a_sentence_encoder_is_read_as_it_was_made_and_its_projection_is_fitted_at_the_start(tmp_path):
     bert = str(tiny_bert(tmp_path / "bert"))
     rows = {"title": ["Nile"] * 40, "text": [f"They sell number {number} here." for number in range(40)]}
-    passages = corpora.passages_from_rows(
-        Dataset.from_dict(rows), RealmTokenizer.from_pretrained(bert), tmp_path / "passages"
-    )
+    passages = passages_from_rows(Dataset.from_dict(rows), RealmTokenizer.from_pretrained(bert), tmp_path / "passages")
     reading = {"pooling_mode": "mean", "normalize": True}
     own = corpora.load_model(corpora.ModelArguments(bert, projection="none", **reading), 0)
     assert (own.config.retriever_proj_size, own.config.score_scale) == (32, 20.0)
@@ -56,7 +49,7 @@ def test_a_sentence_encoder_is_read_as_it_was_made_and_its_projection_is_fitted_
 
 
 @pytest.mark.multiprocess
-def test_towers_and_encoder_start_from_what_train_masked_lm_leaves(corpora, tmp_path):
+def test_towers_and_encoder_start_from_what_train_masked_lm_leaves(tmp_path):
     sizes = "hidden_size=32,num_hidden_layers=1,num_attention_heads=2,intermediate_size=64"
     settings = {
         "knowledge_corpus": FIXTURES / "countries.jsonl",

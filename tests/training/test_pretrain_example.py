@@ -1,6 +1,5 @@
-"""`examples/pretrain.py` is one command from text to model, index and report, and takes up where it was stopped."""
+"""`realm-hf pretrain`: one command from text to model, index and report, which takes up where it was stopped."""
 
-import importlib
 import json
 import os
 import signal
@@ -13,6 +12,7 @@ from example_programs import EXAMPLES, run_example, tiny_bert
 from tiny_worlds import FIXTURES
 
 from realm_hf import RealmForPreTraining, RealmTokenizer
+from realm_hf.cli.main import main
 from realm_hf.runs.records import read_log, read_run
 from realm_hf.training.inverse_cloze import InverseClozeTrainer
 from realm_hf.training.masked_lm import MaskedLMTrainer
@@ -80,21 +80,18 @@ def test_warm_start_that_is_stopped_ends_the_program_with_a_status_and_the_comma
         os.kill(os.getpid(), signal.SIGTERM)
         return accumulate(trainer, step)
 
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-    program = importlib.import_module("pretrain")
     words = ["pretrain.py", str(configuration), "--inverse_cloze_steps", "3"]
     monkeypatch.setattr(sys, "argv", words)
     monkeypatch.setattr(sys, "orig_argv", ["python", *words])
     with monkeypatch.context() as once:
         once.setattr(InverseClozeTrainer, "accumulate", stopped)
-        assert program.main() == 143
+        assert main(["pretrain", *words[1:]]) == 143
     printed = capsys.readouterr().out
     command = f"python pretrain.py {configuration} --inverse_cloze_steps 3 --resume_from_checkpoint true"
     assert "Interrupted (SIGTERM) after step 1" in printed and command in printed
     assert not (tmp_path / "run" / "log.jsonl").exists(), "pre-training has not begun"
 
-    monkeypatch.setattr(sys, "argv", command.split()[1:])
-    assert program.main() == 0
+    assert main(["pretrain", *command.split()[2:]]) == 0
     assert [r["step"] for r in read_log(tmp_path / "run" / "inverse_cloze" / "log.jsonl")][-1] == 3
     assert "Done at step 4" in capsys.readouterr().out
 
@@ -105,16 +102,13 @@ WARM_STARTS = ["masked_lm", "inverse_cloze", "recurring_spans"]
 def test_all_warm_starts_that_are_stopped_in_turn_end_where_one_sitting_ends(
     configuration, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-    program = importlib.import_module("pretrain")
     words = ["--masked_lm_steps", 3, "--masked_lm_batch_size", 4, "--masked_lm_max_length", 48]
     words += ["--inverse_cloze_steps", 3, "--recurring_span_steps", 3, "--recurring_span_batch_size", 4]
     words += ["--pooling_mode", "mean", "--projection", "pca", "--normalize", "--query_prompt", "find : "]
     words += ["--max_steps", 1, "--refresh", "off", "--save_steps", 0]
 
     def call(run):
-        monkeypatch.setattr(sys, "argv", ["pretrain.py", *map(str, [configuration, *words, "--output_dir", run])])
-        return program.main()
+        return main(["pretrain", *map(str, [configuration, *words, "--output_dir", run])])
 
     def stops(trainer):
         accumulate = trainer.accumulate
@@ -177,9 +171,7 @@ def test_shipped_configurations_name_only_arguments_that_exist():
 
     import yaml
 
-    sys.path.insert(0, str(EXAMPLES))
-    import corpora
-    import pretrain
+    from realm_hf.cli import corpora, pretrain
     from realm_hf.training.arguments import RealmTrainingArguments
 
     kinds = [corpora.KnowledgeArguments, corpora.ModelArguments, pretrain.SentenceArguments]

@@ -97,5 +97,6 @@ def test_command_that_resumes_is_the_one_that_was_given(monkeypatch, given):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     words = ["python", "examples/pretrain.py", "run.yaml", *given, "--output_dir", "runs/my run"]
     monkeypatch.setattr(sys, "orig_argv", words)
+    monkeypatch.setattr(sys, "argv", words[1:])
     expected = "python examples/pretrain.py run.yaml --output_dir 'runs/my run' --resume_from_checkpoint true"
     assert resume_command() == expected

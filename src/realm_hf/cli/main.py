@@ -47,6 +47,9 @@ COMMANDS = {
 }
 """Read by one `argparse` parser."""
 PROGRAMS = {
+    "pretrain": Command("pre-train on your text: model, index and report", "realm_hf.cli.pretrain"),
+    "warm-start": Command("train the towers or the encoder before that", "realm_hf.cli.warm_start"),
+    "finetune": Command("fine-tune on questions and answers", "realm_hf.cli.finetune"),
     "evaluate": Command("judge answers on a benchmark or on your own questions", "realm_hf.cli.evaluate"),
 }
 """Each reads its own arguments, from the command line or a YAML file, and may run on several processes."""
@@ -78,7 +81,7 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     called = next((word for word in words if not word.startswith("-")), None)
     for name, command in (PROGRAMS | COMMANDS).items():
-        if name == called:
+        if name == called and name in COMMANDS:
             getattr(import_module(command.module), command.parser)(commands)
         else:
             commands.add_parser(name, help=command.help)

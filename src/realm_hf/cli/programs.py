@@ -1,20 +1,25 @@
-"""What the commands that are programs share: arguments of dataclasses, and a log of the main process in words."""
+"""What the commands that are programs share: arguments of dataclasses, errors in one line, a log in words."""
 
 from __future__ import annotations
 
 import logging
 import os
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from accelerate import Accelerator
 
+from realm_hf.runs.errors import RunDirectoryError
 from realm_hf.training.command_line import parse_arguments
 
-__all__ = ["arguments_of", "set_up_logging"]
+__all__ = ["arguments_of", "one_line_errors", "set_up_logging"]
 
 _EXIT_NOT_UNDERSTOOD = 2
+# Rank 0 speaks, and its launcher then ends the others; a rank that is still there after so many seconds failed alone.
+_LAUNCHER_SECONDS = 10.0
 
 
 def arguments_of(name: str, words: Sequence[str], kinds: Sequence[Any]) -> tuple[Any, ...]:
@@ -32,9 +37,36 @@ def arguments_of(name: str, words: Sequence[str], kinds: Sequence[Any]) -> tuple
     try:
         return parse_arguments(kinds, words, prog=f"realm-hf {name}")
     except (FileNotFoundError, ValueError) as error:
-        if os.environ.get("RANK", "0") == "0":
-            sys.stderr.write(f"realm-hf {name}: {error}\n")
+        _wait_for_rank_0()
+        sys.stderr.write(f"realm-hf {name}: {error}\n")
         raise SystemExit(_EXIT_NOT_UNDERSTOOD) from None
+
+
+@contextmanager
+def one_line_errors(name: str) -> Iterator[None]:
+    """
+    For the part of a command that reads what it was given: corpora, checkpoints, questions, directories.
+
+    Args:
+        name (`str`): Of the command.
+
+    Raises:
+        SystemExit: Something of it cannot be used; the message is one line, of one process. Other errors, and all
+            that training itself raises, keep their traceback.
+    """
+    try:
+        yield
+    except (OSError, RunDirectoryError, ValueError) as error:
+        _wait_for_rank_0()
+        raise SystemExit(f"realm-hf {name}: {error}") from None
+    except SystemExit:  # already in words
+        _wait_for_rank_0()
+        raise
+
+
+def _wait_for_rank_0() -> None:
+    if os.environ.get("RANK", "0") != "0":
+        time.sleep(_LAUNCHER_SECONDS)
 
 
 def set_up_logging(accelerator: Accelerator) -> None:

@@ -207,10 +207,7 @@ class HubManifest:
         if store["count"] != self.rows or store["fingerprint"] != self.fingerprints.get("passages"):
             raise HubArtefactError("the passages are not those that the fingerprints name")
         _count(store["max_length"], _LONGEST_PASSAGE)
-        if set(store["special_tokens"]) != {"pad", "cls", "sep", "mask"}:
-            raise HubArtefactError(f"its special tokens are {sorted(store['special_tokens'])[:8]}")
-        for number in store["special_tokens"].values():
-            _count(number, _LARGEST_TOKEN)
+        _check_special_tokens(dict(store["special_tokens"]))
         for name, number in store["statistics"].items():
             _text(name), _count(number)
         if store["dtype"] not in ("uint16", "uint32"):
@@ -223,6 +220,17 @@ class HubManifest:
         for name in ARRAYS:
             if f"passages/{name}.bin" not in self.files:
                 raise HubArtefactError(f"passages/{name}.bin is missing")
+
+
+def _check_special_tokens(tokens: dict[str, Any]) -> None:
+    """Four ids, and what of a template is not BERT's."""
+    separators, differs = tokens.pop("separators", 1), tokens.pop("first_word_differs", False)
+    if set(tokens) != {"pad", "cls", "sep", "mask"}:
+        raise HubArtefactError(f"its special tokens are {sorted(tokens)[:8]}")
+    for number in tokens.values():
+        _count(number, _LARGEST_TOKEN)
+    if separators not in (1, 2) or type(separators) is not int or type(differs) is not bool:
+        raise HubArtefactError(f"its template has {separators!r} separators and first_word_differs {differs!r}")
 
 
 def _count(value: object, most: int = _MOST_ROWS) -> int:

@@ -22,6 +22,7 @@ from realm_hf.hub.belonging import check_fingerprint
 from realm_hf.hub.hub_files import HubFiles
 from realm_hf.hub.manifest import HubManifest
 from realm_hf.hub.own_copies import own_copy
+from realm_hf.hub.published_encoders import LARGEST_NUMBER, MOST_LAYERS, read_encoder
 from realm_hf.models.configuration_realm import RealmConfig
 from realm_hf.models.fingerprints import state_fingerprint
 from realm_hf.models.modeling_embedder import RealmEmbedder
@@ -31,9 +32,6 @@ from realm_hf.untrusted.refusing import refusing
 
 __all__ = ["load_published_tower", "query_tower_source", "read_tower_configuration"]
 
-_LARGEST_NUMBER = 1 << 31
-_MOST_LAYERS = 256
-"""Of a tower; BERT's largest has 24. Each takes a hundredth of a second to make, before its weights are compared."""
 _LARGEST_CONFIGURATION, _LARGEST_HEADER = 1 << 20, 8 << 20
 _ENTRIES = {field.name for field in fields(RealmConfig)} - {field.name for field in fields(PreTrainedConfig)}
 _TYPES = ("float16", "bfloat16", "float32", "float64")
@@ -125,21 +123,22 @@ def read_tower_configuration(path: Path) -> RealmConfig:
     content: Any = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(content, dict) or content.get("model_type") != "realm":
         raise ValueError("its model_type is not 'realm'")
-    read = {name: content[name] for name in sorted(_ENTRIES & set(content))}
+    read = {name: content[name] for name in sorted((_ENTRIES - set(RealmConfig.sub_configs)) & set(content))}
     for name, value in read.items():
         number = isinstance(value, int | float)
         ids = name.endswith("_prompt_ids") and isinstance(value, list) and all(type(part) is int for part in value)
         if not (value is None or number or ids or isinstance(value, str)) or (
-            number and not (math.isfinite(value) and abs(value) <= _LARGEST_NUMBER)
+            number and not (math.isfinite(value) and abs(value) <= LARGEST_NUMBER)
         ):
             raise ValueError(f"{name} is {str(value)[:80]}")
     layers, heads = read.get("num_hidden_layers", 1), read.get("num_attention_heads", 1)
-    if not (isinstance(layers, int) and isinstance(heads, int) and 0 < layers <= _MOST_LAYERS and heads > 0):
-        raise ValueError(f"it has {layers} layers and {heads} heads; there are 1 to {_MOST_LAYERS} layers")
+    if not (isinstance(layers, int) and isinstance(heads, int) and 0 < layers <= MOST_LAYERS and heads > 0):
+        raise ValueError(f"it has {layers} layers and {heads} heads; there are 1 to {MOST_LAYERS} layers")
     dtype = content.get("dtype", content.get("torch_dtype", "float32"))
     if dtype not in _TYPES:
         raise ValueError(f"dtype is {str(dtype)[:80]}, not one of {_TYPES}")
-    return RealmConfig(**read, dtype=dtype)
+    encoders: dict[str, Any] = {name: read_encoder(content.get(name), name) for name in RealmConfig.sub_configs}
+    return RealmConfig(**read, **encoders, dtype=dtype)
 
 
 def _check_weights(path: Path, config: RealmConfig) -> None:

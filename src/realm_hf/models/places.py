@@ -49,7 +49,7 @@ _KINDS = {
 }
 _FINE_TUNE = (
     "Fine-tune it first: `RealmForOpenQA.from_pretraining({place!r})` is where that starts, and "
-    "`examples/finetune_open_qa.py --model_name_or_path {place}` does it."
+    "`realm-hf finetune --model_name_or_path {place}` does it."
 )
 
 _PRE_TRAINED = f"a pre-trained model, {PRE_TRAINING}, which cannot answer yet: it fills in masked words. {_FINE_TUNE}"

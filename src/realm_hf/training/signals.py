@@ -77,9 +77,8 @@ class StopRequest:
 
 def resume_command() -> str:
     """This process's command line, or its launcher's, with `--resume_from_checkpoint true`; to be pasted."""
-    words = sys.orig_argv
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        words = _launcher() or ["<launcher as before>", *sys.argv]
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    words = _launcher() or (["<launcher as before>", *_program()] if several else sys.orig_argv)
     kept: list[str] = []
     skip = False
     for word in words:
@@ -91,12 +90,17 @@ def resume_command() -> str:
     )
 
 
+def _program() -> list[str]:
+    """Script and arguments as a launcher was given them: its `-m PACKAGE` has become the path of a __main__.py."""
+    script = Path(sys.argv[0])
+    return ["-m", script.parent.name, *sys.argv[1:]] if script.name == "__main__.py" else sys.argv
+
+
 def _launcher() -> list[str]:
     """The command line of the process that started this one, if it ends with the same script and arguments."""
     file = Path(f"/proc/{os.getppid()}/cmdline")
     if not file.is_file():
         return []
     words = [word for word in file.read_bytes().decode(errors="replace").split("\0") if word]
-    # A launcher's `-m realm_hf` became the path of that package's __main__.py.
-    tail = sys.argv[1:] if Path(sys.argv[0]).name == "__main__.py" else sys.argv
+    tail = _program()
     return words if len(words) > len(tail) and words[len(words) - len(tail) :] == tail else []

@@ -1,4 +1,4 @@
-"""The warm starts of `pretrain.py`, each a training of its own in a folder of the run, in this order:
+"""The warm starts of `realm-hf pretrain`, each a training of its own in a folder of the run, in this order:
 
     RUN/masked_lm        the encoder learns to fill in words of the passages, and to copy from a second one
     RUN/inverse_cloze    the towers learn that a sentence asks for its passage (REALM, section 3.4)
@@ -13,9 +13,10 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from corpora import hold_out_articles, recurring_spans_of
-from realm_hf import RealmForPreTraining, RealmTokenizer
+from realm_hf.cli.corpora import hold_out_articles, recurring_spans_of
 from realm_hf.data import PassageStore
+from realm_hf.models.modeling_realm import RealmForPreTraining
+from realm_hf.models.tokenization_realm import RealmTokenizer
 from realm_hf.training import (
     InverseClozeTrainer,
     InverseClozeTrainingArguments,
@@ -122,7 +123,15 @@ def warm_up(
 def _shared(warm: WarmStartArguments, args: RealmTrainingArguments, folder: str, prefix: str) -> dict[str, Any]:
     """The arguments of one warm start that all have, and those that are the run's."""
     run = Path(args.output_dir)
-    names = ("seed", "bf16", "gradient_checkpointing", "use_cpu", "save_steps", "logging_steps", "disable_tqdm")
+    names: tuple[str, ...] = (
+        "seed",
+        "bf16",
+        "gradient_checkpointing",
+        "use_cpu",
+        "save_steps",
+        "logging_steps",
+        "disable_tqdm",
+    )
     names += ("max_skipped_steps", "allow_changed_arguments")
     return {
         "output_dir": str(run / folder),

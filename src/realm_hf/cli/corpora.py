@@ -1,7 +1,9 @@
-"""What `pretrain.py` and `train_inverse_cloze.py` share: a knowledge corpus as passages, and a model to start from."""
+"""What the commands that train share: a knowledge corpus as passages, a model to start from, and how they end."""
+
+from __future__ import annotations
 
 import json
-import logging
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +12,6 @@ import numpy as np
 from accelerate import Accelerator
 from transformers import AutoConfig
 
-from realm_hf import RealmForPreTraining, RealmTokenizer, fit_projection
 from realm_hf.data import (
     PassageStore,
     RecurringSpans,
@@ -20,6 +21,9 @@ from realm_hf.data import (
     load_documents,
     passages_from_rows,
 )
+from realm_hf.generations.projection import fit_projection
+from realm_hf.models.modeling_realm import RealmForPreTraining
+from realm_hf.models.tokenization_realm import RealmTokenizer
 from realm_hf.training import RankGroup, TrainingLoop, TrainingResult, resume_command, save_trained_model
 
 # Longest that the preparation of a corpus may use no processor: it may download, in threads, for hours.
@@ -77,13 +81,14 @@ class ModelArguments:
 
 
 def load_tokenizer(args: ModelArguments) -> RealmTokenizer:
+    """The tokenizer of the model that is started from."""
     return RealmTokenizer.from_pretrained(args.model_name_or_path)
 
 
 def load_model(args: ModelArguments, seed: int, passages: PassageStore | None = None) -> RealmForPreTraining:
     """The initial model. Its projection is fitted on `passages`, if they are given, where `projection` is pca."""
     config = AutoConfig.from_pretrained(args.model_name_or_path)
-    # An encoder of `train_masked_lm.py` is of type "realm", too, but a start as a BERT is.
+    # An encoder of `warm-start masked-lm` is of type "realm", too, but a start as a BERT is.
     if config.model_type == "realm" and "RealmKnowledgeAugEncoder" not in (config.architectures or []):
         return RealmForPreTraining.from_pretrained(args.model_name_or_path)
     fields: dict[str, Any] = {
@@ -99,13 +104,6 @@ def load_model(args: ModelArguments, seed: int, passages: PassageStore | None = 
     if args.projection == "pca" and passages is not None:
         fit_projection([model.embedder, model.query_embedder], passages)
     return model
-
-
-def set_up_logging(accelerator: Accelerator) -> None:
-    """Progress of the main process in words; warnings of all."""
-    level = logging.INFO if accelerator.is_main_process else logging.WARNING
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
-    logging.getLogger("realm_hf").setLevel(level)
 
 
 def end_interrupted(result: TrainingResult, accelerator: Accelerator) -> int:
@@ -129,7 +127,7 @@ def train_and_save(trainer: TrainingLoop, tokenizer: RealmTokenizer, accelerator
     return 0
 
 
-def once(directory: Path, settings: Any, build: Any) -> None:
+def once(directory: Path, settings: dict[str, Any], build: Callable[[], object]) -> None:
     """Let the main process build `directory` unless it is there; the others wait for as long as it works. The
     Accelerator is made before.
 
@@ -145,7 +143,7 @@ def once(directory: Path, settings: Any, build: Any) -> None:
         raise SystemExit(problem)
 
 
-def _build_once(directory: Path, settings: Any, build: Any) -> str | None:
+def _build_once(directory: Path, settings: dict[str, Any], build: Callable[[], object]) -> str | None:
     """What is wrong with the directory that is there already."""
     recorded = directory.with_name(f"{directory.name}-settings.json")
     asked = json.loads(json.dumps(settings))
@@ -171,7 +169,11 @@ def prepare_passages(
 
     def build() -> None:
         documents = load_documents(args.knowledge_corpus, args.knowledge_split, name=args.knowledge_config)
-        common = {"max_length": max_length, "title_column": title_column, "text_column": args.text_column}
+        common: dict[str, Any] = {
+            "max_length": max_length,
+            "title_column": title_column,
+            "text_column": args.text_column,
+        }
         if args.rows_are_passages:
             passages_from_rows(documents, tokenizer, directory, num_proc=args.num_proc, **common)
         else:

@@ -1,0 +1,222 @@
+"""`realm-hf pretrain`: from your own raw text and knowledge corpus to a model, an index and a report.
+
+    accelerate launch -m realm_hf pretrain --knowledge_corpus wiki.parquet --output_dir runs/mine \
+        --model_name_or_path google-bert/bert-base-uncased --inverse_cloze_steps 1000 --max_steps 2000
+    accelerate launch -m realm_hf pretrain run.yaml --max_steps 50
+    accelerate launch -m realm_hf pretrain run.yaml --resume_from_checkpoint true
+
+RUN (`--output_dir`) then holds passages/ and sentences/ (built once, and found again), checkpoints/, index/, model/,
+log.jsonl, summary.json, examples.json, report.html, and a folder for each warm start (`pretrain_warm_starts.py`).
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from realm_hf.cli.corpora import (
+    KnowledgeArguments,
+    ModelArguments,
+    end_interrupted,
+    load_model,
+    load_tokenizer,
+    once,
+    prepare_passages,
+)
+from realm_hf.cli.pretrain_warm_starts import WarmStartArguments, warm_up
+from realm_hf.cli.programs import arguments_of, one_line_errors, set_up_logging
+from realm_hf.data import (
+    OpenQAExample,
+    PassageStore,
+    RecurringMasks,
+    SentenceStore,
+    build_sentences,
+    find_recurring_masks,
+    load_documents,
+    load_questions,
+    tagger_from_name,
+)
+from realm_hf.models.modeling_realm import RealmForPreTraining
+from realm_hf.models.tokenization_realm import RealmTokenizer
+from realm_hf.report import write_report
+from realm_hf.training import (
+    RealmTrainer,
+    RealmTrainingArguments,
+    list_checkpoints,
+    make_accelerator,
+)
+
+
+@dataclass
+class PreTrainingArguments(RealmTrainingArguments):
+    """Parameters of pre-training, with the released warm-up unless another is given."""
+
+    warmup_steps: int = field(
+        default=-1,
+        metadata={
+            "help": "Steps in which the rate rises to its peak; -1: a tenth of max_steps, within 100 and 10,000."
+        },
+    )
+
+
+@dataclass
+class EvaluationArguments:
+    """Parameters that control which questions the served index is asked at each swap and evaluation."""
+
+    eval_questions: str | None = field(
+        default=None, metadata={"help": "Questions (JSON lines, Parquet, Hub): recall and nDCG while training."}
+    )
+    eval_gold_column: str | None = field(
+        default=None,
+        metadata={"help": "Column of their gold passages, numbers of documents or texts; default: judge by answers."},
+    )
+
+
+@dataclass
+class SentenceArguments:
+    """Parameters that control the pre-training corpus: the sentences whose spans are masked."""
+
+    pretraining_corpus: str | None = field(
+        default=None, metadata={"help": "Documents, as for knowledge_corpus, which is the default."}
+    )
+    pretraining_split: str = field(default="train", metadata={"help": "Split of a Hub dataset."})
+    pretraining_config: str | None = field(default=None, metadata={"help": "Configuration of a Hub dataset."})
+    pretraining_text_column: str = field(default="text", metadata={"help": "Column of the text."})
+    tagger: str = field(
+        default="rules", metadata={"help": "Finds salient spans: rules, spacy:PIPELINE, or hub:MODEL (BERT on CoNLL)."}
+    )
+    heldout_fraction: float = field(default=0.01, metadata={"help": "Share of the documents that is held out."})
+
+
+def main(words: Sequence[str]) -> int:
+    """Run the command with these arguments; returns its exit code."""
+    knowledge, corpus, evaluation, model_args, warm, args = arguments_of(
+        "pretrain",
+        words,
+        [
+            *(KnowledgeArguments, SentenceArguments, EvaluationArguments),
+            *(ModelArguments, WarmStartArguments, PreTrainingArguments),
+        ],
+    )
+    with one_line_errors("pretrain"):
+        accelerator = make_accelerator(args)
+        set_up_logging(accelerator)
+        run = Path(args.output_dir)
+        tokenizer = load_tokenizer(model_args)
+        passages = prepare_passages(knowledge, tokenizer, run / "passages", args.max_candidate_length)
+        sentences = prepare_sentences(knowledge, corpus, args, tokenizer, run / "sentences")
+        masks = prepare_masks(sentences, passages, tokenizer, run) if args.masking == "recurring" else None
+        begins = not list_checkpoints(run / "checkpoints")
+        model = load_model(model_args, args.seed, passages if begins else None)
+        if accelerator.is_main_process:
+            print(overview(model, passages, sentences, args, accelerator), flush=True)
+
+    stopped = warm_up(model, passages, tokenizer, warm, args, accelerator) if begins else None
+    if stopped is not None:
+        return end_interrupted(stopped, accelerator)
+    with one_line_errors("pretrain"):
+        trainer = RealmTrainer(
+            model,
+            args,
+            train_dataset=sentences.train,
+            eval_dataset=sentences.heldout,
+            processing_class=tokenizer,
+            passages=passages,
+            eval_retrieval=load_eval_questions(evaluation),
+            recurring_masks=masks,
+            accelerator=accelerator,
+        )
+    result = trainer.train()
+    if result.interrupted:
+        return end_interrupted(result, accelerator)
+    if accelerator.is_main_process:
+        print(f"\nDone at step {result.step}: {run}")
+        show_examples(run)
+        print(f"Report: {write_report(run)}")
+    accelerator.end_training()
+    return 0
+
+
+def prepare_sentences(
+    knowledge: KnowledgeArguments,
+    corpus: SentenceArguments,
+    args: RealmTrainingArguments,
+    tokenizer: RealmTokenizer,
+    directory: Path,
+) -> SentenceStore:
+    """The pre-training corpus as tagged sentences in `directory`, built once."""
+    if corpus.pretraining_corpus is None:
+        source = (knowledge.knowledge_corpus, knowledge.knowledge_split, knowledge.knowledge_config)
+        column = knowledge.text_column
+    else:
+        source = (corpus.pretraining_corpus, corpus.pretraining_split, corpus.pretraining_config)
+        column = corpus.pretraining_text_column
+
+    def build() -> None:
+        build_sentences(
+            load_documents(source[0], source[1], name=source[2]),
+            tokenizer,
+            tagger_from_name(corpus.tagger),
+            directory,
+            max_query_length=args.max_query_length,
+            heldout_fraction=corpus.heldout_fraction,
+            text_column=column,
+            num_proc=knowledge.num_proc,
+        )
+
+    settings = {**asdict(corpus), "source": list(source), "column": column, "max_query_length": args.max_query_length}
+    once(directory, settings, build)
+    return SentenceStore(directory)
+
+
+def load_eval_questions(args: EvaluationArguments) -> list[OpenQAExample]:
+    """The questions that the index is asked while training; none by default."""
+    if args.eval_questions is None:
+        return []
+    return load_questions(args.eval_questions, gold_column=args.eval_gold_column, need_answers=False)
+
+
+def prepare_masks(
+    sentences: SentenceStore, passages: PassageStore, tokenizer: RealmTokenizer, run: Path
+) -> RecurringMasks:
+    """Which salient spans other passages hold, found once."""
+    path = run / "recurring-masks.npz"
+    settings = {"sentences": sentences.fingerprint, "passages": passages.fingerprint}
+    once(path, settings, lambda: find_recurring_masks(sentences, passages, tokenizer).save(path))
+    return RecurringMasks.load(path, passages, sentences)
+
+
+def overview(
+    model: RealmForPreTraining,
+    passages: PassageStore,
+    sentences: SentenceStore,
+    args: RealmTrainingArguments,
+    accelerator: Accelerator,
+) -> str:
+    """What is about to run."""
+    batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * accelerator.num_processes
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    retriever = sum(p.numel() for p in model.embedder.parameters() if p.requires_grad)
+    counts = {"Passages": passages.statistics, "Sentences": sentences.statistics}
+    lines = [
+        f"Model       {trained / 1e6:.1f}M trainable parameters, {retriever / 1e6:.1f}M of them in the retriever",
+        *(f"{n:11} " + ", ".join(f"{k.replace('_', ' ')} {v:,}" for k, v in c.items() if v) for n, c in counts.items()),
+        f"Training    {args.max_steps:,} steps of {batch} examples with {args.num_candidates} candidates, on "
+        f"{accelerator.num_processes} x {accelerator.device.type}; {len(sentences.heldout):,} sentences held out",
+        f"Rate        peak {args.learning_rate:g} after {args.num_warmup_steps:,} steps of warm-up, then "
+        f"{args.lr_scheduler_type}",
+        f"Index       {args.index_factory}, refresh {args.refresh}, {args.snapshot_schedule}",
+    ]
+    return "\n".join(lines)
+
+
+def show_examples(run: Path, count: int = 3) -> None:
+    """A few held-out sentences, what was retrieved for them and what the model fills in."""
+    for example in json.loads((run / "examples.json").read_text(encoding="utf-8"))[:count]:
+        print(f"\n{example['text']}\n  answer: {example['answer']}   filled in: {example['filling']}")
+        for candidate in sorted(example["candidates"], key=lambda c: -c["probability"])[:3]:
+            p, utility = f"p {candidate['probability']:.3f}", f"utility {candidate['utility']:+.2f}"
+            title = candidate["title"] or ("(no title)" if candidate["text"] else "(null passage)")
+            print(f"  {p}  {utility}  {title}: {candidate['text'][:70]}")

@@ -1,0 +1,89 @@
+"""`realm-hf warm-start inverse-cloze` and `recurring-spans`: the towers of a retriever learn first.
+
+    realm-hf warm-start inverse-cloze --knowledge_corpus wiki.parquet --output_dir runs/ict \
+        --model_name_or_path google-bert/bert-base-uncased \
+        --max_steps 1000 --per_device_train_batch_size 32 --gradient_accumulation_steps 8
+
+By the inverse cloze task (ORQA; REALM, section 3.4) a sentence asks for its passage; by recurring spans (Ram et al.,
+2022) the words around a span ask for another passage with it. The contrastive batch is the product of batch size,
+accumulation steps and processes: gradient caching makes every accumulated example a negative of all others. RUN/model
+is a REALM model whose towers are trained and whose encoder is the BERT it started from; give it to `realm-hf pretrain`
+as `--model_name_or_path`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from realm_hf.cli.corpora import (
+    KnowledgeArguments,
+    ModelArguments,
+    load_model,
+    load_tokenizer,
+    prepare_passages,
+    recurring_spans_of,
+    train_and_save,
+)
+from realm_hf.cli.programs import arguments_of, one_line_errors, set_up_logging
+from realm_hf.data import MAX_PASSAGE_LENGTH
+from realm_hf.training import (
+    InverseClozeTrainer,
+    InverseClozeTrainingArguments,
+    RecurringSpanTrainer,
+    RecurringSpanTrainingArguments,
+    make_accelerator,
+)
+
+__all__ = ["inverse_cloze", "recurring_spans"]
+
+
+@dataclass
+class PassageArguments:
+    """Parameters that control the passages' length."""
+
+    max_candidate_length: int = field(
+        default=MAX_PASSAGE_LENGTH, metadata={"help": "Wordpieces of a passage, specials included."}
+    )
+
+
+def inverse_cloze(words: Sequence[str]) -> int:
+    """Run `warm-start inverse-cloze` with these arguments; returns its exit code."""
+    return _train("inverse-cloze", words, InverseClozeTrainingArguments)
+
+
+def recurring_spans(words: Sequence[str]) -> int:
+    """Run `warm-start recurring-spans` with these arguments; returns its exit code."""
+    return _train("recurring-spans", words, RecurringSpanTrainingArguments)
+
+
+def _train(task: str, words: Sequence[str], kind: type[InverseClozeTrainingArguments]) -> int:
+    knowledge, lengths, model_args, args = arguments_of(
+        f"warm-start {task}", words, [KnowledgeArguments, PassageArguments, ModelArguments, kind]
+    )
+    with one_line_errors(f"warm-start {task}"):
+        accelerator = make_accelerator(args)
+        set_up_logging(accelerator)
+        run = Path(args.output_dir)
+        tokenizer = load_tokenizer(model_args)
+        passages = prepare_passages(knowledge, tokenizer, run / "passages", lengths.max_candidate_length)
+        model = load_model(model_args, args.seed, passages)
+        trainer: InverseClozeTrainer | RecurringSpanTrainer
+        if isinstance(args, RecurringSpanTrainingArguments):
+            recurring = recurring_spans_of(passages, tokenizer, run)
+            trainer = RecurringSpanTrainer(
+                model,
+                args,
+                train_dataset=passages,
+                recurring=recurring,
+                processing_class=tokenizer,
+                accelerator=accelerator,
+            )
+        else:
+            trainer = InverseClozeTrainer(
+                model, args, train_dataset=passages, processing_class=tokenizer, accelerator=accelerator
+            )
+    if accelerator.is_main_process:
+        print(f"{len(passages):,} passages; {trainer.examples_per_step} queries, and as many negatives, a step")
+    return train_and_save(trainer, tokenizer, accelerator)
