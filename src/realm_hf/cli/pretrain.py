@@ -200,9 +200,13 @@ def overview(
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     retriever = sum(p.numel() for p in model.embedder.parameters() if p.requires_grad)
     counts = {"Passages": passages.statistics, "Sentences": sentences.statistics}
+    happened = {name: {k: v for k, v in found.items() if v} for name, found in counts.items()}
     lines = [
         f"Model       {trained / 1e6:.1f}M trainable parameters, {retriever / 1e6:.1f}M of them in the retriever",
-        *(f"{n:11} " + ", ".join(f"{k.replace('_', ' ')} {v:,}" for k, v in c.items() if v) for n, c in counts.items()),
+        *(
+            f"{n:11} " + ", ".join(f"{k.replace('_', ' ')} {v:,}" for k, v in c.items() if v)
+            for n, c in counts.items()
+        ),
         f"Training    {args.max_steps:,} steps of {batch} examples with {args.num_candidates} candidates, on "
         f"{accelerator.num_processes} x {accelerator.device.type}; {len(sentences.heldout):,} sentences held out",
         f"Rate        peak {args.learning_rate:g} after {args.num_warmup_steps:,} steps of warm-up, then "
