@@ -200,7 +200,6 @@ def overview(
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     retriever = sum(p.numel() for p in model.embedder.parameters() if p.requires_grad)
     counts = {"Passages": passages.statistics, "Sentences": sentences.statistics}
-    happened = {name: {k: v for k, v in found.items() if v} for name, found in counts.items()}
     lines = [
         f"Model       {trained / 1e6:.1f}M trainable parameters, {retriever / 1e6:.1f}M of them in the retriever",
         *(
