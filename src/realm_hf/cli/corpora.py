@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 from accelerate import Accelerator
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from realm_hf.data import (
     PassageStore,
@@ -80,8 +80,20 @@ class ModelArguments:
     projection_dropout: float = field(default=0.1, metadata={"help": "Dropout on embeddings; 0.1 as released."})
 
 
-def load_tokenizer(args: ModelArguments) -> RealmTokenizer:
+def is_another_encoder(name_or_path: str) -> bool:
+    """Whether a model is made of another encoder than BERT, or is one."""
+    config = AutoConfig.from_pretrained(name_or_path)
+    if config.model_type == "realm":
+        return config.embedder_config is not None or config.encoder_config is not None
+    return bool(config.model_type != "bert")
+
+
+def load_tokenizer(args: ModelArguments) -> PreTrainedTokenizerBase:
     """The tokenizer of the model that is started from."""
+    if is_another_encoder(args.model_name_or_path):
+        # By its own class: a model of type "realm" would name BERT's.
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(args.model_name_or_path)
+        return tokenizer
     return RealmTokenizer.from_pretrained(args.model_name_or_path)
 
 
@@ -100,7 +112,11 @@ def load_model(args: ModelArguments, seed: int, passages: PassageStore | None = 
         fields["retriever_proj_size"] = args.retriever_proj_size
     if args.score_scale is not None:
         fields["score_scale"] = args.score_scale if args.score_scale == "auto" else float(args.score_scale)
-    model = RealmForPreTraining.from_bert(args.model_name_or_path, pooler=args.pooler, seed=seed, **fields)
+    name = args.model_name_or_path
+    if is_another_encoder(name):
+        model = RealmForPreTraining.from_encoders(embedder=name, encoder=name, seed=seed, **fields)
+    else:
+        model = RealmForPreTraining.from_bert(name, pooler=args.pooler, seed=seed, **fields)
     if args.projection == "pca" and passages is not None:
         fit_projection([model.embedder, model.query_embedder], passages)
     return model
@@ -116,7 +132,7 @@ def end_interrupted(result: TrainingResult, accelerator: Accelerator) -> int:
     return result.exit_status
 
 
-def train_and_save(trainer: TrainingLoop, tokenizer: RealmTokenizer, accelerator: Accelerator) -> int:
+def train_and_save(trainer: TrainingLoop, tokenizer: PreTrainedTokenizerBase, accelerator: Accelerator) -> int:
     """Train, and write RUN/model of a training that leaves checkpoints only; returns the exit status."""
     result = trainer.train()
     if result.interrupted:
@@ -162,7 +178,7 @@ def _build_once(directory: Path, settings: dict[str, Any], build: Callable[[], o
 
 
 def prepare_passages(
-    args: KnowledgeArguments, tokenizer: RealmTokenizer, directory: Path, max_length: int
+    args: KnowledgeArguments, tokenizer: PreTrainedTokenizerBase, directory: Path, max_length: int
 ) -> PassageStore:
     """The knowledge corpus as passages in `directory`, built once."""
     title_column = None if args.title_column == "none" else args.title_column
@@ -186,7 +202,7 @@ def prepare_passages(
     return PassageStore(directory)
 
 
-def recurring_spans_of(passages: PassageStore, tokenizer: RealmTokenizer, run: Path) -> RecurringSpans:
+def recurring_spans_of(passages: PassageStore, tokenizer: PreTrainedTokenizerBase, run: Path) -> RecurringSpans:
     """The spans that passages of one article share, found once, in RUN/recurring.npz."""
     path = run / "recurring.npz"
     settings = {"passages": passages.fingerprint}

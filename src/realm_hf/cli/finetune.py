@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from realm_hf.cli.corpora import (
     KnowledgeArguments,
@@ -32,7 +32,6 @@ from realm_hf.cli.programs import arguments_of, one_line_errors, set_up_logging
 from realm_hf.data import MAX_PASSAGE_LENGTH, OpenQAExample, PassageStore, load_questions
 from realm_hf.models.modeling_embedder import RealmEmbedder
 from realm_hf.models.modeling_realm_qa import RealmForOpenQA
-from realm_hf.models.tokenization_realm import RealmTokenizer
 from realm_hf.qa.answerer import QuestionAnswerer
 from realm_hf.retriever.retriever import RealmRetriever
 from realm_hf.training import OpenQATrainer, OpenQATrainingArguments, make_accelerator, permute
@@ -164,7 +163,7 @@ def run_of(model: str) -> Path | None:
 def find_passages(
     args: PassageArguments,
     start: StartArguments,
-    tokenizer: RealmTokenizer,
+    tokenizer: PreTrainedTokenizerBase,
     origin: Path | None,
     run: Path,
 ) -> PassageStore:

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from accelerate import Accelerator
+from transformers import PreTrainedTokenizerBase
 
 from realm_hf.cli.corpora import (
     KnowledgeArguments,
@@ -39,7 +40,6 @@ from realm_hf.data import (
     tagger_from_name,
 )
 from realm_hf.models.modeling_realm import RealmForPreTraining
-from realm_hf.models.tokenization_realm import RealmTokenizer
 from realm_hf.report import write_report
 from realm_hf.training import (
     RealmTrainer,
@@ -143,7 +143,7 @@ def prepare_sentences(
     knowledge: KnowledgeArguments,
     corpus: SentenceArguments,
     args: RealmTrainingArguments,
-    tokenizer: RealmTokenizer,
+    tokenizer: PreTrainedTokenizerBase,
     directory: Path,
 ) -> SentenceStore:
     """The pre-training corpus as tagged sentences in `directory`, built once."""
@@ -179,7 +179,7 @@ def load_eval_questions(args: EvaluationArguments) -> list[OpenQAExample]:
 
 
 def prepare_masks(
-    sentences: SentenceStore, passages: PassageStore, tokenizer: RealmTokenizer, run: Path
+    sentences: SentenceStore, passages: PassageStore, tokenizer: PreTrainedTokenizerBase, run: Path
 ) -> RecurringMasks:
     """Which salient spans other passages hold, found once."""
     path = run / "recurring-masks.npz"

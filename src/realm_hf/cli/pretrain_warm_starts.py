@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from transformers import PreTrainedTokenizerBase
 
 from realm_hf.cli.corpora import hold_out_articles, recurring_spans_of
 from realm_hf.data import PassageStore
 from realm_hf.models.modeling_realm import RealmForPreTraining
-from realm_hf.models.tokenization_realm import RealmTokenizer
 from realm_hf.training import (
     InverseClozeTrainer,
     InverseClozeTrainingArguments,
@@ -70,7 +70,7 @@ class WarmStartArguments:
 def warm_up(
     model: RealmForPreTraining,
     passages: PassageStore,
-    tokenizer: RealmTokenizer,
+    tokenizer: PreTrainedTokenizerBase,
     warm: WarmStartArguments,
     args: RealmTrainingArguments,
     accelerator: Accelerator,

@@ -20,13 +20,12 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from torch import nn
-from transformers import TrainerCallback
+from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from realm_hf.data.passages.build import PassageStore
 from realm_hf.models.host_facts import RowFacts
 from realm_hf.models.losses import full_precision
 from realm_hf.models.modeling_realm import RealmEmbedder, RealmForPreTraining
-from realm_hf.models.tokenization_realm import RealmTokenizer
 from realm_hf.models.transfer import to_device
 from realm_hf.training.arguments import InverseClozeTrainingArguments
 from realm_hf.training.data_order import DataOrder
@@ -77,7 +76,7 @@ class ContrastiveTrainer(PassageTraining):
         args ([`InverseClozeTrainingArguments`]): The arguments.
         passages ([`PassageStore`]): The passages.
         examples (`int`): Examples of one pass over the data.
-        processing_class ([`RealmTokenizer`]): The tokenizer that made the passages.
+        processing_class (`PreTrainedTokenizerBase`): The tokenizer that made the passages.
         callbacks (`list` of [`~transformers.TrainerCallback`], *optional*): Called in order.
         accelerator (`accelerate.Accelerator`, *optional*): One to share; by default made from the arguments.
     """
@@ -90,7 +89,7 @@ class ContrastiveTrainer(PassageTraining):
         args: InverseClozeTrainingArguments,
         passages: PassageStore,
         examples: int,
-        processing_class: RealmTokenizer,
+        processing_class: PreTrainedTokenizerBase,
         callbacks: Sequence[TrainerCallback] = (),
         accelerator: Accelerator | None = None,
     ):

@@ -32,11 +32,11 @@ from realm_hf.training.swap_probes import ProbeReport, SwapProbes
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from transformers import PreTrainedTokenizerBase
 
     from realm_hf.data.passages.build import PassageStore
     from realm_hf.generations.store import Generation, GenerationInfo
     from realm_hf.models.modeling_realm import RealmEmbedder
-    from realm_hf.models.tokenization_realm import RealmTokenizer
     from realm_hf.retriever.candidates import CandidateSource
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class IndexService:
     Args:
         run ([`RunDirectory`]): The run directory.
         passages ([`PassageStore`]): The corpus.
-        tokenizer ([`RealmTokenizer`]): Its tokenizer.
+        tokenizer (`PreTrainedTokenizerBase`): Its tokenizer.
         args ([`RefreshArguments`]): The refresh's arguments.
         accelerator (`accelerate.Accelerator`): Its process and device.
         probes ([`SwapProbes`]): Measures every swap, on the main process.
@@ -61,7 +61,7 @@ class IndexService:
         self,
         run: RunDirectory,
         passages: PassageStore,
-        tokenizer: RealmTokenizer,
+        tokenizer: PreTrainedTokenizerBase,
         args: RefreshArguments,
         accelerator: Accelerator,
         probes: SwapProbes,

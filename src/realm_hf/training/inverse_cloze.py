@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from accelerate import Accelerator
-from transformers import TrainerCallback
+from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from realm_hf.data.collators import InverseClozeCollator
 from realm_hf.data.inverse_cloze import InverseClozeDataset
@@ -15,7 +15,6 @@ from realm_hf.data.passages.store import PassageStore
 from realm_hf.models.losses import inverse_cloze_loss
 from realm_hf.models.modeling_realm import RealmEmbedder, RealmForPreTraining
 from realm_hf.models.prompts import room_beside_prompt
-from realm_hf.models.tokenization_realm import RealmTokenizer
 from realm_hf.training.arguments import InverseClozeTrainingArguments
 from realm_hf.training.contrastive import ContrastiveTrainer
 
@@ -28,7 +27,7 @@ class InverseClozeTrainer(ContrastiveTrainer):
             frozen.
         args ([`InverseClozeTrainingArguments`]): The arguments.
         train_dataset ([`PassageStore`]): The passages.
-        processing_class ([`RealmTokenizer`]): The tokenizer that made the passages.
+        processing_class (`PreTrainedTokenizerBase`): The tokenizer that made the passages.
         rows (`np.ndarray`, *optional*): Train on these passage rows only, e.g. to hold others out.
         callbacks (`list` of [`~transformers.TrainerCallback`], *optional*): Called in order; see
             [`RealmCallback`].
@@ -43,7 +42,7 @@ class InverseClozeTrainer(ContrastiveTrainer):
         args: InverseClozeTrainingArguments,
         *,
         train_dataset: PassageStore,
-        processing_class: RealmTokenizer,
+        processing_class: PreTrainedTokenizerBase,
         rows: np.ndarray | None = None,
         callbacks: Sequence[TrainerCallback] = (),
         accelerator: Accelerator | None = None,

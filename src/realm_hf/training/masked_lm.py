@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import nn
-from transformers import TrainerCallback
+from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from realm_hf.data.masked_lm import MaskedLMCollator, MaskedLMDataset, MaskedLMExample
 from realm_hf.data.masking import MASKED_LM_STREAM, example_rng
@@ -26,7 +26,6 @@ from realm_hf.models.host_facts import IGNORED_LABEL, RowFacts, on_host
 from realm_hf.models.losses import gold_log_probs
 from realm_hf.models.modeling_encoder import RealmKnowledgeAugEncoder
 from realm_hf.models.modeling_realm import RealmForPreTraining
-from realm_hf.models.tokenization_realm import RealmTokenizer
 from realm_hf.models.transfer import to_device
 from realm_hf.training.arguments import MaskedLMTrainingArguments
 from realm_hf.training.data_order import DataOrder
@@ -85,7 +84,7 @@ class MaskedLMTrainer(PassageTraining):
         model ([`RealmKnowledgeAugEncoder`] or [`RealmForPreTraining`]): Of the latter the encoder is trained.
         args ([`MaskedLMTrainingArguments`]): The arguments.
         train_dataset ([`PassageStore`]): The passages.
-        processing_class ([`RealmTokenizer`]): The tokenizer that made the passages.
+        processing_class (`PreTrainedTokenizerBase`): The tokenizer that made the passages.
         recurring ([`RecurringSpans`], *optional*): For pairs of passages that share a span.
         rows (`np.ndarray`, *optional*): Train on these passage rows only; all by default.
         eval_rows (`np.ndarray`, *optional*): Passages held out, on which it is evaluated.
@@ -107,7 +106,7 @@ class MaskedLMTrainer(PassageTraining):
         args: MaskedLMTrainingArguments,
         *,
         train_dataset: PassageStore,
-        processing_class: RealmTokenizer,
+        processing_class: PreTrainedTokenizerBase,
         recurring: RecurringSpans | None = None,
         rows: np.ndarray | None = None,
         eval_rows: np.ndarray | None = None,

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import nn
-from transformers import TrainerCallback
+from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from realm_hf.data.collators import pad_rows
 from realm_hf.data.passages.build import PassageStore
@@ -35,7 +35,6 @@ from realm_hf.models.host_facts import RowFacts
 from realm_hf.models.modeling_realm import RealmEmbedder
 from realm_hf.models.modeling_realm_qa import RealmForOpenQA
 from realm_hf.models.prompts import room_beside_prompt
-from realm_hf.models.tokenization_realm import RealmTokenizer
 from realm_hf.models.transfer import to_device
 from realm_hf.qa.answerer import QuestionAnswerer
 from realm_hf.qa.answers import Answer
@@ -73,7 +72,7 @@ class OpenQATrainer(IndexedTrainer):
         train_dataset (`list` of [`OpenQAExample`]): Questions to train on.
         eval_dataset (`list` of [`OpenQAExample`], *optional*): Questions for `evaluate`, early stopping and the choice
             of the best weights; none by default.
-        processing_class ([`RealmTokenizer`]): The tokenizer that made the passages.
+        processing_class (`PreTrainedTokenizerBase`): The tokenizer that made the passages.
         passages ([`PassageStore`]): The knowledge corpus.
         passage_embedder ([`RealmEmbedder`], *optional*): The passage tower, where it is not the query tower as `model`
             has it now.
@@ -105,7 +104,7 @@ class OpenQATrainer(IndexedTrainer):
         *,
         train_dataset: Sequence[OpenQAExample],
         eval_dataset: Sequence[OpenQAExample] = (),
-        processing_class: RealmTokenizer,
+        processing_class: PreTrainedTokenizerBase,
         passages: PassageStore,
         passage_embedder: RealmEmbedder | None = None,
         index_from: str | Path | None = None,

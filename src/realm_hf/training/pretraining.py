@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import nn
-from transformers import TrainerCallback
+from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from realm_hf.data.collators import PreTrainingCollator
 from realm_hf.data.masking import MaskedQuery, no_example
@@ -26,7 +26,6 @@ from realm_hf.data.sentences.build import SentenceStore
 from realm_hf.data.sentences.recurring import RecurringMasks, check_masks
 from realm_hf.models.host_facts import PreTrainingFacts
 from realm_hf.models.modeling_realm import RealmForPreTraining
-from realm_hf.models.tokenization_realm import RealmTokenizer
 from realm_hf.models.transfer import to_device
 from realm_hf.retriever.candidates import CandidateSource
 from realm_hf.runs.directory import RunDirectory
@@ -58,7 +57,7 @@ class RealmTrainer(IndexedTrainer):
         args ([`RealmTrainingArguments`]): The arguments.
         train_dataset ([`SentenceStore`]): The pre-training corpus.
         eval_dataset ([`SentenceStore`], *optional*): Held-out sentences for `evaluate`; none by default.
-        processing_class ([`RealmTokenizer`]): The tokenizer that made passages and sentences.
+        processing_class (`PreTrainedTokenizerBase`): The tokenizer that made passages and sentences.
         passages ([`PassageStore`]): The knowledge corpus.
         eval_retrieval (sequence of [`OpenQAExample`], *optional*): Questions with gold passages or answers: at each
             swap and evaluation the served index is asked for them, see [`~IndexedTrainer.evaluate_retrieval`].
@@ -85,7 +84,7 @@ class RealmTrainer(IndexedTrainer):
         *,
         train_dataset: SentenceStore,
         eval_dataset: SentenceStore | None = None,
-        processing_class: RealmTokenizer,
+        processing_class: PreTrainedTokenizerBase,
         passages: PassageStore,
         eval_retrieval: Sequence[OpenQAExample] = (),
         candidate_source: CandidateSource | None = None,

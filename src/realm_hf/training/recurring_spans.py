@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from transformers import TrainerCallback
+from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from realm_hf.data.passages.recurring import RecurringSpans
 from realm_hf.data.passages.store import PassageStore
@@ -16,7 +16,6 @@ from realm_hf.data.recurring_span_queries import RecurringSpanCollator, Recurrin
 from realm_hf.models.losses import inverse_cloze_loss
 from realm_hf.models.modeling_realm import RealmEmbedder, RealmForPreTraining
 from realm_hf.models.prompts import room_beside_prompt
-from realm_hf.models.tokenization_realm import RealmTokenizer
 from realm_hf.training.arguments import RecurringSpanTrainingArguments
 from realm_hf.training.contrastive import ContrastiveTrainer
 
@@ -32,7 +31,7 @@ class RecurringSpanTrainer(ContrastiveTrainer):
         args ([`RecurringSpanTrainingArguments`]): The arguments.
         train_dataset ([`PassageStore`]): The passages.
         recurring ([`RecurringSpans`]): Of them, see [`find_recurring_spans`].
-        processing_class ([`RealmTokenizer`]): The tokenizer that made the passages.
+        processing_class (`PreTrainedTokenizerBase`): The tokenizer that made the passages.
         rows (`np.ndarray`, *optional*): Train on these passage rows only, e.g. to hold others out.
         callbacks (`list` of [`~transformers.TrainerCallback`], *optional*): Called in order; see
             [`RealmCallback`].
@@ -51,7 +50,7 @@ class RecurringSpanTrainer(ContrastiveTrainer):
         *,
         train_dataset: PassageStore,
         recurring: RecurringSpans,
-        processing_class: RealmTokenizer,
+        processing_class: PreTrainedTokenizerBase,
         rows: np.ndarray | None = None,
         callbacks: Sequence[TrainerCallback] = (),
         accelerator: Accelerator | None = None,
