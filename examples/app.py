@@ -82,7 +82,7 @@ def answer_html(answer: Answer | None) -> str:
     if answer.row is None:
         return '<div class="answer">No answer</div><div class="small">Nothing was asked, or nothing was found.</div>'
     return (
-        f'<div class="answer">{escape(answer.text)}</div><div class="small">from “{escape(answer.title)}”, passage '
+        f'<div class="answer">{escape(answer.shown)}</div><div class="small">from “{escape(answer.title)}”, passage '
         f"{answer.row} · probability of this span {answer.probability:.1%} · of all spans with these words "
         f"{answer.string_probability:.1%}</div>"
     )
@@ -104,7 +104,7 @@ def evidence_html(answer: Answer | None) -> str:
 
 def passage_html(passage: Evidence, best: bool) -> str:
     """One passage with its best span marked."""
-    start, end, text = passage.start_char, passage.end_char, passage.text
+    (start, end), text = passage.shown_span, passage.text
     marked = f"{escape(text[:start])}<mark>{escape(text[start:end])}</mark>{escape(text[end:])}"
     kind, title = "passage best" if best else "passage", escape(passage.title) or "(no title)"
     return (

@@ -125,11 +125,12 @@ def print_answers(answers: Sequence[Answer], questions: Sequence[FactbookQuestio
     """What was asked, what was answered, and the passage that it rests on."""
     for answer, question in zip(answers, questions, strict=True):
         right = "right" if exact_match(answer.text, [question.answer]) else f"expected {question.answer!r}"
-        print(f"\n  {answer.question}\n    {answer.text}   (p {answer.probability:.2f}; {right})")
+        print(f"\n  {answer.question}\n    {answer.shown}   (p {answer.probability:.2f}; {right})")
         for passage in answer.evidence[:1]:
             text = passage.text
             if answer.row == passage.row:
-                text = f"{text[: answer.start_char]}[{answer.text}]{text[answer.end_char :]}"
+                start, end = answer.shown_span
+                text = f"{text[:start]}[{text[start:end]}]{text[end:]}"
             print(f"    {passage.title}, share {passage.share:.2f}: {text if len(text) < 100 else text[:99] + '…'}")
 
 

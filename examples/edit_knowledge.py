@@ -61,7 +61,8 @@ def edit_one_fact(answerer: QuestionAnswerer, question: str, new_answer: str, ot
     if fact.row is None:
         raise SystemExit(f"{question!r} has no answer to replace.")
     (old_text,) = retriever.texts([fact.row])
-    new_text = old_text[: fact.start_char] + new_answer + old_text[fact.end_char :]
+    start, end = fact.shown_span
+    new_text = old_text[:start] + new_answer + old_text[end:]
     started = time.perf_counter()
     retriever.replace_passages(fact.row, new_text)
     seconds = time.perf_counter() - started
@@ -74,7 +75,7 @@ def print_edit(edit: Edit) -> None:
     print(f"Passage {edit.row}, before: {edit.old_text}\nPassage {edit.row}, after:  {edit.new_text}\n")
     rows = [("question", "before", "after", "put back")]
     rows += [
-        (before.question, *(f"{answer.text} ({answer.probability:.2f})" for answer in (before, after, restored)))
+        (before.question, *(f"{answer.shown} ({answer.probability:.2f})" for answer in (before, after, restored)))
         for before, after, restored in zip(edit.before, edit.after, edit.restored, strict=True)
     ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -127,7 +127,7 @@ def test_an_empty_file_is_said_to_be_empty(tmp_path, content, ending):
 def test_a_file_that_is_no_json_is_named(tmp_path):
     (tmp_path / "noise.jsonl").write_bytes(b"\xff\xfe\n{")
 
-    with pytest.raises(ValueError, match=r"noise\.jsonl could not be read as \.jsonl"):
+    with pytest.raises(ValueError, match=r"noise\.jsonl, line 1 is not UTF-8"):
         load_documents(tmp_path / "noise.jsonl")
 
 
@@ -146,3 +146,17 @@ def test_a_text_that_is_null_is_an_empty_document(tmp_path, tokenizer):
 
     assert (len(store), store.title(0), store.text(0)) == (1, "", "A text.")
     assert store.statistics["empty_documents"] == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("d.jsonl", b'{"text": "One."}\n{"text":\n', r"d\.jsonl, line 2 is no JSON"),
+        ("d.jsonl", b'{"text": "One."}\n\n[1, 2]\n', r"d\.jsonl, line 3 holds a list"),
+        ("d.parquet", b"nothing", r"d\.parquet could not be read as \.parquet"),
+    ],
+)
+def test_a_damaged_file_is_named_with_its_line(tmp_path, name, content, said):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=said):
+        load_documents(tmp_path / name)

@@ -108,6 +108,39 @@ def test_staleness_is_counted_from_the_generation_that_is_published(card, manife
     assert "built from the weights of step 150, 20 steps behind" in text
 
 
+def test_staleness_is_said_only_where_the_passage_tower_was_trained(manifest, tmp_path):
+    from dataclasses import replace
+
+    from tiny_worlds import tiny_model
+
+    summary = {"steps": 10, "generations": [{"name": "g", "snapshot_step": 0}]}
+    fine_tuned = {"trained_questions": {"questions": 4}}
+    for facts, said in (
+        ({"arguments": {"refresh": "off"}}, True),  # pre-training moves the tower, refreshed or not
+        ({"arguments": {"refresh": "off"}, **fine_tuned}, False),
+        ({"arguments": {"refresh": "sync"}, **fine_tuned}, True),
+    ):
+        text = model_card(
+            "me/realm",
+            tiny_model(),
+            replace(manifest, generation_name="g"),
+            CardFacts(),
+            RunRecord(tmp_path, summary={**summary, **facts}),
+            retriever_place="there",
+            recall_against_exact=None,
+            is_one_repository=False,
+        ).text
+        assert ("staleness" in text) is said
+
+
+def test_base_model_batch_and_hardware_come_from_the_record(card, tmp_path):
+    summary = {"base_model": "a/bert", "examples_per_step": 512, "hardware": {"processes": 8, "device": "NVIDIA H200"}}
+    found = card(run=RunRecord(tmp_path, summary=summary))
+    assert found.data.base_model == "a/bert"
+    for row in ("started from | a/bert", "batch size, over all processes | 512", "device | NVIDIA H200"):
+        assert f"| {row} |" in found.text
+
+
 def test_recall_that_was_written_as_shares_is_said_in_percent(card, tmp_path):
     text = card(run=RunRecord(tmp_path, summary={"recall": {"ict": {"1": 0.5, "5": 1.0}}})).text
 

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import pytest
 
 from realm_hf.report import read_run, write_report
-from realm_hf.report.charts import Chart, buckets, draw, nice_ticks, short_number
+from realm_hf.report.charts import Chart, buckets, draw, nice_ticks, short_number, smoothed
 from realm_hf.report.tables import quantile
 
 VOID = {"meta", "br", "link"}
@@ -264,3 +264,52 @@ def test_quantiles_interpolate():
     assert quantile([3, 1, 2, 4], 0.5) == 2.5
     assert quantile([1.0], 0.99) == 1.0
     assert quantile(list(range(101)), 0.99) == 99
+
+
+def test_the_setup_is_told_as_far_as_it_was_recorded(tmp_path):
+    root = write_run(tmp_path / "run")
+    bare = write_report(root).read_text()
+    assert "hardware" not in bare and "knowledge corpus" not in bare
+    summary = json.loads((root / "summary.json").read_text()) | {
+        "started_from": "google-bert/bert-base-uncased",
+        "examples_per_step": 64,
+        "hardware": {"processes": 2, "device": "cpu"},
+        "arguments": {"learning_rate": 3e-5, "warmup_steps": 1000, "refresh": "async", "refresh_steps": 500},
+    }
+    (root / "summary.json").write_text(json.dumps(summary))
+    (root / "run.json").write_text(
+        json.dumps({"rows": 1200, "index_factory": "Flat", "packages": {"torch": "2.13.0"}})
+    )
+    (root / "passages-settings.json").write_text(json.dumps({"knowledge_corpus": "wiki <1>.parquet"}))
+    page = write_report(root).read_text()
+    for said in (
+        "google-bert/bert-base-uncased",
+        "wiki &lt;1&gt;.parquet, 1,200 passages",
+        "64 examples a step, learning rate 3e-05, 1,000 steps of warm-up",
+        "Flat, refresh async, every 500 steps",
+        "processes: 2, device: cpu",
+        "torch 2.13.0",
+    ):
+        assert said in page
+
+
+def test_a_smoothed_curve_is_a_running_mean_that_bends_no_line():
+    line = [(float(x), 3.0 * x) for x in range(30)]
+    assert [value for _, value in smoothed(line, 5)] == pytest.approx([value for _, value in line])
+    spike = [(0.0, 0.0), (1.0, 0.0), (2.0, 9.0), (3.0, 0.0), (4.0, 0.0)]
+    assert [value for _, value in smoothed(spike, 3)] == [0.0, 3.0, 3.0, 3.0, 0.0]
+
+
+def test_noisy_curves_are_smoothed_and_schedules_are_not(tmp_path):
+    page = write_report(write_run(tmp_path / "run")).read_text()
+    drawn = {title: card for card in page.split('<div class="card">') for title in re.findall("<h3>(.*?)</h3>", card)}
+    assert 'class="raw"' in drawn["Loss"] and 'class="raw"' not in drawn["Learning rate"]
+
+
+def test_a_missing_title_is_no_null_passage(tmp_path):
+    root = write_run(tmp_path / "run")
+    (example, *_) = json.loads((root / "examples.json").read_text())
+    example["candidates"].append({"title": "", "text": "Nobody named this.", "probability": 0.0, "utility": 0.0})
+    (root / "examples.json").write_text(json.dumps([example]))
+    page = write_report(root).read_text()
+    assert "<b>(no title)</b> Nobody named this." in page and page.count("null passage</td>") == 1

@@ -52,6 +52,28 @@ def test_missing_or_shapeless_yaml_file_is_said(tmp_path):
         parse_arguments([RealmTrainingArguments], [str(file)])
 
 
+@pytest.mark.parametrize(("text", "said"), [("a: 1\n  b: [\n", r"run\.yaml, line \d+ is no YAML"), ("a: é", "UTF-8")])
+def test_a_yaml_file_that_cannot_be_read_is_named_with_its_line(tmp_path, text, said):
+    file = tmp_path / "run.yaml"
+    file.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match=said):
+        parse_arguments([RealmTrainingArguments], [str(file)])
+
+
+@pytest.mark.parametrize(("rank", "lines"), [("0", 1), ("1", 0)])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [(["--output_dir", "x", "--learning_rate", "fast"], "'fast'"), ([], "required: --output_dir")],
+)
+def test_a_value_that_does_not_fit_is_said_in_one_line_by_one_rank(monkeypatch, capsys, words, said, rank, lines):
+    monkeypatch.setenv("RANK", rank)
+    with pytest.raises(SystemExit) as ended:
+        parse_arguments([RealmTrainingArguments], words)
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and len(error.splitlines()) == lines
+    assert not lines or (said in error and error.endswith("See --help.\n"))
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [

@@ -15,7 +15,7 @@ from realm_hf.runs.records import read_log
 from realm_hf.training.arguments import RealmTrainingArguments
 from realm_hf.training.command_line import parse_arguments
 from realm_hf.training.loop_arguments import Schedule
-from realm_hf.training.optimization import learning_rate, make_optimizer
+from realm_hf.training.optimization import learning_rate, make_accelerator, make_optimizer
 
 
 def test_rate_rises_to_its_peak_and_falls_to_nothing():
@@ -159,3 +159,10 @@ def test_another_optimizer_at_a_resume_is_refused_or_begins_without_moments(worl
 def test_epochs_stand_for_steps_in_every_training(kind, world, tmp_path):
     made = trainer_of(kind, world, tmp_path, num_train_epochs=0.5)
     assert made.args.max_steps == -(-made.examples_per_epoch // 8)
+
+
+def test_an_output_directory_that_cannot_be_written_is_said_before_anything_is_prepared(tmp_path):
+    (tmp_path / "file").write_text("")
+    args = RealmTrainingArguments(output_dir=str(tmp_path / "file" / "run"), use_cpu=True)
+    with pytest.raises(NotADirectoryError, match=r"could not use the output directory.*check the path"):
+        make_accelerator(args)

@@ -131,7 +131,7 @@ def _words(answer: Answer, passages: int, named: bool) -> str:
     lines = [answer.question] if named else []
     if answer.row is None:
         return "\n".join([*lines, "no answer", ""])
-    lines.append(f"{answer.text}  ({answer.probability:.1%}; {answer.string_probability:.1%} with equal strings)")
+    lines.append(f"{answer.shown}  ({answer.probability:.1%}; {answer.string_probability:.1%} with equal strings)")
     for passage in answer.evidence[:passages]:
         lines.append(f"  {passage.share:6.1%}  {passage.title or '(no title)'}, passage {passage.row}")
         lines.append(f"          {_excerpt(passage)}")
@@ -141,7 +141,7 @@ def _words(answer: Answer, passages: int, named: bool) -> str:
 
 
 def _excerpt(passage: Evidence) -> str:
-    start, end = passage.start_char, passage.end_char
+    start, end = passage.shown_span
     before, after = passage.text[max(0, start - _AROUND) : start], passage.text[end : end + _AROUND]
     shown = f"{before}[{passage.text[start:end]}]{after}"
     return (

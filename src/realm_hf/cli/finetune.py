@@ -232,4 +232,4 @@ def show_results(run: Path, questions: list[str], args: OpenQATrainingArguments)
     folder = run / "model"
     answerer = QuestionAnswerer(RealmForOpenQA.from_pretrained(folder), RealmRetriever.from_pretrained(folder))
     for answer in answerer(questions):
-        print(f"  {answer.question}\n    {answer.text or '(none)'}  p {answer.probability:.2f}  {answer.title}")
+        print(f"  {answer.question}\n    {answer.shown or '(none)'}  p {answer.probability:.2f}  {answer.title}")

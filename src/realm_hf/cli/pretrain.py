@@ -202,7 +202,10 @@ def overview(
     counts = {"Passages": passages.statistics, "Sentences": sentences.statistics}
     lines = [
         f"Model       {trained / 1e6:.1f}M trainable parameters, {retriever / 1e6:.1f}M of them in the retriever",
-        *(f"{n:11} " + ", ".join(f"{k.replace('_', ' ')} {v:,}" for k, v in c.items()) for n, c in counts.items()),
+        *(
+            f"{n:11} " + ", ".join(f"{k.replace('_', ' ')} {v:,}" for k, v in c.items() if v)
+            for n, c in counts.items()
+        ),
         f"Training    {args.max_steps:,} steps of {batch} examples with {args.num_candidates} candidates, on "
         f"{accelerator.num_processes} x {accelerator.device.type}; {len(sentences.heldout):,} sentences held out",
         f"Rate        peak {args.learning_rate:g} after {args.num_warmup_steps:,} steps of warm-up, then "
@@ -218,4 +221,5 @@ def show_examples(run: Path, count: int = 3) -> None:
         print(f"\n{example['text']}\n  answer: {example['answer']}   filled in: {example['filling']}")
         for candidate in sorted(example["candidates"], key=lambda c: -c["probability"])[:3]:
             p, utility = f"p {candidate['probability']:.3f}", f"utility {candidate['utility']:+.2f}"
-            print(f"  {p}  {utility}  {candidate['title'] or '(null passage)'}: {candidate['text'][:70]}")
+            title = candidate["title"] or ("(no title)" if candidate["text"] else "(null passage)")
+            print(f"  {p}  {utility}  {title}: {candidate['text'][:70]}")

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from datasets import (
     Dataset,
     DatasetDict,
@@ -16,6 +17,7 @@ from datasets import (
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
 from realm_hf.data.json_depth import check_json
+from realm_hf.data.json_lines import check_lines
 
 _BUILDERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".arrow": "arrow"}
 
@@ -135,7 +137,10 @@ def _load_files(files: list[Path], suffix: str) -> Dataset:
     options: dict[str, Any] = {"delimiter": "\t"} if suffix == ".tsv" else {}
     try:
         return load_dataset(_BUILDERS[suffix], data_files=[str(file) for file in files], split="train", **options)
-    except (DatasetGenerationError, StopIteration) as error:
+    except (DatasetGenerationError, StopIteration, pa.ArrowInvalid) as error:
+        if suffix in (".jsonl", ".json"):
+            for file in files:
+                check_lines(file)
         reason = error.__cause__ or error
         raise ValueError(
             f"{', '.join(map(str, files[:3]))}{' ...' if len(files) > 3 else ''} could not be read as {suffix} "

@@ -19,14 +19,7 @@ __all__ = ["CardFacts", "dataset_card", "model_card", "retriever_card"]
 _CONFIGS = [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}]
 """Where the Hub's viewer and `load_dataset` find the rows."""
 
-_SIZES = (
-    (1e3, "n<1K"),
-    (1e4, "1K<n<10K"),
-    (1e5, "10K<n<100K"),
-    (1e6, "100K<n<1M"),
-    (1e7, "1M<n<10M"),
-    (1e8, "10M<n<100M"),
-)
+_SIZES = {1e3: "n<1K", 1e4: "1K<n<10K", 1e5: "10K<n<100K", 1e6: "100K<n<1M", 1e7: "1M<n<10M", 1e8: "10M<n<100M"}
 
 
 @dataclass(frozen=True)
@@ -94,7 +87,7 @@ def model_card(
         tags=["realm", "retrieval", "open-domain-qa"],
         license=facts.license,
         language=facts.language,
-        base_model=facts.base_model,
+        base_model=facts.base_model or run.base_model,
         datasets=list(facts.datasets) or None,
         metrics=sorted({result.metric_type for result in facts.results}) or None,
         eval_results=list(facts.results) or None,
@@ -158,7 +151,7 @@ def dataset_card(repo_id: str, model_id: str, manifest: HubManifest, facts: Card
         license=facts.dataset_license,
         language=facts.language,
         task_categories=["question-answering"],
-        size_categories=next((size for most, size in _SIZES if manifest.rows < most), "n>100M"),
+        size_categories=next((size for most, size in _SIZES.items() if manifest.rows < most), "n>100M"),
         pretty_name=repo_id.split("/")[-1],
         tags=["realm", "retrieval", "faiss"],
         configs=_CONFIGS,
@@ -255,14 +248,16 @@ def _fingerprints(manifest: HubManifest) -> list[tuple[str, str]]:
 
 def _training(facts: CardFacts, run: RunRecord) -> str:
     rows: list[tuple[str, str]] = []
-    if facts.base_model:
-        rows.append(("started from", facts.base_model))
+    if base := facts.base_model or run.base_model:
+        rows.append(("started from", base))
     if run.steps_taken is not None:
         rows.append(("optimizer steps", f"{run.steps_taken:,}"))
-    learning_rate = run.largest("lr")
-    if learning_rate is not None:
+    if run.examples_per_step is not None:
+        rows.append(("batch size, over all processes", f"{run.examples_per_step:,}"))
+    if (learning_rate := run.largest("lr")) is not None:
         rows.append(("largest learning rate", f"{learning_rate:.3g}"))
     rows += _declared(run.arguments)
+    rows += [(name.replace("_", " "), str(value)) for name, value in run.hardware.items()]
     rows += [(f"seconds: {phase}", f"{seconds:,.0f}") for phase, seconds in run.seconds.items()]
     rows += [(name, str(value)) for name, value in facts.training.items()]
     rows += [(name, version) for name, version in run.packages.items()]
@@ -288,7 +283,7 @@ def _index(manifest: HubManifest, run: RunRecord, recall: float | None) -> str:
     if manifest.generation_name:
         rows.append(("generation", f"`{manifest.generation_name}`"))
     found = next((one for one in run.generations if one.get("name") == manifest.generation_name), None)
-    if found and run.steps_taken is not None:
+    if found and run.steps_taken is not None and run.trained_passage_tower:
         behind = run.steps_taken - int(found["snapshot_step"])
         rows.append(("staleness", f"built from the weights of step {found['snapshot_step']}, {behind} steps behind"))
     if recall is not None:

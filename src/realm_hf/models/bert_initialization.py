@@ -214,6 +214,7 @@ class FromBertModel(BertPreTrainedModel):
             model = cls(config)
         model.start_from_bert(start)
         model.tie_weights()
+        model.name_or_path = str(name_or_path)
         return model.eval()
 
     def start_from_bert(self, start: BertStart) -> None:

@@ -94,6 +94,7 @@ class RealmForOpenQA(RealmPreTrainedModel):
         qa.to(device=model.device, dtype=model.dtype)  # type: ignore[call-arg]
         qa.embedder.load_state_dict(model.query_embedder.state_dict())
         qa.reader.load_state_dict(model.encoder.state_dict(), strict=False)
+        qa.name_or_path = model.name_or_path
         return qa.eval()
 
     @property

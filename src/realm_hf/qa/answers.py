@@ -6,6 +6,8 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from realm_hf.qa.whole_words import whole_words
+
 __all__ = ["Answer", "Evidence"]
 
 
@@ -36,6 +38,11 @@ class Evidence:
     start_char: int
     end_char: int
     span_probability: float
+
+    @property
+    def shown_span(self) -> tuple[int, int]:
+        """The span's characters widened to whole words, for what is shown."""
+        return whole_words(self.text, self.start_char, self.end_char)
 
 
 @dataclass(frozen=True)
@@ -93,10 +100,31 @@ class Answer:
         """
         return cls(question, "", None, "", 0, 0, 0.0, 0.0, -math.inf, "", evidence, null_probability)
 
+    @property
+    def shown(self) -> str:
+        """The answer in whole words, for the eye: "68,636" where `text`, which is what is judged, is "68,"."""
+        passage = next((found for found in self.evidence if found.row == self.row), None)
+        if passage is None:
+            return self.text
+        start, end = self.shown_span
+        return passage.text[start:end]
+
+    @property
+    def shown_span(self) -> tuple[int, int]:
+        """Its characters in its passage's text."""
+        passage = next((found for found in self.evidence if found.row == self.row), None)
+        if passage is None:
+            return self.start_char, self.end_char
+        return whole_words(passage.text, self.start_char, self.end_char)
+
     def to_dict(self) -> dict[str, Any]:
-        """The fields by name, evidence as a list of dictionaries; `score` is `None` without an answer (for JSON)."""
+        """
+        The fields by name, and `shown`. Evidence is a list of dictionaries; `score` is `None` without an answer (for
+        JSON).
+        """
         return {
             **asdict(self),
+            "shown": self.shown,
             "evidence": [asdict(passage) for passage in self.evidence],
             "score": self.score if math.isfinite(self.score) else None,
         }

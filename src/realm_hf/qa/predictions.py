@@ -22,8 +22,9 @@ def write_predictions(records: Sequence[QuestionRecord], path: str | Path) -> Pa
     Writes one JSON object a question.
 
     Fields: `id`, `question`, `prediction`, `answers`, `regex`, `correct`, `best_string_correct`, `f1`, `answer_rank`,
-    `shuffled_correct`, `pattern_timed_out`; those of [`~realm_hf.Answer`] besides `question` and `text`; and
-    in each passage of `evidence`, beside its own, `answer_places`: the character ranges where right answers stand.
+    `shuffled_correct`, `pattern_timed_out`; those of [`~realm_hf.Answer`] besides `question` and `text`, with
+    `shown_span`, the characters of `shown` in the passage; and in each passage of `evidence`, beside its own,
+    `shown_span` and `answer_places`, the character ranges where right answers stand.
 
     Args:
         records (`Sequence[QuestionRecord]`): Of [`OpenQAResult`].
@@ -71,7 +72,10 @@ def read_predictions(path: str | Path) -> list[dict[str, Any]]:
 
 def _line(record: QuestionRecord) -> dict[str, Any]:
     answer = record.answer.to_dict()
-    evidence = [{**passage, "answer_places": _places(record, passage["text"])} for passage in answer["evidence"]]
+    evidence = [
+        {**passage, "shown_span": read.shown_span, "answer_places": _places(record, passage["text"])}
+        for passage, read in zip(answer["evidence"], record.answer.evidence, strict=True)
+    ]
     judged = {name: value for name, value in vars(record).items() if name not in ("answer", "id", "question")}
     answered = {name: value for name, value in answer.items() if name not in ("question", "text", "evidence")}
     return {
@@ -80,6 +84,7 @@ def _line(record: QuestionRecord) -> dict[str, Any]:
         "prediction": record.answer.text,
         **judged,
         **answered,
+        "shown_span": record.answer.shown_span,
         "evidence": evidence,
     }
 

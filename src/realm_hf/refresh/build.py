@@ -15,10 +15,11 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from realm_hf.data.passages.store import PassageStore
@@ -43,6 +44,8 @@ logger = logging.get_logger(__name__)
 Progress = Callable[[str, int, int], None]
 """Called with the phase ("embedding", "indexing", "writing") and how many of how many passages are embedded."""
 
+BAR_DELAY = 2.0
+"""Seconds after which a wait is shown."""
 _RECALL_DEPTH = 10
 _RECALL_PROBES = 64
 _RECALL_TOLERANCE = 0.05
@@ -91,7 +94,8 @@ def build_generation(
         store ([`GenerationStore`]): RUN/index.
         device (`str` or `torch.device`, *optional*, defaults to `"cpu"`): Where the passages are embedded.
         ranks ([`RankGroup`], *optional*): The ranks that embed a shard each; this process alone by default.
-        progress (`Progress`, *optional*): Called at every batch and phase.
+        progress (`Progress`, *optional*): Called at every batch and phase; by default rank 0 shows a bar with the time
+            left on a terminal, once two seconds have passed.
         index_threads (`int`, *optional*): Of training and filling the index; FAISS's own by default. Embedding is not
             concerned: each rank has its threads for that, and where torch and FAISS share an OpenMP library one count
             would be both's.
@@ -108,7 +112,10 @@ def build_generation(
             "the passages were replaced under the run. Restore them, or start a new run."
         )
     ranks = ranks or RankGroup()
-    report = progress or _log_progress
+    bar = tqdm(
+        total=len(passages), unit=" passages", delay=BAR_DELAY, leave=False, disable=_hides_bar(progress, ranks)
+    )
+    report = progress or partial(_advance, bar)
     started = time.monotonic()
     shards = run.shards / ranks.broadcast(f"{snapshot.name}-{uuid.uuid4().hex[:8]}")
 
@@ -120,9 +127,7 @@ def build_generation(
         with encoding_in(dtype, torch.device(device)):
             return _embed(run, embedder, passages, device, ranks, shards, report)
 
-    embeddings = ranks.together(f"embedding the passages of {snapshot.name}", embed)
-
-    def index_and_write() -> GenerationInfo | None:
+    def index_and_write(embeddings: np.ndarray | None) -> GenerationInfo | None:
         if embeddings is None:
             return None
         _join_shards(embeddings, shards, ranks)
@@ -147,7 +152,9 @@ def build_generation(
         generation.close()
         return generation.info
 
-    return ranks.together(f"writing the generation of {snapshot.name}", index_and_write)
+    with bar:
+        embeddings = ranks.together(f"embedding the passages of {snapshot.name}", embed)
+        return ranks.together(f"writing the generation of {snapshot.name}", partial(index_and_write, embeddings))
 
 
 def _bytes_at_least(run: RunDirectory, embedder: RealmEmbedder) -> int:
@@ -156,8 +163,16 @@ def _bytes_at_least(run: RunDirectory, embedder: RealmEmbedder) -> int:
     return run.config.rows * embedder.config.retriever_proj_size * per_coordinate
 
 
-def _log_progress(phase: str, done: int, total: int) -> None:
-    logger.debug("%s: %d of %d", phase, done, total)
+def _hides_bar(progress: Progress | None, ranks: RankGroup) -> bool | None:
+    """`None` leaves it to the terminal: in a file or a pipe there is no bar."""
+    return True if progress is not None or ranks.rank > 0 else None
+
+
+def _advance(bar: Any, phase: str, done: int, total: int) -> None:
+    """Show a phase: its share is that of this rank's shard, which is as long as any other's."""
+    bar.set_description(f"{phase} passages", refresh=False)
+    bar.total = total
+    bar.update(done - bar.n)
 
 
 def _embed(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from realm_hf.report.document import document, tiles, write_page
-from realm_hf.report.tables import Markup, bar, plain, table
+from realm_hf.report.tables import NO_TITLE, Markup, bar, plain, table
 from realm_hf.runs.records import parse_json
 
 FILTERS = (
@@ -115,7 +115,7 @@ def _tiles(figures: Mapping[str, Any]) -> str:
 def _question(prediction: Mapping[str, Any], is_open: bool) -> str:
     right = bool(prediction.get("correct"))
     rank = prediction.get("answer_rank")
-    said = plain(prediction["prediction"])
+    said = plain(prediction.get("shown") or prediction["prediction"])
     given = f"<b>{escape(said)}</b>" if said else '<span class="quiet">no answer</span>'
     probability = prediction.get("probability")
     sure = f", p = {probability:.2f}" if said and probability is not None else ""
@@ -138,12 +138,11 @@ def _question(prediction: Mapping[str, Any], is_open: bool) -> str:
 
 def _passage(passage: Mapping[str, Any], prediction: Mapping[str, Any]) -> list[str]:
     chosen = passage["row"] == prediction.get("row")
-    span = (
-        (prediction["start_char"], prediction["end_char"]) if chosen else (passage["start_char"], passage["end_char"])
-    )
+    source = prediction if chosen else passage
+    span = tuple(source.get("shown_span") or (source["start_char"], source["end_char"]))
     text = highlighted(plain(passage["text"]), span, passage.get("answer_places", []), "answer" if chosen else "")
     share, retrieval = float(passage["share"]), float(passage["retrieval_probability"])
-    title = escape(plain(passage["title"]))
+    title = escape(plain(passage["title"]) or NO_TITLE)
     return [bar(share, f"{share:.3f}"), bar(retrieval, f"{retrieval:.3f}"), Markup(f"<td><b>{title}</b> {text}</td>")]
 
 

@@ -10,6 +10,8 @@ Points = Sequence[tuple[float, float]]
 # A phone shows one chart at nearly its own size, so that 12 units of text stay readable there.
 WIDTH, HEIGHT = 400, 220
 LEFT, RIGHT, TOP, BOTTOM = 48, 12, 12, 28
+SMOOTHED_SHARE = 10
+"""A smoothed line is the mean over one part in so many of the curve."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,8 @@ class Chart:
         shaded (`Sequence[tuple[float, float]]`): Intervals of steps with a tinted background: index builds.
         marks (`Sequence[float]`): Steps with a vertical line: swaps.
         from_zero (`bool`): The value axis includes zero.
+        smooth (`bool`, *optional*, defaults to `False`): Draw a running mean over a tenth of the curve, and the curve
+            itself pale behind it.
     """
 
     title: str
@@ -35,6 +39,7 @@ class Chart:
     shaded: Sequence[tuple[float, float]] = ()
     marks: Sequence[float] = ()
     from_zero: bool = False
+    smooth: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,18 @@ def buckets(points: Points, most: int = 80) -> list[tuple[float, float, float, f
         part = points[index * len(points) // count : (index + 1) * len(points) // count]
         values = [value for _, value in part]
         result.append((sum(x for x, _ in part) / len(part), sum(values) / len(part), min(values), max(values)))
+    return result
+
+
+def smoothed(points: Points, span: int) -> list[tuple[float, float]]:
+    """The mean of each point and its neighbours, about `span` of them; fewer at the ends, as many each side."""
+    sums = [0.0]
+    for _, value in points:
+        sums.append(sums[-1] + value)
+    result = []
+    for place, (x, _) in enumerate(points):
+        reach = min(span // 2, place, len(points) - 1 - place)
+        result.append((x, (sums[place + reach + 1] - sums[place - reach]) / (2 * reach + 1)))
     return result
 
 
@@ -139,8 +156,12 @@ def _data(chart: Chart, line: list[tuple[float, float, float, float]], axes: _Ax
         lower = [f"{axes.x(x)},{axes.y(least)}" for x, _, least, _ in reversed(line)]
         parts.append(f'<polygon class="range" points="{" ".join(upper + lower)}"/>')
     if len(line) > 1:
-        path = " ".join(f"{axes.x(x)},{axes.y(mean)}" for x, mean, _, _ in line)
-        parts.append(f'<polyline class="line" points="{path}"/>')
+        means = [(x, mean) for x, mean, _, _ in line]
+        span = len(means) // SMOOTHED_SHARE if chart.smooth else 0
+        if span > 1:
+            parts += [_polyline("raw", means, axes), _polyline("line", smoothed(means, span), axes)]
+        else:
+            parts.append(_polyline("line", means, axes))
     elif line:
         parts.append(f'<circle class="dot" cx="{axes.x(line[0][0])}" cy="{axes.y(line[0][1])}" r="3"/>')
     for x, value in chart.held_out:
@@ -149,3 +170,8 @@ def _data(chart: Chart, line: list[tuple[float, float, float, float]], axes: _Ax
             f"<title>held out, step {x:g}: {short_number(value)}</title></circle>"
         )
     return parts
+
+
+def _polyline(kind: str, points: Points, axes: _Axes) -> str:
+    path = " ".join(f"{axes.x(x)},{axes.y(y)}" for x, y in points)
+    return f'<polyline class="{kind}" points="{path}"/>'

@@ -1,12 +1,11 @@
 """The report's page: which sections there are, and the file they go into."""
 
-import json
 from collections.abc import Callable
-from html import escape
 from pathlib import Path
 
 from realm_hf.report.charts import Chart, draw, short_number
 from realm_hf.report.document import document, tiles, write_page
+from realm_hf.report.setup import settings, setup
 from realm_hf.report.tables import answers, examples, recall, refreshes, step_times
 from realm_hf.runs.records import RunRecord, read_run
 
@@ -23,8 +22,12 @@ CURVES = (
     ("lr", "Learning rate", "of the optimizer step", True),
 )
 
+# Noisy from step to step; a schedule or a count is not.
+SMOOTHED = ("loss", "retrieval_utility", "null_mass", "entropy", "step_seconds", "search_seconds", "grad_norm")
+
 KEY = """<p class="key quiet">
-<span><svg viewBox="0 0 14 8"><line class="line" x1="0" x2="14" y1="4" y2="4"/></svg>training, mean and range</span>
+<span><svg viewBox="0 0 14 8"><line class="line" x1="0" x2="14" y1="4" y2="4"/></svg>training, running mean</span>
+<span><svg viewBox="0 0 14 8"><line class="raw" x1="0" x2="14" y1="4" y2="4"/></svg>as measured, with its range</span>
 <span><svg viewBox="0 0 14 8"><circle class="held-out" cx="7" cy="4" r="3.5"/></svg>held out</span>
 <span><svg viewBox="0 0 14 8"><rect class="build" width="14" height="8"/></svg>an index is being built</span>
 <span><svg viewBox="0 0 14 8"><line class="swap" x1="7" x2="7" y1="0" y2="8"/></svg>a new generation is served</span>
@@ -67,13 +70,14 @@ def render(record: RunRecord) -> str:
     name = record.root.resolve().name
     sections: tuple[Callable[[RunRecord], str], ...] = (
         _tiles,
+        setup,
         recall,
         answers,
         _curves,
         step_times,
         refreshes,
         examples,
-        _settings,
+        settings,
     )
     body = "\n".join(part for part in (section(record) for section in sections) if part)
     return document(f"{name}: REALM run", name, "REALM pre-training run, reported by realm_hf", body)
@@ -103,7 +107,8 @@ def _curves(record: RunRecord) -> str:
         if not points:
             continue
         held_out = record.evaluation_series(name)
-        chart = Chart(title, note, points, held_out, record.build_intervals(), record.swap_steps(), from_zero)
+        smooth = name in SMOOTHED
+        chart = Chart(title, note, points, held_out, record.build_intervals(), record.swap_steps(), from_zero, smooth)
         cards.append(f'<div class="card"><h3>{title}</h3><p class="quiet">{note}</p>{draw(chart)}</div>')
     return f'<h2>Curves</h2>\n{KEY}\n<div class="charts">{"".join(cards)}</div>'
 
@@ -118,13 +123,3 @@ def _retrieval_curve(record: RunRecord, title: str) -> str:
     note = "of the questions over the served index, percent"
     chart = Chart(title, note, points, points, record.build_intervals(), record.swap_steps(), from_zero=True)
     return f'<div class="card"><h3>{title}</h3><p class="quiet">{note}</p>{draw(chart)}</div>'
-
-
-def _settings(record: RunRecord) -> str:
-    parts = {"Settings of the run (run.json)": record.settings, "Arguments (summary.json)": record.arguments}
-    return "\n".join(
-        f"<details><summary>{title}</summary><pre>"
-        f"{escape(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False))}</pre></details>"
-        for title, content in parts.items()
-        if content
-    )

@@ -16,6 +16,7 @@ ANSWER_NAMES = {
 }
 EXAMPLE_FACTS = (("answer", "answer"), ("filling", "filled in"))
 PASSAGE_CHARACTERS = 320
+NO_TITLE = "(no title)"
 
 
 class Markup(str):
@@ -179,4 +180,4 @@ def _passage(candidate: Mapping[str, Any]) -> Markup:
         return Markup('<td class="quiet">null passage</td>')
     if len(text) > PASSAGE_CHARACTERS:
         text = text[:PASSAGE_CHARACTERS].rsplit(" ", 1)[0] + " ..."
-    return Markup(f"<td><b>{escape(title)}</b> {escape(text)}</td>")
+    return Markup(f"<td><b>{escape(title or NO_TITLE)}</b> {escape(text)}</td>")

@@ -22,6 +22,7 @@ EVALUATION_PREFIX = "eval_"
 
 _RETRIEVAL = re.compile(EVALUATION_PREFIX + r"(recall|ndcg)_at_(\d+)")
 _TITLES = {"recall": "recall", "ndcg": "nDCG"}
+_CORPORA = {"passages": "passages-settings.json", "sentences": "sentences-settings.json"}
 _LOG, _SUMMARY, _SETTINGS, _EXAMPLES = "log.jsonl", "summary.json", "run.json", "examples.json"
 
 
@@ -38,6 +39,8 @@ class RunRecord:
         events (`list[dict]`): The records that carry `events`, in the order of the log.
         summary (`dict`): `summary.json`.
         settings (`dict`): `run.json`.
+        corpora (`dict[str, dict]`): What "passages" and "sentences" were made of, from `passages-settings.json` and
+            `sentences-settings.json`.
         examples (`list[dict]`): `examples.json`: masked sentences with their retrieved passages.
         unreadable_lines (`int`): Lines of the log that are no JSON object with a numeric `step`.
     """
@@ -48,6 +51,7 @@ class RunRecord:
     events: list[dict[str, Any]] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
+    corpora: dict[str, dict[str, Any]] = field(default_factory=dict)
     examples: list[dict[str, Any]] = field(default_factory=list)
     unreadable_lines: int = 0
 
@@ -121,6 +125,26 @@ class RunRecord:
         return dict(self.summary.get("arguments") or {})
 
     @property
+    def base_model(self) -> str | None:
+        """The Hub's name of the weights that training started from, from the summary; `None` where it is unknown."""
+        return self.summary.get("base_model")
+
+    @property
+    def examples_per_step(self) -> int | None:
+        """Examples of one optimizer step over all processes, from the summary."""
+        return self.summary.get("examples_per_step")
+
+    @property
+    def trained_passage_tower(self) -> bool:
+        """Whether training moved what embeds passages: always in pre-training, in fine-tuning with refreshes only."""
+        return "trained_questions" not in self.summary or self.arguments.get("refresh") != "off"
+
+    @property
+    def hardware(self) -> dict[str, Any]:
+        """What the run ran on, from the summary."""
+        return dict(self.summary.get("hardware") or {})
+
+    @property
     def packages(self) -> dict[str, str]:
         """Versions of the libraries that made the run, from its settings."""
         return dict(self.settings.get("packages") or {})
@@ -189,6 +213,7 @@ def read_run(run_dir: str | Path) -> RunRecord:
         events=[record for record in records if record.get("events")],
         summary=_read_json(root / _SUMMARY, dict),
         settings=_read_json(root / _SETTINGS, dict),
+        corpora={name: found for name, file in _CORPORA.items() if (found := _read_json(root / file, dict))},
         examples=_read_json(root / _EXAMPLES, list),
         unreadable_lines=unreadable,
     )

@@ -17,6 +17,7 @@ _REMEDIES = {
     errno.EROFS: "the file system is read-only: choose a directory on a writable one",
     errno.EACCES: "permission is denied: choose a directory that this user may write to",
     errno.EPERM: "the operation is not permitted: choose a directory that this user may write to",
+    errno.ENOENT: "a folder of the path is not there and cannot be made: check the path",
     errno.ENOTDIR: "a part of the path is a file: check the path",
     errno.ENOLCK: "the file system gives no locks (flock): put the directory on one that does",
     errno.EOPNOTSUPP: "the file system gives no locks (flock): put the directory on one that does",

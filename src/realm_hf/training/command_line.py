@@ -5,13 +5,22 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 from transformers import HfArgumentParser
+
+
+class _OneLineParser(HfArgumentParser):
+    """Says what is wrong in one line: the usage of a hundred options would push it off the screen."""
+
+    def error(self, message: str) -> NoReturn:
+        # Of several processes one speaks.
+        self.exit(2, f"{self.prog}: {message}. See --help.\n" if os.environ.get("RANK", "0") == "0" else None)
 
 
 def parse_arguments(
@@ -30,13 +39,14 @@ def parse_arguments(
 
     Raises:
         FileNotFoundError: the YAML file is not there.
-        ValueError: the file is no mapping, or names a field that no dataclass has.
+        ValueError: the file is no YAML or no mapping, or names a field that no dataclass has.
+        SystemExit: a value does not fit its argument, or one that is needed is missing; said in one line.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     known = {f.name for kind in types for f in dataclasses.fields(kind) if f.init}
     if arguments and arguments[0].endswith((".yaml", ".yml")):
         arguments = _yaml_as_arguments(Path(arguments[0]), known) + arguments[1:]
-    parser = HfArgumentParser(list(types), allow_abbrev=False, prog=prog)
+    parser = _OneLineParser(list(types), allow_abbrev=False, prog=prog)
     *parsed, unknown = parser.parse_args_into_dataclasses(args=arguments, return_remaining_strings=True)
     if unknown:
         raise ValueError(_unknown(unknown[0].split("=")[0].lstrip("-"), known))
@@ -51,7 +61,13 @@ def _unknown(name: str, known: set[str]) -> str:
 def _yaml_as_arguments(path: Path, known: set[str]) -> list[str]:
     if not path.is_file():
         raise FileNotFoundError(f"There is no configuration file {path}. Give the path of a YAML file, or --options.")
-    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text ({error}): save it as UTF-8.") from error
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ValueError(f"{path}{line} is no YAML ({error.problem}): write one `name: value` a line.") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds a {type(values).__name__}, but must be a mapping of argument names to values.")
     words: list[str] = []

@@ -39,6 +39,7 @@ from realm_hf.training.optimization import (
 from realm_hf.training.ranks import Ranks
 from realm_hf.training.result import TrainingResult
 from realm_hf.training.run_checkpoints import RunCheckpoints
+from realm_hf.training.run_facts import run_facts
 from realm_hf.training.signals import StopRequest
 from realm_hf.training.task import TrainingTask
 from realm_hf.training.tenure import Tenure
@@ -142,11 +143,11 @@ class TrainingLoop(TrainingTask):
         self.interrupted = signal is not None
         # Save first: neither the last index nor the last evaluation may cost what was trained.
         self.save()
-        extra: dict[str, Any] = {}
+        extra = run_facts(self.model, self.accelerator, self.examples_per_step)
         if signal is None:
             if self.step > begun_at or not (self.directory / "model").is_dir():
                 self.write_result()
-            extra = self.finish()
+            extra |= self.finish()
             self._evaluate()
         else:
             self._report_interruption(signal.name)
@@ -159,9 +160,8 @@ class TrainingLoop(TrainingTask):
         return TrainingResult(self.step, self.interrupted, self._saved.path, self._metrics, signal)
 
     def _report_interruption(self, signal: str) -> None:
-        left = (
-            "" if self.step < self.args.max_steps else " All steps are taken; the last index and evaluation are left."
-        )
+        ended = self.step >= self.args.max_steps
+        left = " All steps are taken; the last index and evaluation are left." if ended else ""
         logger.warning(
             "%s: stopped after step %d of %d.%s Go on with resume_from_checkpoint=true.",
             signal,

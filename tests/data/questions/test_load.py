@@ -143,3 +143,10 @@ def test_damaged_line_missing_file_and_empty_source_are_told(tmp_path):
         load_questions(path)
     with pytest.raises(FileNotFoundError, match=r"none\.jsonl"):
         load_questions(tmp_path / "none.jsonl")
+
+
+def test_a_line_in_another_encoding_is_named(tmp_path):
+    path = tmp_path / "q.jsonl"
+    path.write_bytes('{"question": "a", "answer": "b"}\n{"question": "caf\u00e9", "answer": "b"}\n'.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"q\.jsonl, line 2 is not UTF-8"):
+        load_questions(path)

@@ -298,7 +298,7 @@ def _duplicate_groups(hashes: np.ndarray) -> np.ndarray:
 
 def _report(info: dict[str, Any], output_dir: Path) -> None:
     counts = info["statistics"]
-    logger.info("%s: %s", output_dir, counts)
+    logger.debug("%s: %s", output_dir, counts)
     if counts["empty_documents"]:
         logger.warning(
             "%d of %d documents have no text and were skipped", counts["empty_documents"], counts["documents"]

@@ -8,7 +8,6 @@ compared in evaluation.
 from __future__ import annotations
 
 import ast
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from datasets import Dataset
 from transformers.utils import logging
 
 from realm_hf.data.documents import load_documents
+from realm_hf.data.json_lines import parse_line
 from realm_hf.data.questions.matching import compile_pattern
 
 __all__ = ["OpenQAExample", "load_questions"]
@@ -156,19 +156,9 @@ def _rows(source: Any, split: str, name: str | None, revision: str | None) -> It
 
 
 def _json_lines(path: Path) -> list[dict[str, Any]]:
-    rows = []
     # Not by `str.splitlines`, which would also cut at separators inside a text, such as U+2028.
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number} is no JSON ({error}): write one object a line.") from error
-        if not isinstance(row, dict):
-            raise ValueError(f"{path}, line {number} holds a {type(row).__name__}: write one object a line.")
-        rows.append(row)
-    return rows
+    lines = enumerate(path.read_bytes().split(b"\n"), start=1)
+    return [parse_line(line, path, number) for number, line in lines if line.strip()]
 
 
 def _example(

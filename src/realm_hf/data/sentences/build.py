@@ -149,7 +149,7 @@ def build_sentences(
         content = {"fingerprint": fingerprint, **identity, **settings, **info}
         write_json(work / "sentences.json", content, durable=False)
     store = SentenceStore(output_dir)
-    logger.info("%s: %s", output_dir, store.statistics)
+    logger.debug("%s: %s", output_dir, store.statistics)
     if heldout_fraction and not len(store.heldout):
         logger.warning("no document was held out (heldout_fraction=%s of %d)", heldout_fraction, len(documents))
     return store
