@@ -8,7 +8,7 @@ accelerate launch examples/finetune_open_qa.py examples/finetune_open_qa.yaml --
 
 import sys
 
-from realm_hf.cli.finetune import main
+from realm_hf.cli.main import main
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(["finetune", *sys.argv[1:]]))

@@ -8,7 +8,7 @@ accelerate launch examples/pretrain.py examples/pretrain.yaml --resume_from_chec
 
 import sys
 
-from realm_hf.cli.pretrain import main
+from realm_hf.cli.main import main
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(["pretrain", *sys.argv[1:]]))

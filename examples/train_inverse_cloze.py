@@ -6,7 +6,7 @@ accelerate launch examples/train_inverse_cloze.py --knowledge_corpus wiki.parque
 
 import sys
 
-from realm_hf.cli.warm_start_towers import inverse_cloze
+from realm_hf.cli.main import main
 
 if __name__ == "__main__":
-    sys.exit(inverse_cloze(sys.argv[1:]))
+    sys.exit(main(["warm-start", "inverse-cloze", *sys.argv[1:]]))

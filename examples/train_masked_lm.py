@@ -6,7 +6,7 @@ accelerate launch examples/train_masked_lm.py --knowledge_corpus wiki.parquet --
 
 import sys
 
-from realm_hf.cli.warm_start_encoder import main
+from realm_hf.cli.main import main
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(["warm-start", "masked-lm", *sys.argv[1:]]))

@@ -74,7 +74,7 @@ def same_results(found, expected) -> bool:
 
 def same_answers(found, expected) -> bool:
     for one, before in zip(found, expected, strict=True):
-        assert one.keys() == before.keys()
+        assert one.keys() >= before.keys()
         exact = ("question", "text", "row", "title", "start_char", "end_char", "best_string")
         assert {name: one[name] for name in exact} == {name: before[name] for name in exact}
         assert [passage["row"] for passage in one["evidence"]] == [passage["row"] for passage in before["evidence"]]

@@ -104,14 +104,14 @@ def test_fine_tuning_to_its_end(calls, world, tmp_path):
 def test_the_weights_behind_a_generation_encode_queries_and_probes_in_bfloat16(world, tmp_path, monkeypatch):
     """They are loaded from a snapshot, which says nothing of an attention; so what autocast does is looked at."""
     seen = []
-    encode = type(tiny_model().embedder).encode
+    encode = type(tiny_model().embedder).encode_tokens
 
     def watched(self, *args, **kwargs):
         if not self.training and not any(p.requires_grad for p in self.parameters()):
             seen.append(torch.is_autocast_enabled("cpu"))
         return encode(self, *args, **kwargs)
 
-    monkeypatch.setattr(type(tiny_model().embedder), "encode", watched)
+    monkeypatch.setattr(type(tiny_model().embedder), "encode_tokens", watched)
     passages, sentences = load_world(world)
     args = RealmTrainingArguments(
         output_dir=str(tmp_path),
