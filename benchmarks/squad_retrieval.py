@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from harness.machine import measured_on
 from harness.pooled_states import CLS, MEAN, pooled_states
-from harness.results import Line, add_result_arguments, append_line, command, read_lines, write_tables
+from harness.results import Line, add_result_arguments, append_line, command, measure_or_write_tables, read_lines
 from harness.retrieval import DEPTH, gain_table, gold_ranks, means, newest, recall_table, sums_by_article
 from harness.squad import Questions, add_file_arguments, store_paragraphs
 
@@ -265,10 +265,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     """Measure what is missing and print the table, or write it into a page."""
-    if not write_tables(table, RESULTS):
-        args = make_parser().parse_args()
-        measure(args)
-        print(table(read_lines(args.results)))
+    measure_or_write_tables(table, RESULTS, make_parser, measure)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ import numpy as np
 import pandas as pd
 import torch
 from harness.machine import measured_on
-from harness.results import Line, add_result_arguments, append_line, command, read_lines, write_tables
+from harness.results import Line, add_result_arguments, append_line, command, measure_or_write_tables, read_lines
 from harness.retrieval import DEPTH, Sums, gain_table, gold_ranks, means, recall_table, sums_by_article
 from harness.squad import Questions, random_bert, store_paragraphs
 
@@ -258,10 +258,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     """Run what is missing and print the tables, or write them into a page."""
-    if not write_tables(table, RESULTS):
-        args = make_parser().parse_args()
-        measure(args)
-        print(table(read_lines(args.results)))
+    measure_or_write_tables(table, RESULTS, make_parser, measure)
 
 
 if __name__ == "__main__":

@@ -12,9 +12,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
-from tiny_worlds import FIXTURES, VOCAB, bag_of_words_start, load_world, tiny_model, tiny_tokenizer
-from transformers import BertConfig, BertForPreTraining
+from tiny_bert import tiny_bert
+from tiny_worlds import FIXTURES, bag_of_words_start, load_world, tiny_model, tiny_tokenizer
 
 from realm_hf import RealmRetriever
 from realm_hf.cli.main import main
@@ -50,16 +49,7 @@ def place(world, tmp_path_factory):
         processing_class=tiny_tokenizer(),
         passages=passages,
     ).train()
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(VOCAB.read_text(encoding="utf-8").splitlines()),
-        hidden_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=64,
-    )
-    BertForPreTraining(config).save_pretrained(folder / "bert")
-    tiny_tokenizer().save_pretrained(folder / "bert")
+    tiny_bert(folder / "bert", num_hidden_layers=1, max_position_embeddings=512)
     lines = (FIXTURES / "countries.jsonl").read_text().splitlines()
     (folder / "my_articles.jsonl").write_text("\n".join(lines[:12]) + "\n")
     rows = [

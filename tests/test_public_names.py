@@ -9,10 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from question_worlds import qa_trainer
-from tiny_worlds import VOCAB, tiny_tokenizer
-from transformers import BertConfig, BertForPreTraining
+from tiny_bert import tiny_bert
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ["realm_hf", "realm_hf.data", "realm_hf.training"]
@@ -139,16 +137,7 @@ def place(world, tmp_path_factory):
     folder = tmp_path_factory.mktemp("place")
     lines = (ROOT / "tests" / "fixtures" / "countries.jsonl").read_text().splitlines()
     (folder / "my_articles.jsonl").write_text("\n".join(lines[:12]) + "\n")
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(VOCAB.read_text(encoding="utf-8").splitlines()),
-        hidden_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=64,
-    )
-    BertForPreTraining(config).save_pretrained(folder / "bert")
-    tiny_tokenizer().save_pretrained(folder / "bert")
+    tiny_bert(folder / "bert", num_hidden_layers=1, max_position_embeddings=512)
     qa_trainer(world, folder / "runs" / "qa").train()
     return folder
 

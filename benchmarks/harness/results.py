@@ -66,6 +66,19 @@ def add_result_arguments(parser: argparse.ArgumentParser, results: Path) -> None
     )
 
 
+def measure_or_write_tables(
+    table: Callable[[list[Line]], str],
+    results: Path,
+    parser: Callable[[], argparse.ArgumentParser],
+    measure: Callable[[argparse.Namespace], None],
+) -> None:
+    """What such a program does: measure what has no line yet and print the table, or write it into a page."""
+    if not write_tables(table, results):
+        args = parser().parse_args()
+        measure(args)
+        print(table(read_lines(args.results)))
+
+
 def write_tables(table: Callable[[list[Line]], str], results: Path) -> bool:
     """Do what `--tables PAGE` asks for; whether it was asked.
 

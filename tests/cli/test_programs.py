@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from example_programs import tiny_bert
+from tiny_bert import tiny_bert
 from tiny_worlds import FIXTURES
 
 from realm_hf.cli import programs, warm_start

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from tiny_worlds import VOCAB, tiny_tokenizer
-from transformers import BertConfig, BertModel
+from tiny_bert import tiny_bert
+from tiny_worlds import tiny_tokenizer
+from transformers import BertModel
 
 from realm_hf import RealmConfig, RealmEmbedder, RealmForPreTraining, embed_passages
 from realm_hf.data import passages_from_rows
@@ -16,17 +17,7 @@ OWN_READING = {"pooling_mode": "mean", "projection": "none", "normalize": True}
 
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory):
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(VOCAB.read_text(encoding="utf-8").splitlines()),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-    )
-    folder = tmp_path_factory.mktemp("bert")
-    BertModel(config).save_pretrained(folder)
-    return folder
+    return tiny_bert(tmp_path_factory.mktemp("bert"), BertModel, max_position_embeddings=512)
 
 
 @pytest.fixture(scope="module")

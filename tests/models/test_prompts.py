@@ -8,8 +8,8 @@ import torch
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_worlds import VOCAB, tiny_tokenizer
-from transformers import BertConfig, BertForPreTraining
+from tiny_bert import tiny_bert
+from tiny_worlds import tiny_tokenizer
 
 from realm_hf import (
     RealmConfig,
@@ -42,21 +42,8 @@ TEXTS = ["The river runs north to the sea.", "Copper.", "Many people speak two l
 
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory):
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(VOCAB.read_text(encoding="utf-8").splitlines()),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=64,
-        # Large enough that a prompt moves an embedding by far more than rounding does.
-        initializer_range=0.2,
-    )
-    folder = tmp_path_factory.mktemp("bert")
-    BertForPreTraining(config).save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
-    return folder
+    # Weights large enough that a prompt moves an embedding by far more than rounding does.
+    return tiny_bert(tmp_path_factory.mktemp("bert"), max_position_embeddings=64, initializer_range=0.2)
 
 
 @pytest.fixture(scope="module")

@@ -8,14 +8,13 @@ import pytest
 from datasets import Dataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny_worlds import ANSWERS, KINDS, PLACES, load_world, tiny_model, tiny_tokenizer
+from tiny_worlds import ANSWERS, KINDS, PLACES, tiny_tokenizer
 
 from realm_hf.data.flat_arrays import RaggedArray
 from realm_hf.data.masking import mask_example
 from realm_hf.data.passages.build import passages_from_rows
 from realm_hf.data.passages.terms import STOP_TERMS, TermReader, term_of
 from realm_hf.data.vocabulary import SpecialTokens
-from realm_hf.generations.embedding import embed_passages
 from realm_hf.knowledge.bm25 import BM25Index
 from realm_hf.retriever.bm25 import BM25Source
 from realm_hf.retriever.candidates import Queries
@@ -36,29 +35,9 @@ def terms(text: str) -> list[int]:
     return READER(RaggedArray.from_rows([token_ids(text)], np.dtype(np.int64)))[0].tolist()
 
 
-@pytest.fixture(scope="module")
-def passages(world):
-    return load_world(world)[0]
-
-
-@pytest.fixture(scope="module")
-def tower():
-    return tiny_model().embedder.eval()
-
-
-@pytest.fixture(scope="module")
-def vectors(passages, tower):
-    return embed_passages(tower, passages)
-
-
-@pytest.fixture(scope="module")
-def source(passages):
-    return BM25Source.build(passages, TOKENIZER)
-
-
 @pytest.fixture
-def retriever(passages, vectors, source, tower):
-    return RealmRetriever(passages, TOKENIZER, embeddings=vectors, embedder=tower, candidate_source=source)
+def retriever(passages, vectors, bm25, tower):
+    return RealmRetriever(passages, TOKENIZER, embeddings=vectors, embedder=tower, candidate_source=bm25)
 
 
 def found(retriever, *texts: str, k: int = 5, **kwargs) -> list[list[int]]:
@@ -92,7 +71,7 @@ def test_ids_of_another_vocabulary_are_refused():
 # Numbers
 
 
-def test_scores_are_those_of_bm25s(passages, source):
+def test_scores_are_those_of_bm25s(passages, bm25):
     bm25s = pytest.importorskip("bm25s")
     reference = bm25s.BM25(k1=1.5, b=0.75, method="lucene")
     documents = [
@@ -103,18 +82,18 @@ def test_scores_are_those_of_bm25s(passages, source):
     for row in range(0, len(passages), 7):
         query = [*documents[row][:3], *documents[row][:1], documents[row - 1][-1]]
         expected = reference.get_scores(query)
-        np.testing.assert_allclose(source.index.score(np.array(query, np.uint64)), expected, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(bm25.index.score(np.array(query, np.uint64)), expected, rtol=1e-4, atol=1e-6)
 
 
-def test_only_passages_that_share_a_word_are_found_best_first(passages, retriever, source):
+def test_only_passages_that_share_a_word_are_found_best_first(passages, retriever, bm25):
     title = passages.title(11)
     rows = found(retriever, title, "the what", k=len(passages))
     shared = {row for row in range(len(passages)) if {*terms(passages.title(row))} & {*terms(title)}}
     assert rows[0][0] == 11 and {row for row in rows[0] if row >= 0} == shared and len(shared) < len(passages)
     assert rows[1] == [-2] * len(passages)
-    scores, ranked = source.rank(retriever._searched(), Queries(np.zeros((1, 16)), [token_ids(title)]), len(passages))
+    scores, ranked = bm25.rank(retriever._searched(), Queries(np.zeros((1, 16)), [token_ids(title)]), len(passages))
     assert (np.diff(scores[0, : len(shared)]) <= 0).all()
-    again = source.scores(retriever._searched(), Queries(np.zeros((1, 16)), [token_ids(title)]), ranked)
+    again = bm25.scores(retriever._searched(), Queries(np.zeros((1, 16)), [token_ids(title)]), ranked)
     np.testing.assert_array_equal(again[0, : len(shared)], scores[0, : len(shared)])
     assert (again[0, len(shared) :] == 0).all()
 
@@ -122,22 +101,22 @@ def test_only_passages_that_share_a_word_are_found_best_first(passages, retrieve
 @settings(max_examples=30, deadline=None)
 @given(words, st.integers(1, 60))
 def test_a_shallow_ranking_is_the_beginning_of_a_deep_one(source_and_knowledge, query, depth):
-    source, knowledge = source_and_knowledge
+    bm25, knowledge = source_and_knowledge
     queries = Queries(np.zeros((1, 16)), [token_ids(" ".join(query))])
-    deep, shallow = source.rank(knowledge, queries, 60)[1][0], source.rank(knowledge, queries, depth)[1][0]
+    deep, shallow = bm25.rank(knowledge, queries, 60)[1][0], bm25.rank(knowledge, queries, depth)[1][0]
     assert shallow.tolist() == deep[:depth].tolist()
 
 
 @pytest.fixture(scope="module")
-def source_and_knowledge(passages, vectors, source):
-    return source, RealmRetriever(passages, embeddings=vectors)._searched()
+def source_and_knowledge(passages, vectors, bm25):
+    return bm25, RealmRetriever(passages, embeddings=vectors)._searched()
 
 
-def test_a_dataset_is_indexed_as_its_store_is(passages, source):
+def test_a_dataset_is_indexed_as_its_store_is(passages, bm25):
     rows = Dataset.from_dict({"title": passages.rows["title"][:], "text": passages.rows["text"][:]})
     other = BM25Source.build(rows, TOKENIZER).index
     for name in ("terms", "weights", "offsets", "rows", "scores"):
-        np.testing.assert_array_equal(getattr(other, name), getattr(source.index, name))
+        np.testing.assert_array_equal(getattr(other, name), getattr(bm25.index, name))
 
 
 # What it may not see
@@ -177,14 +156,14 @@ def world_with_a_planted_answer(tmp_path_factory):
         rows, TOKENIZER, tmp_path_factory.mktemp("planted") / "p", max_length=32, title_column=None
     )
     vectors = np.zeros((len(store), 16), np.float32)
-    source = BM25Source.build(store, TOKENIZER)
-    return RealmRetriever(store, TOKENIZER, embeddings=vectors, candidate_source=source), len(texts)
+    bm25 = BM25Source.build(store, TOKENIZER)
+    return RealmRetriever(store, TOKENIZER, embeddings=vectors, candidate_source=bm25), len(texts)
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 59), st.integers(2, 8), st.integers(0, 4))
-def test_no_candidate_contains_the_sentence(passages, vectors, source, row, k, over):
-    retriever = RealmRetriever(passages, TOKENIZER, embeddings=vectors, candidate_source=source)
+def test_no_candidate_contains_the_sentence(passages, vectors, bm25, row, k, over):
+    retriever = RealmRetriever(passages, TOKENIZER, embeddings=vectors, candidate_source=bm25)
     sentence = np.asarray(passages.body_ids(row))[:-1]
     batch = retriever.retrieve(
         vectors[:1], k, token_ids=[token_ids(passages.text(row))], exclude=[sentence], over_retrieve=over
@@ -221,8 +200,8 @@ def test_edited_passages_are_found_by_the_words_they_have_now(retriever, passage
     ),
     words,
 )
-def test_whatever_is_edited_what_shares_a_word_is_found(passages, vectors, source, tower, edits, query):
-    retriever = RealmRetriever(passages, TOKENIZER, embeddings=vectors, embedder=tower, candidate_source=source)
+def test_whatever_is_edited_what_shares_a_word_is_found(passages, vectors, bm25, tower, edits, query):
+    retriever = RealmRetriever(passages, TOKENIZER, embeddings=vectors, embedder=tower, candidate_source=bm25)
     texts = {row: f"{passages.title(row)} {passages.text(row)}" for row in range(len(passages))}
     for kind, row, content in edits:
         if kind == "add":
@@ -235,22 +214,22 @@ def test_whatever_is_edited_what_shares_a_word_is_found(passages, vectors, sourc
             retriever.remove_passages([row])
             del texts[row]
     knowledge = retriever._searched()
-    rows = source.rank(knowledge, Queries(np.zeros((1, 16)), [token_ids(" ".join(query))]), len(knowledge.corpus))[1]
+    rows = bm25.rank(knowledge, Queries(np.zeros((1, 16)), [token_ids(" ".join(query))]), len(knowledge.corpus))[1]
     asked = {*terms(" ".join(query))} - {*STOP_TERMS.tolist()}
     assert {row for row in rows[0].tolist() if row >= 0} == {r for r, text in texts.items() if asked & {*terms(text)}}
 
 
-def test_a_passage_scores_the_same_in_the_base_and_as_an_edit(passages, source):
-    part = source.index.like([passages.title_ids(7)], [passages.body_ids(7)])
+def test_a_passage_scores_the_same_in_the_base_and_as_an_edit(passages, bm25):
+    part = bm25.index.like([passages.title_ids(7)], [passages.body_ids(7)])
     query = np.array(terms(f"{passages.title(7)} sells oil"), np.uint64)
-    assert part.score(query)[0] == pytest.approx(source.index.score(query)[7], rel=1e-6)
+    assert part.score(query)[0] == pytest.approx(bm25.index.score(query)[7], rel=1e-6)
 
 
 # Files
 
 
-def test_a_saved_index_is_mapped_and_answers_the_same(source, retriever, passages, tmp_path):
-    source.save(tmp_path / "bm25")
+def test_a_saved_index_is_mapped_and_answers_the_same(bm25, retriever, passages, tmp_path):
+    bm25.save(tmp_path / "bm25")
     loaded = BM25Source.load(tmp_path / "bm25")
     assert isinstance(loaded.index.rows.base, np.memmap) and loaded.index.directory == tmp_path / "bm25"
     expected = found(retriever, passages.text(3), passages.text(9))
@@ -260,7 +239,7 @@ def test_a_saved_index_is_mapped_and_answers_the_same(source, retriever, passage
         loaded,
         BM25Source.load(tmp_path / "bm25", mmap=False),
         pickle.loads(pickled),
-        pickle.loads(pickle.dumps(source)),
+        pickle.loads(pickle.dumps(bm25)),
     ):
         retriever.candidate_source = other
         assert found(retriever, passages.text(3), passages.text(9)) == expected
@@ -277,10 +256,10 @@ def test_a_saved_index_is_mapped_and_answers_the_same(source, retriever, passage
         ("scores", lambda a: a.__setitem__(3, np.nan), "no positive number"),
     ],
 )
-def test_arrays_that_would_mislead_a_search_are_refused(source, tmp_path, name, change, message):
-    source.save(tmp_path / "bm25")
+def test_arrays_that_would_mislead_a_search_are_refused(bm25, tmp_path, name, change, message):
+    bm25.save(tmp_path / "bm25")
     path = tmp_path / "bm25" / f"{name}.bin"
-    array = np.fromfile(path, getattr(source.index, name).dtype)
+    array = np.fromfile(path, getattr(bm25.index, name).dtype)
     change(array)
     array.tofile(path)
     with pytest.raises(ValueError, match="sha256"):
@@ -289,8 +268,8 @@ def test_arrays_that_would_mislead_a_search_are_refused(source, tmp_path, name, 
         BM25Index.open(tmp_path / "bm25").check()
 
 
-def test_a_cut_file_and_a_missing_one_are_refused(source, tmp_path):
-    source.save(tmp_path / "bm25")
+def test_a_cut_file_and_a_missing_one_are_refused(bm25, tmp_path):
+    bm25.save(tmp_path / "bm25")
     (tmp_path / "bm25" / "rows.bin").write_bytes(b"1234")
     with pytest.raises(ValueError, match=r"rows\.bin has 4 bytes instead of"):
         BM25Source.load(tmp_path / "bm25")
@@ -299,15 +278,15 @@ def test_a_cut_file_and_a_missing_one_are_refused(source, tmp_path):
     assert json.loads((tmp_path / "bm25" / "bm25.json").read_text())["count"] == 60
 
 
-def test_the_index_of_other_passages_is_refused(source, passages, vectors, tmp_path):
+def test_the_index_of_other_passages_is_refused(bm25, passages, vectors, tmp_path):
     rows = Dataset.from_dict({"text": [f"We buy {answer}." for answer in ANSWERS]})
     store = passages_from_rows(rows, TOKENIZER, tmp_path / "few", max_length=32, title_column=None)
-    few = RealmRetriever(store, TOKENIZER, embeddings=vectors[: len(store)], candidate_source=source)
+    few = RealmRetriever(store, TOKENIZER, embeddings=vectors[: len(store)], candidate_source=bm25)
     with pytest.raises(ValueError, match="The BM25 index is of 60 passages"):
         found(few, "oil")
     rows = Dataset.from_dict({"text": [f"We buy {number} boats." for number in range(len(passages))]})
     store = passages_from_rows(rows, TOKENIZER, tmp_path / "others", max_length=32, title_column=None)
-    others = RealmRetriever(store, TOKENIZER, embeddings=vectors, candidate_source=source)
+    others = RealmRetriever(store, TOKENIZER, embeddings=vectors, candidate_source=bm25)
     with pytest.raises(ValueError, match=r"build it from these passages"):
         found(others, "oil")
 

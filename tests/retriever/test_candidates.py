@@ -46,11 +46,6 @@ class Recorded(SharedWords):
 
 
 @pytest.fixture(scope="module")
-def passages(world):
-    return load_world(world)[0]
-
-
-@pytest.fixture(scope="module")
 def vectors(passages):
     return np.random.default_rng(0).normal(size=(len(passages), 16)).astype(np.float32)
 

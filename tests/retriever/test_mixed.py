@@ -5,11 +5,9 @@ import pytest
 from datasets import Dataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny_worlds import ANSWERS, KINDS, PLACES, load_world, tiny_model, tiny_tokenizer
+from tiny_worlds import ANSWERS, KINDS, PLACES, tiny_tokenizer
 
-from realm_hf.generations.embedding import embed_passages
 from realm_hf.index.base import Found
-from realm_hf.retriever.bm25 import BM25Source
 from realm_hf.retriever.candidates import IndexSource, Queries, RankingSource
 from realm_hf.retriever.fused import FusedSource, WeightedSource
 from realm_hf.retriever.mixed import MixedSource
@@ -29,31 +27,6 @@ class Given(RankingSource):
     def rank(self, knowledge, queries, depth):
         rows = np.array([*self.rows, *[-2] * depth])[:depth]
         return np.tile(np.arange(depth, 0, -1.0), (len(queries), 1)), np.tile(rows, (len(queries), 1))
-
-
-@pytest.fixture(scope="module")
-def passages(world):
-    return load_world(world)[0]
-
-
-@pytest.fixture(scope="module")
-def tower():
-    return tiny_model().embedder.eval()
-
-
-@pytest.fixture(scope="module")
-def vectors(passages, tower):
-    return embed_passages(tower, passages)
-
-
-@pytest.fixture(scope="module")
-def bm25(passages):
-    return BM25Source.build(passages, TOKENIZER)
-
-
-@pytest.fixture
-def retriever(passages, vectors, tower):
-    return RealmRetriever(passages, TOKENIZER, embeddings=vectors, embedder=tower, query_embedder=tower)
 
 
 def token_ids(text: str) -> np.ndarray:

@@ -9,9 +9,8 @@ import pytest
 from datasets import Dataset
 from published_folder import Folder, describe, put
 from tiny_answerers import tiny_answerer
-from tiny_worlds import load_world, tiny_model, tiny_tokenizer
+from tiny_worlds import tiny_tokenizer
 
-from realm_hf.generations.embedding import embed_passages
 from realm_hf.hub.export import ExportSettings
 from realm_hf.hub.manifest import HubManifest
 from realm_hf.hub.retriever import add_retriever
@@ -26,36 +25,11 @@ from realm_hf.untrusted.checks import HubArtefactError
 
 TOKENIZER = tiny_tokenizer()
 KINDS = {
-    "bm25": lambda words: words,
-    "mixed": lambda words: MixedSource([(IndexSource(), 1), (words, 3)]),
-    "fused": lambda words: FusedSource([words, IndexSource()], constant=7, depth=9),
-    "weighted": lambda words: WeightedSource(words, 0.25, depth=11),
+    "bm25": lambda bm25: bm25,
+    "mixed": lambda bm25: MixedSource([(IndexSource(), 1), (bm25, 3)]),
+    "fused": lambda bm25: FusedSource([bm25, IndexSource()], constant=7, depth=9),
+    "weighted": lambda bm25: WeightedSource(bm25, 0.25, depth=11),
 }
-
-
-@pytest.fixture(scope="module")
-def passages(world):
-    return load_world(world)[0]
-
-
-@pytest.fixture(scope="module")
-def tower():
-    return tiny_model().embedder.eval()
-
-
-@pytest.fixture(scope="module")
-def vectors(passages, tower):
-    return embed_passages(tower, passages)
-
-
-@pytest.fixture(scope="module")
-def words(passages):
-    return BM25Source.build(passages, TOKENIZER)
-
-
-@pytest.fixture
-def retriever(passages, vectors, tower):
-    return RealmRetriever(passages, TOKENIZER, embeddings=vectors, embedder=tower, query_embedder=tower)
 
 
 def found(retriever, passages) -> list[tuple[list[int], list[float]]]:
@@ -67,8 +41,8 @@ def found(retriever, passages) -> list[tuple[list[int], list[float]]]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_source_is_saved_and_found_again_mapped(retriever, words, passages, tmp_path, kind):
-    retriever.candidate_source = KINDS[kind](words)
+def test_a_source_is_saved_and_found_again_mapped(retriever, bm25, passages, tmp_path, kind):
+    retriever.candidate_source = KINDS[kind](bm25)
     retriever.save_pretrained(tmp_path)
     again = RealmRetriever.from_pretrained(tmp_path, verify="sha256")
     assert type(again.candidate_source) is type(retriever.candidate_source)
@@ -127,10 +101,10 @@ def test_a_source_of_ones_own_is_not_saved_and_that_is_said(retriever, tmp_path,
         assert RealmRetriever.from_pretrained(tmp_path).candidate_source is None
 
 
-def test_an_answerer_reads_what_the_saved_source_found(passages, words, tmp_path):
+def test_an_answerer_reads_what_the_saved_source_found(passages, bm25, tmp_path):
     answerer = tiny_answerer(passages)
     retriever = answerer.retriever
-    retriever.candidate_source = words
+    retriever.candidate_source = bm25
     retriever.save_pretrained(tmp_path)
     question = passages.title(21)
     expected = [answer.row for answer in answerer([question], top_k=3)]
@@ -151,8 +125,8 @@ def test_an_answerer_reads_what_the_saved_source_found(passages, words, tmp_path
 
 
 @pytest.fixture
-def published(retriever, words, tmp_path):
-    retriever.candidate_source = FusedSource([words, IndexSource()])
+def published(retriever, bm25, tmp_path):
+    retriever.candidate_source = FusedSource([bm25, IndexSource()])
     folder = tmp_path / "published"
     add_retriever(Folder(folder), retriever, ExportSettings(), query_tower=retriever.query_embedder)
     return folder
@@ -258,9 +232,9 @@ def test_a_missing_index_and_an_absurd_description_are_refused(published, tmp_pa
         RealmRetriever.from_pretrained(published, cache_dir=tmp_path / "cache")
 
 
-def test_settings_that_were_saved_are_those_that_are_read(words):
+def test_settings_that_were_saved_are_those_that_are_read(bm25):
     from realm_hf.retriever.saved_sources import saved_source
 
     for make in KINDS.values():
-        settings = saved_source(make(words)).settings
+        settings = saved_source(make(bm25)).settings
         assert checked_settings(json.loads(json.dumps(settings))) == settings

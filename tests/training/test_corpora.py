@@ -7,7 +7,8 @@ import sys
 import pytest
 import torch
 from datasets import Dataset
-from example_programs import EXAMPLES, tiny_bert
+from example_programs import EXAMPLES
+from tiny_bert import tiny_bert
 from tiny_worlds import FIXTURES
 
 from realm_hf import RealmKnowledgeAugEncoder, RealmTokenizer, fit_projection

@@ -7,7 +7,8 @@ import signal
 import sys
 
 import pytest
-from example_programs import EXAMPLES, tiny_bert
+from example_programs import EXAMPLES
+from tiny_bert import tiny_bert
 
 from realm_hf.runs.records import read_log
 from realm_hf.training.inverse_cloze import InverseClozeTrainer

@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from example_programs import EXAMPLES, run_example, tiny_bert
+from example_programs import EXAMPLES, run_example
+from tiny_bert import tiny_bert
 from tiny_worlds import FIXTURES
 
 from realm_hf import RealmForOpenQA, RealmRetriever

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from example_programs import EXAMPLES, run_example, tiny_bert
+from example_programs import EXAMPLES, run_example
+from tiny_bert import tiny_bert
 from tiny_worlds import FIXTURES
 
 from realm_hf import RealmForPreTraining, RealmTokenizer
