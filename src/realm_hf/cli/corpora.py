@@ -10,9 +10,11 @@ from typing import Any, Literal
 
 import numpy as np
 from accelerate import Accelerator
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from datasets import Dataset
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from realm_hf.data import (
+    MAX_PASSAGE_LENGTH,
     PassageStore,
     RecurringSpans,
     articles_of,
@@ -44,6 +46,19 @@ class KnowledgeArguments:
     rows_are_passages: bool = field(default=False, metadata={"help": "Take each row as one passage; do not cut."})
     min_sentences: int = field(default=1, metadata={"help": "Drop passages with fewer sentences."})
     num_proc: int = field(default=1, metadata={"help": "Processes that prepare the corpora."})
+
+    def documents(self) -> Dataset:
+        """The documents, not yet cut; see [`load_documents`]."""
+        return load_documents(self.knowledge_corpus, self.knowledge_split, name=self.knowledge_config)
+
+
+@dataclass
+class LengthArguments:
+    """Parameters that control the passages' length, where training has none of its own."""
+
+    max_candidate_length: int = field(
+        default=MAX_PASSAGE_LENGTH, metadata={"help": "Wordpieces of a passage, specials included."}
+    )
 
 
 @dataclass
@@ -80,9 +95,8 @@ class ModelArguments:
     projection_dropout: float = field(default=0.1, metadata={"help": "Dropout on embeddings; 0.1 as released."})
 
 
-def is_another_encoder(name_or_path: str) -> bool:
+def _is_another_encoder(config: PreTrainedConfig) -> bool:
     """Whether a model is made of another encoder than BERT, or is one."""
-    config = AutoConfig.from_pretrained(name_or_path)
     if config.model_type == "realm":
         return config.embedder_config is not None or config.encoder_config is not None
     return bool(config.model_type != "bert")
@@ -90,7 +104,7 @@ def is_another_encoder(name_or_path: str) -> bool:
 
 def load_tokenizer(args: ModelArguments) -> PreTrainedTokenizerBase:
     """The tokenizer of the model that is started from."""
-    if is_another_encoder(args.model_name_or_path):
+    if _is_another_encoder(AutoConfig.from_pretrained(args.model_name_or_path)):
         # By its own class: a model of type "realm" would name BERT's.
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(args.model_name_or_path)
         return tokenizer
@@ -113,7 +127,7 @@ def load_model(args: ModelArguments, seed: int, passages: PassageStore | None = 
     if args.score_scale is not None:
         fields["score_scale"] = args.score_scale if args.score_scale == "auto" else float(args.score_scale)
     name = args.model_name_or_path
-    if is_another_encoder(name):
+    if _is_another_encoder(config):
         model = RealmForPreTraining.from_encoders(embedder=name, encoder=name, seed=seed, **fields)
     else:
         model = RealmForPreTraining.from_bert(name, pooler=args.pooler, seed=seed, **fields)
@@ -184,7 +198,7 @@ def prepare_passages(
     title_column = None if args.title_column == "none" else args.title_column
 
     def build() -> None:
-        documents = load_documents(args.knowledge_corpus, args.knowledge_split, name=args.knowledge_config)
+        documents = args.documents()
         common: dict[str, Any] = {
             "max_length": max_length,
             "title_column": title_column,
@@ -194,7 +208,12 @@ def prepare_passages(
             passages_from_rows(documents, tokenizer, directory, num_proc=args.num_proc, **common)
         else:
             build_passages(
-                documents, tokenizer, directory, min_sentences=args.min_sentences, num_proc=args.num_proc, **common
+                args.documents(),
+                tokenizer,
+                directory,
+                min_sentences=args.min_sentences,
+                num_proc=args.num_proc,
+                **common,
             )
 
     settings = {k: v for k, v in asdict(args).items() if k != "num_proc"} | {"max_length": max_length}

@@ -123,16 +123,7 @@ def warm_up(
 def _shared(warm: WarmStartArguments, args: RealmTrainingArguments, folder: str, prefix: str) -> dict[str, Any]:
     """The arguments of one warm start that all have, and those that are the run's."""
     run = Path(args.output_dir)
-    names: tuple[str, ...] = (
-        "seed",
-        "bf16",
-        "gradient_checkpointing",
-        "use_cpu",
-        "save_steps",
-        "logging_steps",
-        "disable_tqdm",
-    )
-    names += ("max_skipped_steps", "allow_changed_arguments")
+    names = ("seed", "bf16", "gradient_checkpointing", "use_cpu", "save_steps", "logging_steps", "disable_tqdm")
     return {
         "output_dir": str(run / folder),
         "run_name": f"{args.run_name or run.name}-{folder.replace('_', '-')}",
@@ -142,5 +133,5 @@ def _shared(warm: WarmStartArguments, args: RealmTrainingArguments, folder: str,
         "learning_rate": getattr(warm, f"{prefix}_learning_rate"),
         "warmup_steps": getattr(warm, f"{prefix}_warmup_steps"),
         "save_total_limit": 1,
-        **{name: getattr(args, name) for name in names},
+        **{name: getattr(args, name) for name in (*names, "max_skipped_steps", "allow_changed_arguments")},
     }

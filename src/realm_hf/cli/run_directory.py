@@ -18,6 +18,10 @@ _EXIT_WRONG = 1
 Commands = argparse._SubParsersAction
 
 
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="the run directory")
+
+
 def add_build_index(commands: Commands[argparse.ArgumentParser]) -> None:
     """Add `build-index` to the commands of an `argparse` parser; `options.command(options)` runs it."""
     parser = commands.add_parser(
@@ -39,7 +43,7 @@ def add_inspect(commands: Commands[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "inspect", description="Trainer, snapshots, index generations, builders and checkpoints of RUN."
     )
-    parser.add_argument("run", metavar="RUN", help="the run directory")
+    _add_run(parser)
     parser.add_argument("--json", action="store_true", help="as JSON, with every recorded field")
     parser.set_defaults(command=_inspect)
 
@@ -58,7 +62,7 @@ def add_verify(commands: Commands[argparse.ArgumentParser]) -> None:
         "generation from the snapshot that it was built from.",
         epilog="exit codes: 0 all is well, 1 something is wrong, 4 RUN cannot be used",
     )
-    parser.add_argument("run", metavar="RUN", help="the run directory")
+    _add_run(parser)
     parser.add_argument("--rows", type=int, default=100, help="rows to recompute of each (default: %(default)s)")
     parser.add_argument(
         "--tolerance",
@@ -89,7 +93,7 @@ def add_report(commands: Commands[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "report", description="Write a single-file HTML report of RUN from its log and summary."
     )
-    parser.add_argument("run", metavar="RUN", help="the run directory")
+    _add_run(parser)
     parser.add_argument("--output", metavar="FILE", help="where to write it (default: RUN/report.html)")
     parser.set_defaults(command=_report)
 

@@ -21,6 +21,7 @@ from tokenizers import BertWordPieceTokenizer
 
 from realm_hf.cli.corpora import (
     KnowledgeArguments,
+    LengthArguments,
     hold_out_articles,
     once,
     prepare_passages,
@@ -28,7 +29,6 @@ from realm_hf.cli.corpora import (
     train_and_save,
 )
 from realm_hf.cli.programs import arguments_of, one_line_errors, set_up_logging
-from realm_hf.data import MAX_PASSAGE_LENGTH, load_documents
 from realm_hf.models.configuration_realm import RealmConfig
 from realm_hf.models.modeling_realm import RealmKnowledgeAugEncoder
 from realm_hf.models.tokenization_realm import RealmTokenizer
@@ -41,14 +41,11 @@ from realm_hf.training import (
 
 @dataclass
 class EncoderArguments:
-    """Parameters that control the initial weights and the passages."""
+    """Parameters that control the initial weights, and what is held out."""
 
     model_name_or_path: str | None = field(default=None, metadata={"help": "Any BERT checkpoint, head or none."})
     from_nothing: str | None = field(default=None, metadata={"help": "Sizes of a new encoder: hidden_size=256,..."})
     vocab_size: int = field(default=8192, metadata={"help": "Wordpieces of a new encoder's own vocabulary."})
-    max_candidate_length: int = field(
-        default=MAX_PASSAGE_LENGTH, metadata={"help": "Wordpieces of a passage, specials included."}
-    )
     heldout_fraction: float = field(default=0.01, metadata={"help": "Share of the articles held out."})
 
     def __post_init__(self) -> None:
@@ -68,9 +65,8 @@ def new_tokenizer(knowledge: KnowledgeArguments, vocab_size: int, folder: Path) 
     """A WordPiece vocabulary of the corpus, made once."""
 
     def build() -> None:
-        documents = load_documents(knowledge.knowledge_corpus, knowledge.knowledge_split)
         made = BertWordPieceTokenizer(lowercase=True)
-        texts = (text for batch in documents.iter(1000) for text in batch[knowledge.text_column])
+        texts = (text for batch in knowledge.documents().iter(1000) for text in batch[knowledge.text_column])
         made.train_from_iterator(texts, vocab_size=vocab_size, show_progress=False)
         words = sorted(made.get_vocab().items(), key=lambda item: item[1])
         # Under another name until it is whole: a kill leaves no vocabulary that the next start would take for one.
@@ -87,8 +83,10 @@ def new_tokenizer(knowledge: KnowledgeArguments, vocab_size: int, folder: Path) 
 
 def main(words: Sequence[str]) -> int:
     """Run the command with these arguments; returns its exit code."""
-    knowledge, start, args = arguments_of(
-        "warm-start masked-lm", words, [KnowledgeArguments, EncoderArguments, MaskedLMTrainingArguments]
+    knowledge, lengths, start, args = arguments_of(
+        "warm-start masked-lm",
+        words,
+        [KnowledgeArguments, LengthArguments, EncoderArguments, MaskedLMTrainingArguments],
     )
     with one_line_errors("warm-start masked-lm"):
         accelerator = make_accelerator(args)
@@ -102,7 +100,7 @@ def main(words: Sequence[str]) -> int:
             dropout: dict[str, Any] = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
             config = RealmConfig(vocab_size=len(tokenizer), **dropout, **_sizes(start.from_nothing))
             encoder = RealmKnowledgeAugEncoder.from_scratch(config, args.seed)
-        passages = prepare_passages(knowledge, tokenizer, run / "passages", start.max_candidate_length)
+        passages = prepare_passages(knowledge, tokenizer, run / "passages", lengths.max_candidate_length)
         recurring = recurring_spans_of(passages, tokenizer, run)
         train, held_out = hold_out_articles(passages, start.heldout_fraction)
         trainer = MaskedLMTrainer(

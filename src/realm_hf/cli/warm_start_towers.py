@@ -14,11 +14,11 @@ as `--model_name_or_path`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from realm_hf.cli.corpora import (
     KnowledgeArguments,
+    LengthArguments,
     ModelArguments,
     load_model,
     load_tokenizer,
@@ -27,7 +27,6 @@ from realm_hf.cli.corpora import (
     train_and_save,
 )
 from realm_hf.cli.programs import arguments_of, one_line_errors, set_up_logging
-from realm_hf.data import MAX_PASSAGE_LENGTH
 from realm_hf.training import (
     InverseClozeTrainer,
     InverseClozeTrainingArguments,
@@ -37,15 +36,6 @@ from realm_hf.training import (
 )
 
 __all__ = ["inverse_cloze", "recurring_spans"]
-
-
-@dataclass
-class PassageArguments:
-    """Parameters that control the passages' length."""
-
-    max_candidate_length: int = field(
-        default=MAX_PASSAGE_LENGTH, metadata={"help": "Wordpieces of a passage, specials included."}
-    )
 
 
 def inverse_cloze(words: Sequence[str]) -> int:
@@ -60,7 +50,7 @@ def recurring_spans(words: Sequence[str]) -> int:
 
 def _train(task: str, words: Sequence[str], kind: type[InverseClozeTrainingArguments]) -> int:
     knowledge, lengths, model_args, args = arguments_of(
-        f"warm-start {task}", words, [KnowledgeArguments, PassageArguments, ModelArguments, kind]
+        f"warm-start {task}", words, [KnowledgeArguments, LengthArguments, ModelArguments, kind]
     )
     with one_line_errors(f"warm-start {task}"):
         accelerator = make_accelerator(args)

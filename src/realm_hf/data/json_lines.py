@@ -17,13 +17,13 @@ def check_lines(path: Path) -> None:
     Raises:
         ValueError: Names the file and the line.
     """
-    lines = path.read_bytes().split(b"\n")
-    if lines[0].strip() in (b"[", b"{"):  # spread over lines: one value
-        return
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        parse_line(line, path, number)
+    # Line by line: a corpus may be larger than the memory.
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if number == 1 and line.strip() in (b"[", b"{"):  # spread over lines: one value
+                return
+            if line.strip():
+                parse_line(line, path, number)
 
 
 def parse_line(line: bytes, path: Path, number: int) -> dict[str, Any]:

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from realm_hf.index.base import Found
 from realm_hf.index.ranking import checked_ranking, search_excluding
 
 if TYPE_CHECKING:
-    from realm_hf.index.base import Exclusion, Found
+    from realm_hf.index.base import Exclusion
     from realm_hf.knowledge.knowledge import Knowledge
 
-__all__ = ["CandidateSource", "IndexSource", "Queries", "RankingSource"]
+__all__ = ["CandidateSource", "IndexSource", "Queries", "RankingSource", "found_by_several"]
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,24 @@ class CandidateSource(Protocol):
         Returns:
             [`Found`]: Rows of passages that were not removed (`knowledge.corpus.live_rows`), best first.
         """
+
+
+def found_by_several(scores: np.ndarray, rows: np.ndarray, parts: Sequence[Found]) -> Found:
+    """
+    One result made of several. A passage may be left out of each: the most that one left out, none is counted twice.
+
+    Args:
+        scores (`np.ndarray` of shape `[B, k]`): Of the result.
+        rows (`np.ndarray` of shape `[B, k]`): Of the result.
+        parts (sequence of [`Found`]): What it was made of, at least one.
+    """
+    return Found(
+        scores,
+        rows,
+        np.max([part.excluded for part in parts], axis=0),
+        np.max([part.duplicates for part in parts], axis=0),
+        max(part.searched_deeper for part in parts),
+    )
 
 
 class IndexSource:

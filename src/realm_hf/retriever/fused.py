@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from realm_hf.index.base import ABSENT, Found
+from realm_hf.index.base import ABSENT
 from realm_hf.retriever.beam_embeddings import inner_products
-from realm_hf.retriever.candidates import IndexSource
+from realm_hf.retriever.candidates import IndexSource, found_by_several
 
 if TYPE_CHECKING:
-    from realm_hf.index.base import Exclusion
+    from realm_hf.index.base import Exclusion, Found
     from realm_hf.knowledge.knowledge import Knowledge
     from realm_hf.retriever.bm25 import BM25Source
     from realm_hf.retriever.candidates import CandidateSource, Queries
@@ -67,7 +67,7 @@ class FusedSource:
             summed = np.bincount(text, weights=1.0 / (self.constant + ranks), minlength=len(ranked))
             best = np.lexsort((ranked, -summed))[:k]
             scores[query, : len(best)], rows[query, : len(best)] = summed[best], ranked[best]
-        return _found(scores, rows, found)
+        return found_by_several(scores, rows, found)
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class WeightedSource:
         best = np.lexsort((union.rows, -summed), axis=1)[:, :k]
         scores[:, : best.shape[1]] = np.take_along_axis(summed, best, 1)
         rows[:, : best.shape[1]] = np.take_along_axis(union.rows, best, 1)
-        return _found(scores, rows, union.parts)
+        return found_by_several(scores, rows, union.parts)
 
     def union(self, knowledge: Knowledge, queries: Queries, k: int, *, exclude: Exclusion) -> ScoredUnion:
         """
@@ -149,14 +149,3 @@ def _distinct(rows: np.ndarray, exclude: Exclusion) -> tuple[np.ndarray, np.ndar
     """Of rows int64 `[R]` the first of each text int64 `[n]`, and which of these each row stands for, int `[R]`."""
     _, first, text = np.unique(exclude.groups(rows), return_index=True, return_inverse=True)
     return rows[first], text
-
-
-def _found(scores: np.ndarray, rows: np.ndarray, parts: Sequence[Found]) -> Found:
-    """The result; a passage may be left out of each ranking: the most that one left out, none is counted twice."""
-    return Found(
-        scores,
-        rows,
-        np.max([part.excluded for part in parts], axis=0),
-        np.max([part.duplicates for part in parts], axis=0),
-        max(part.searched_deeper for part in parts),
-    )

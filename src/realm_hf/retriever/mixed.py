@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from realm_hf.index.base import ABSENT, Found
+from realm_hf.index.base import ABSENT
 from realm_hf.retriever.beam_embeddings import inner_products
+from realm_hf.retriever.candidates import found_by_several
 
 if TYPE_CHECKING:
-    from realm_hf.index.base import Exclusion
+    from realm_hf.index.base import Exclusion, Found
     from realm_hf.knowledge.knowledge import Knowledge
     from realm_hf.retriever.candidates import CandidateSource, Queries
 
@@ -56,14 +57,7 @@ class MixedSource:
         for query in range(len(queries)):
             rankings = [part.rows[query][part.rows[query] >= 0] for part in found]
             rows[query] = _dealt(rankings, turns, exclude.groups(np.concatenate(rankings)))
-        return Found(
-            scores=inner_products(knowledge.embeddings, queries.vectors, rows),
-            rows=rows,
-            # A passage may be left out of each: the most that one source left out, and none is counted twice.
-            excluded=np.max([part.excluded for part in found], axis=0),
-            duplicates=np.max([part.duplicates for part in found], axis=0),
-            searched_deeper=max(part.searched_deeper for part in found),
-        )
+        return found_by_several(inner_products(knowledge.embeddings, queries.vectors, rows), rows, found)
 
     def _turns(self, k: int) -> list[int]:
         """Whose turn each of `k` places is: the source that lags most behind its share."""
