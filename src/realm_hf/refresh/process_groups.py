@@ -50,8 +50,32 @@ def explain_lost_rank(wait: str, timeout: timedelta = STEP_TIMEOUT) -> Iterator[
     try:
         yield
     except RuntimeError as error:
-        raise LostRank(
-            f"Another rank is lost: it ended, or did not come to {wait} within {timeout.total_seconds():.0f} s. Its "
-            "own output says why, if it could still write; end what is left of the job, mend that, and resume from "
-            f"the newest checkpoint. ({error})"
-        ) from error
+        raise _lost_rank(wait, f" within {timeout.total_seconds():.0f} s", error) from error
+
+
+@contextmanager
+def explain_broken_connection(wait: str) -> Iterator[None]:
+    """
+    Explain a connection to another rank that breaks in a block which also computes: its other errors stay as they are.
+
+    Args:
+        wait (`str`): What the ranks meet for in it, such as "the gradients of step 12".
+
+    Raises:
+        LostRank: A collective failed.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        # torch's own errors of NCCL; gloo's are plain ones that name its source file.
+        if not isinstance(error, dist.DistError) and "gloo/transport" not in str(error):
+            raise
+        raise _lost_rank(wait, " in time", error) from error
+
+
+def _lost_rank(wait: str, limit: str, error: RuntimeError) -> LostRank:
+    return LostRank(
+        f"Another rank is lost: it ended, or did not come to {wait}{limit}. Its own output says why, if it could "
+        "still write; end what is left of the job, mend that, and resume from the newest checkpoint. "
+        f"({error})"
+    )

@@ -245,7 +245,7 @@ class TrainingLoop(TrainingTask):
         and keeps DDP from reducing gradients before the last one.
         """
         torch.manual_seed(micro_batch_seed(self.args.seed, step, index * self.world_size + self.rank))
-        with nullcontext() if last else self.accelerator.no_sync(self.module):
+        with self._ranks.reducing(step), nullcontext() if last else self.accelerator.no_sync(self.module):
             yield
 
     def autocast(self) -> AbstractContextManager[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from signal import SIGINT, SIGTERM, Signals
 from typing import Any, TypeVar
@@ -11,7 +12,7 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 
-from realm_hf.refresh.process_groups import STEP_TIMEOUT, explain_lost_rank
+from realm_hf.refresh.process_groups import STEP_TIMEOUT, explain_broken_connection, explain_lost_rank
 from realm_hf.refresh.rank_group import RankGroup
 from realm_hf.training.signals import StopRequest
 
@@ -50,6 +51,14 @@ class Ranks:
         if self.stopped_by is None and interrupts + terminations > 0:
             self.stopped_by = SIGINT if interrupts > 0 else SIGTERM
         return sums
+
+    def reducing(self, step: int) -> AbstractContextManager[None]:
+        """Surrounds a backward pass, in which gradients are summed over the ranks.
+
+        Raises:
+            LostRank: Another rank ended, or did not come in time.
+        """
+        return explain_broken_connection(f"the gradients of step {step}")
 
     def any(self, flags: Sequence[bool]) -> list[bool]:
         """For each flag, whether some rank has set it."""
