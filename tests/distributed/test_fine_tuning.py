@@ -59,6 +59,7 @@ def test_two_ranks_teach_the_reader_alone_on_gold_passages_as_one_process_does(w
         "gold": True,
         "gold_passages": True,
         "freeze_retriever": True,
+        "index_factory": "exact-sharded",  # both ranks search together, in the forward pass
         "answerless": 2,  # at times a rank has nothing to learn from
         "save_steps": 0,
         "float64": True,

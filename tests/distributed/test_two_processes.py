@@ -32,8 +32,10 @@ def uneven(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("marginalization", ["token", "span"])
-def test_two_ranks_with_accumulation_equal_one_process_with_the_same_global_batch(uneven, tmp_path, marginalization):
+@pytest.mark.parametrize(("marginalization", "index"), [("token", "auto"), ("span", "exact-sharded")])
+def test_two_ranks_with_accumulation_equal_one_process_with_the_same_global_batch(
+    uneven, tmp_path, marginalization, index
+):
     settings = {
         "max_steps": STEPS,
         "per_device_train_batch_size": 2,
@@ -41,6 +43,7 @@ def test_two_ranks_with_accumulation_equal_one_process_with_the_same_global_batc
         "save_steps": 0,
         "learning_rate": 1e-3,
         "marginalization": marginalization,
+        "index_factory": index,  # "exact-sharded": two ranks search together what one process searches alone
         "float64": True,  # equality is the point: in float32 Adam makes much of the last digits
         "distinct": True,  # else near-ties in the search flip with the shape of the batch
         "dropout": 0.1,  # the masks follow the micro-batch's place in the global batch
@@ -80,6 +83,19 @@ def test_two_ranks_keep_the_candidates_of_one_process_by_the_towers_of_the_step(
     finish([*two_ranks, one, without])
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-6)
     assert losses(tmp_path / "one") != pytest.approx(losses(tmp_path / "without"), abs=1e-3)
+
+
+def test_a_rank_that_dies_while_all_search_together_ends_the_other_in_words(uneven, tmp_path):
+    settings = {"max_steps": 4000, "per_device_train_batch_size": 2, "save_steps": 0, "index_factory": "exact-sharded"}
+    ranks = start_ranks(uneven, tmp_path / "run", 2, **settings)
+    deadline = time.monotonic() + 120
+    while len(losses(tmp_path / "run")) < 7 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    ranks[1].kill()
+    assert ranks[0].wait(60) != 0
+    assert "Another rank is lost: it ended, or did not come to " in ranks[0].output
+    generations = {record["generation"] for record in rank_log(tmp_path / "run", 0)}
+    assert len(generations) > 1, "it died before the first swap"
 
 
 def test_ranks_always_search_one_generation_while_it_is_refreshed_asynchronously(tmp_path):

@@ -6,7 +6,7 @@ import faiss
 import numpy as np
 import pytest
 
-from realm_hf.index.default_index import FLAT_ROWS, plan_index, reach_recall
+from realm_hf.index.default_index import FLAT_ROWS, SearchDevices, plan_index, reach_recall
 from realm_hf.index.exact import recall_at_k
 from realm_hf.index.faiss_index import build_index
 
@@ -29,6 +29,22 @@ def test_auto_follows_the_size_of_the_corpus(rows, factory):
     if factory != "Flat":
         lists = int(factory.removeprefix("IVF").split(",")[0])
         assert 39 * lists <= plan.train_size <= rows, "FAISS warns of fewer training rows"
+
+
+@pytest.mark.parametrize(
+    ("rows", "ranks", "factory"),
+    [
+        (100_000, 8, "Flat"),
+        (13_353_718, 8, "exact-sharded"),
+        (13_353_718, 1, "exact-sharded"),
+        (16_000_000, 1, "IVF16384,SQfp16"),  # two times 16e6 x 128 x 2 bytes are more than a tenth of 80 GB
+        (16_000_000, 2, "exact-sharded"),
+    ],
+)
+def test_auto_spreads_rows_over_accelerators_that_have_room(rows, ranks, factory):
+    devices = SearchDevices(ranks, memory=80 * 10**9, dimension=128)
+    assert plan_index("auto", rows, devices=devices).factory == factory
+    assert plan_index("SQ8", rows, devices=devices).factory == "SQ8"
 
 
 def test_any_other_factory_is_taken_as_it_is():

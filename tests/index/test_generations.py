@@ -21,6 +21,8 @@ from realm_hf.generations.store import (
 )
 from realm_hf.index.faiss_index import build_index
 from realm_hf.index.faiss_search import search
+from realm_hf.knowledge.files import link_retriever_files
+from realm_hf.retriever.retriever import RealmRetriever
 from realm_hf.storage.directories import StagedDirectory
 
 FILES = ["embeddings.npy", "index.faiss", "generation.json"]
@@ -68,6 +70,21 @@ def test_opening_maps_and_does_not_read(store, write):
     assert isinstance(generation.embeddings, np.memmap) and not generation.embeddings.flags.writeable
     mapped = Path("/proc/self/maps").read_text(encoding="utf-8")
     assert all(str(generation.path / name) in mapped for name in ("embeddings.npy", "index.faiss"))
+
+
+def test_a_generation_without_an_index_file_is_searched_exactly_and_serves_a_saved_retriever(
+    store, vectors, passages, tmp_path
+):
+    stored = vectors[: len(passages)].astype(np.float16)
+    fields = dict.fromkeys(("passages_fingerprint", "tokenizer_fingerprint", "embedder_fingerprint"), "x")
+    with store.write(stored, None, snapshot_step=3, factory="exact-sharded", **fields) as generation:
+        assert list(generation.info.files) == ["embeddings.npy"]
+        assert not (generation.path / "index.faiss").exists()
+        found = generation.index.search(vectors[:4], 5)
+        link_retriever_files(tmp_path / "saved", passages, generation, None)
+    np.testing.assert_array_equal(found.rows, search(build_index(stored), vectors[:4], 5)[1])
+    loaded = RealmRetriever.from_pretrained(tmp_path / "saved")
+    np.testing.assert_array_equal(loaded.retrieve(vectors[:4], 3, null_passage=False).rows[:, 0], found.rows[:, 0])
 
 
 def test_newest_is_by_epoch_then_by_step_then_by_time(store, write):

@@ -15,12 +15,13 @@ from tiny_worlds import tiny_tokenizer
 
 import realm_hf
 from realm_hf import RealmRetriever
+from realm_hf.index.asking import select_from_ranking
 from realm_hf.index.base import ABSENT, Found, Saveable, SearchIndex
 from realm_hf.index.exact import ExactIndex
 from realm_hf.index.faiss_index import build_index
 from realm_hf.index.faiss_search import FaissIndex, as_search_index
 from realm_hf.index.file import open_index
-from realm_hf.index.ranking import RankingIndex, select_from_ranking
+from realm_hf.index.ranking import RankingIndex
 from realm_hf.qa.answerer import QuestionAnswerer
 from realm_hf.retriever.selection import PassageFilter
 

@@ -5,7 +5,7 @@ import pytest
 from datasets import Dataset
 
 from realm_hf import RealmRetriever
-from realm_hf.index import ranking
+from realm_hf.index import asking
 from realm_hf.index.faiss_index import build_index
 
 FIELDS = ("rows", "scores", "excluded", "duplicates")
@@ -21,10 +21,10 @@ def test_taking_plain_rankings_at_once_changes_nothing(vectors, monkeypatch, fac
     retriever = RealmRetriever(passages, index=build_index(vectors, factory, search_parameters=None))
     exclude = [f"passage {n} of" if n % 2 else None for n in range(64)] if some_excluded else None
     plain = []
-    find = ranking._plain_rankings
-    monkeypatch.setattr(ranking, "_plain_rankings", lambda *args: plain.append(find(*args)) or plain[-1])
+    find = asking._plain_rankings
+    monkeypatch.setattr(asking, "_plain_rankings", lambda *args: plain.append(find(*args)) or plain[-1])
     at_once = retriever.retrieve(vectors[:64], k, exclude=exclude)
-    monkeypatch.setattr(ranking, "_plain_rankings", lambda _, queries, *__: np.zeros(len(queries), bool))
+    monkeypatch.setattr(asking, "_plain_rankings", lambda _, queries, *__: np.zeros(len(queries), bool))
     one_by_one = retriever.retrieve(vectors[:64], k, exclude=exclude)
     for field in FIELDS:
         np.testing.assert_array_equal(getattr(at_once, field), getattr(one_by_one, field), err_msg=field)

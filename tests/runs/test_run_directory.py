@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from realm_hf.data.passages.store import PassageStore
+from realm_hf.index.default_index import SearchDevices
 from realm_hf.runs.directory import RunDirectory
 from realm_hf.runs.errors import RunDirectoryError, RunLocked
 from realm_hf.runs.lock import LockHolder, boot_id, process_start, read_holder
@@ -77,6 +78,16 @@ def test_auto_is_written_as_what_it_stands_for(tmp_path, tiny_passages, tokenize
     assert (large.index_factory, large.index_train_size, large.index_recall) == ("IVF32,SQfp16", 2048, 0.97)
     again = RunDirectory.open_or_create(tmp_path / "small", **create).config
     assert again == small, "a run goes on with the index that it began with"
+
+
+def test_rows_that_ranks_hold_in_memory_are_stored_in_half_precision(tmp_path, tiny_passages, tokenizer):
+    given = {"passages": tiny_passages, "tokenizer": tokenizer}
+    sharded = RunDirectory.open_or_create(tmp_path / "run", **given, index_factory="exact-sharded").config
+    assert (sharded.index_factory, sharded.embedding_dtype) == ("exact-sharded", "float16")
+    assert RunDirectory.create(tmp_path / "other", **given).config.embedding_dtype == "float32"
+    on_gpus = SearchDevices(ranks=8, memory=1, dimension=4)
+    again = RunDirectory.open_or_create(tmp_path / "run", **given, index_factory="auto", devices=on_gpus)
+    assert again.config == sharded
 
 
 def test_a_folder_that_is_no_run_is_told_so(tmp_path):

@@ -18,6 +18,7 @@ from realm_hf.generations.manifest import (
     GenerationInfo,
 )
 from realm_hf.index.base import IndexFileError
+from realm_hf.index.exact import ExactIndex
 from realm_hf.index.faiss_index import check_finite
 from realm_hf.index.faiss_search import open_search_index
 
@@ -30,9 +31,9 @@ _ROWS_A_CHUNK = 65_536
 _RETRY_SECONDS = (0.1, 0.4)  # a network file system may show a directory before its files' sizes
 
 
-def check_pair(embeddings: np.ndarray, index: SearchIndex) -> None:
+def check_pair(embeddings: np.ndarray, index: SearchIndex | None) -> None:
     """
-    Refuse embeddings and an index that do not belong together.
+    Refuse embeddings and an index that do not belong together; without an index only the embeddings are looked at.
 
     Raises:
         ValueError: If dtype or shapes are not what a generation holds.
@@ -41,7 +42,7 @@ def check_pair(embeddings: np.ndarray, index: SearchIndex) -> None:
         raise ValueError(
             f"Embeddings must be a float32 or float16 matrix [N, D], got {embeddings.dtype} {list(embeddings.shape)}."
         )
-    if (len(index), index.dimension) != embeddings.shape:
+    if index is not None and (len(index), index.dimension) != embeddings.shape:
         raise ValueError(
             f"The index holds {len(index)} rows of dimension {index.dimension}, the embeddings are "
             f"{list(embeddings.shape)}: build it from these embeddings."
@@ -105,16 +106,23 @@ def check_hash(path: Path, found: str, record: FileRecord) -> None:
         )
 
 
-def map_files(path: Path, info: GenerationInfo) -> tuple[np.ndarray, SearchIndex]:
+def map_files(path: Path, info: GenerationInfo, *, mmap: bool = True) -> tuple[np.ndarray, SearchIndex]:
     """
     Map a generation's embeddings and index, and compare their headers with the manifest.
+
+    Args:
+        path (`Path`): Its directory.
+        info ([`GenerationInfo`]): Its manifest. Where that names no index file, the embeddings are searched exactly.
+        mmap (`bool`, *optional*, defaults to `True`): Map them; else read them.
 
     Raises:
         CorruptGenerationError: If a header is damaged or does not fit.
     """
     try:
-        embeddings = np.load(path / EMBEDDINGS_FILE, mmap_mode="r", allow_pickle=False)
-        index = open_search_index(path / INDEX_FILE, rows=info.rows, dimension=info.dimension)
+        embeddings = np.load(path / EMBEDDINGS_FILE, mmap_mode="r" if mmap else None, allow_pickle=False)
+        index: SearchIndex = ExactIndex(embeddings)
+        if INDEX_FILE in info.files:
+            index = open_search_index(path / INDEX_FILE, mmap=mmap, rows=info.rows, dimension=info.dimension)
     except (ValueError, EOFError, IndexFileError) as error:
         raise CorruptGenerationError(f"{path} is damaged: {error} Quarantine it and build another.") from error
     if embeddings.shape != (info.rows, info.dimension) or embeddings.dtype.name != info.dtype:

@@ -1,6 +1,7 @@
 """The store of index generations: immutable directories that appear complete or never.
 
-    root/step-500-1a2b3c4d/   embeddings.npy [N, D], index.faiss, generation.json
+    root/step-500-1a2b3c4d/   embeddings.npy [N, D], index.faiss, generation.json; without index.faiss the embeddings
+                              are searched exactly
     root/quarantine/          generations that some rank could not open, each with the reason
     root/.tmp-*               being written; a collector removes those whose writer is gone
 
@@ -71,7 +72,8 @@ class Generation:
         info (`GenerationInfo`): Its record.
         path (`Path`): Its directory.
         embeddings (`np.ndarray` of shape `[N, D]`): Read-only map.
-        index ([`SearchIndex`]): FAISS's, a read-only map; changing it aborts the process.
+        index ([`SearchIndex`]): FAISS's, a read-only map; changing it aborts the process. An [`ExactIndex`] over the
+            embeddings where there is no index file.
     """
 
     def __init__(
@@ -114,7 +116,7 @@ class GenerationStore:
     def write(
         self,
         embeddings: np.ndarray,
-        index: IndexLike,
+        index: IndexLike | None,
         *,
         snapshot_step: int,
         passages_fingerprint: str,
@@ -131,7 +133,8 @@ class GenerationStore:
 
         Args:
             embeddings (`np.ndarray` of shape `[N, D]`, float32 or float16): Stored as they are; may be memory-mapped.
-            index ([`SearchIndex`] or `faiss.Index`): Built from them.
+            index ([`SearchIndex`] or `faiss.Index`, *optional*): Built from them; `None` if the embeddings themselves
+                are what is searched.
             snapshot_step (`int`): Optimizer step of the embedder's weights.
             passages_fingerprint (`str`): Of the passages whose rows the ids are.
             tokenizer_fingerprint (`str`): Of the tokenizer.
@@ -150,18 +153,21 @@ class GenerationStore:
                 holds NaN.
             OSError: If the disk is full or read-only. What was written of it is removed, all else is untouched.
         """
-        stored = saveable(as_search_index(index))
+        stored = None if index is None else saveable(as_search_index(index))
         check_pair(embeddings, stored)
         name = f"step-{snapshot_step}-{uuid.uuid4().hex[:8]}"
-        self.require_space(embeddings.nbytes + index_file_bytes(stored))
+        self.require_space(embeddings.nbytes + (0 if stored is None else index_file_bytes(stored)))
         with (
             explain_os_errors(f"write generation {name}", self.root),
             StagedDirectory(self.root / name, place=place) as staged,
         ):
             with staged.file(EMBEDDINGS_FILE) as embeddings_file:
                 write_array(embeddings, embeddings_file.write)
-            with staged.file(INDEX_FILE) as index_file:
-                stored.write(index_file.write)
+            written = [embeddings_file]
+            if stored is not None:
+                with staged.file(INDEX_FILE) as index_file:
+                    stored.write(index_file.write)
+                written.append(index_file)
             info = GenerationInfo(
                 name=name,
                 protocol=PROTOCOL,
@@ -179,7 +185,7 @@ class GenerationStore:
                 builder_pid=os.getpid(),
                 build_seconds=build_seconds,
                 created=time.time(),
-                files={file.path.name: FileRecord(file.bytes, file.sha256) for file in (embeddings_file, index_file)},
+                files={file.path.name: FileRecord(file.bytes, file.sha256) for file in written},
                 encode_dtype=encode_dtype,
             )
             with staged.file(MANIFEST_FILE) as manifest:

@@ -18,6 +18,7 @@ import numpy as np
 
 __all__ = [
     "ABSENT",
+    "Collective",
     "Embeddings",
     "Exclusion",
     "Extendable",
@@ -173,6 +174,17 @@ class Saveable(SearchIndex, Protocol):
 
     def write(self, write: Callable[[bytes], Any]) -> None:
         """Hand the file to `write`, piece by piece; its exceptions come through."""
+
+
+@runtime_checkable
+class Collective(SearchIndex, Protocol):
+    """
+    An index whose search all ranks of a job make together: each at the same point, one without queries too, and on its
+    main thread only.
+    """
+
+    def alone(self) -> SearchIndex:
+        """The same rows for a search of one rank's own, in any thread. It is slower."""
 
 
 def extendable(index: SearchIndex) -> Extendable:

@@ -18,11 +18,24 @@ from transformers.utils import logging
 
 from realm_hf.index.exact import exact_search, share_found
 
-__all__ = ["AUTO", "AUTO_RECALL", "FLAT_ROWS", "RECALL_DEPTH", "IndexPlan", "plan_index", "reach_recall"]
+__all__ = [
+    "AUTO",
+    "AUTO_RECALL",
+    "EXACT_SHARDED",
+    "FLAT_ROWS",
+    "RECALL_DEPTH",
+    "IndexPlan",
+    "SearchDevices",
+    "plan_index",
+    "reach_recall",
+]
 
 logger = logging.get_logger(__name__)
 
 AUTO = "auto"
+EXACT_SHARDED = "exact-sharded"
+"""No index is built: the ranks of a training search the embeddings themselves, each a share of the rows."""
+
 AUTO_RECALL = 0.97
 """Share of the exact best 5 that the index of "auto" finds, on a sample of the passages taken as queries."""
 
@@ -35,12 +48,32 @@ _TRAINING_ROWS_A_LIST = 64  # FAISS takes up to 256 and warns below 39; what is 
 
 
 @dataclass(frozen=True)
+class SearchDevices:
+    """
+    The accelerators that could hold the rows of an exact index.
+
+    Args:
+        ranks (`int`): How many there are.
+        memory (`int`): Bytes of each, all in all.
+        dimension (`int`): D.
+    """
+
+    ranks: int
+    memory: int
+    dimension: int
+
+    def can_hold(self, rows: int) -> bool:
+        """Whether a rank's share in float16, twice while a new one is swapped in, is under a tenth of its memory."""
+        return 2 * -(-rows // self.ranks) * self.dimension * 2 < self.memory / 10
+
+
+@dataclass(frozen=True)
 class IndexPlan:
     """
     An index as it will be built.
 
     Args:
-        factory (`str`): A FAISS factory string, never "auto".
+        factory (`str`): A FAISS factory string, or "exact-sharded"; never "auto".
         train_size (`int`, *optional*): Rows that train it; all by default.
         recall (`float`, *optional*): What [`reach_recall`] is to reach; `None` leaves the search as it is.
     """
@@ -50,7 +83,9 @@ class IndexPlan:
     recall: float | None = None
 
 
-def plan_index(factory: str, rows: int, train_size: int | None = None) -> IndexPlan:
+def plan_index(
+    factory: str, rows: int, train_size: int | None = None, devices: SearchDevices | None = None
+) -> IndexPlan:
     """
     What "auto" means for a corpus; every other factory is taken as it is.
 
@@ -58,15 +93,19 @@ def plan_index(factory: str, rows: int, train_size: int | None = None) -> IndexP
         factory (`str`): A FAISS factory string, or "auto".
         rows (`int`): Passages of the corpus.
         train_size (`int`, *optional*): As the caller asks for.
+        devices ([`SearchDevices`], *optional*): Of the training that will search it, where it has accelerators.
 
     Returns:
-        [`IndexPlan`]: For "auto": "Flat" up to 100,000 rows, then `IVFn,SQfp16` with the power of two nearest to
-        4 √rows as n, at most 16,384, and a recall of 0.97.
+        [`IndexPlan`]: For "auto": "Flat" up to 100,000 rows; beyond, "exact-sharded" where accelerators can hold the
+        rows beside all else, and `IVFn,SQfp16` elsewhere with the power of two nearest to 4 √rows as n, at most
+        16,384, and a recall of 0.97.
     """
     if factory != AUTO:
         return IndexPlan(factory, train_size)
     if rows <= FLAT_ROWS:
         return IndexPlan("Flat", train_size)
+    if devices is not None and devices.can_hold(rows):
+        return IndexPlan(EXACT_SHARDED)
     lists = min(_MOST_LISTS, 2 ** round(np.log2(4 * rows**0.5)))
     return IndexPlan(f"IVF{lists},SQfp16", train_size or _TRAINING_ROWS_A_LIST * lists, AUTO_RECALL)
 

@@ -2,7 +2,7 @@
 
     retriever.json                   format, shapes, generation, size and SHA-256 of each file below
     passages/ or passages.parquet    a [`PassageStore`], or the rows of any other dataset
-    embeddings.npy, index.faiss      as in a generation
+    embeddings.npy, index.faiss      as in a generation, which may have no index.faiss
     embedder/                        the passage tower, if the retriever had it
     query_embedder/                  the query tower, if it is neither that one nor a model's that lies beside
     bm25/                            the BM25 index, if passages are found by words too; the manifest says how
@@ -27,6 +27,7 @@ from realm_hf.data.passages.build import PassageStore
 from realm_hf.generations.files import check_hash, write_array
 from realm_hf.generations.manifest import EMBEDDINGS_FILE, INDEX_FILE, FileRecord
 from realm_hf.index.base import Embeddings, SearchIndex, saveable
+from realm_hf.index.exact import ExactIndex
 from realm_hf.index.faiss_search import open_search_index
 from realm_hf.knowledge.bm25 import BM25_FOLDER, BM25Index
 from realm_hf.knowledge.compaction import CompactedFiles, EditedStore
@@ -169,9 +170,9 @@ def link_retriever_files(
         files = {f"{_STORE}/{name}": FileRecord(**record) for name, record in passages.info["files"].items()}
         described = passages.directory / "passages.json"
         files[f"{_STORE}/{described.name}"] = FileRecord(described.stat().st_size, file_sha256(described))
-        for name in (EMBEDDINGS_FILE, INDEX_FILE):
+        for name, record in info.files.items():
             link_or_copy(generation.path / name, folder / name)
-            files[name] = info.files[name]
+            files[name] = record
         shutil.copytree(passages.directory, folder / _STORE, copy_function=link_or_copy, dirs_exist_ok=True)
         files |= _save_tower(folder / _EMBEDDER, embedder)
         write_manifest(folder, files, rows=info.rows, dimension=info.dimension, generation_name=info.name)
@@ -245,7 +246,10 @@ def load_retriever_files(
     if EMBEDDINGS_FILE in records:
         embeddings = np.load(folder / EMBEDDINGS_FILE, mmap_mode="r" if mmap else None, allow_pickle=False)
     rows, dimension = manifest["rows"], manifest["dimension"]
-    index = open_search_index(folder / INDEX_FILE, mmap=mmap, rows=rows, dimension=dimension)
+    if embeddings is not None and INDEX_FILE not in records:
+        index: SearchIndex = ExactIndex(embeddings)
+    else:
+        index = open_search_index(folder / INDEX_FILE, mmap=mmap, rows=rows, dimension=dimension)
     towers = {name: folder / name for name in (_EMBEDDER, _QUERY_EMBEDDER) if f"{name}/config.json" in records}
     beside: Path | None = folder if has_query_tower(folder) else None
     query = towers.get(str(manifest.get("query_embedder")), beside)

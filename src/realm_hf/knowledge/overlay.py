@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 
 from realm_hf.data.passages.in_memory import PassageRecord
+from realm_hf.index.asking import deepening, rank_deeper
 from realm_hf.index.base import ABSENT, Embeddings, SearchIndex
 from realm_hf.index.exact import ExactIndex
-from realm_hf.index.ranking import RankingIndex, deepening, rank_deeper
+from realm_hf.index.ranking import RankingIndex
 
 __all__ = ["EditedEmbeddings", "EditedIndex", "Overlay"]
 

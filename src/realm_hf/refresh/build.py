@@ -27,6 +27,7 @@ from realm_hf.generations.embedding import embed_passages, shard
 from realm_hf.generations.manifest import newest_generation
 from realm_hf.generations.store import GenerationInfo, GenerationStore
 from realm_hf.index.base import SearchIndex
+from realm_hf.index.default_index import EXACT_SHARDED
 from realm_hf.index.exact import recall_at_k
 from realm_hf.index.faiss_index import build_index
 from realm_hf.index.faiss_search import FaissIndex, faiss_threads, search_threads
@@ -218,8 +219,12 @@ def _join_shards(embeddings: np.ndarray, shards: Path, ranks: RankGroup) -> None
     shutil.rmtree(shards, ignore_errors=True)
 
 
-def _index(run: RunDirectory, snapshot: SnapshotInfo, embeddings: np.ndarray, store: GenerationStore) -> SearchIndex:
+def _index(
+    run: RunDirectory, snapshot: SnapshotInfo, embeddings: np.ndarray, store: GenerationStore
+) -> SearchIndex | None:
     config = run.config
+    if config.index_factory == EXACT_SHARDED:
+        return None  # the embeddings are searched themselves
     reuse = _earlier_index(run, store)
     log = run.logs / "index-recall.jsonl"
     build = partial(

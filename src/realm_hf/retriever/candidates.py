@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from realm_hf.index.asking import search_excluding
 from realm_hf.index.base import Found
-from realm_hf.index.ranking import checked_ranking, search_excluding
+from realm_hf.index.ranking import checked_ranking
 
 if TYPE_CHECKING:
     from realm_hf.index.base import Exclusion
@@ -78,7 +79,8 @@ class CandidateSource(Protocol):
 
         Args:
             knowledge ([`Knowledge`]): Passages and index as they are now; an edit or a swap gives others.
-            queries ([`Queries`]): B queries, B > 0.
+            queries ([`Queries`]): B queries. There may be none where all ranks search an index together: a source that
+                asks the index asks it as often as ever.
             k (`int`): How many rows, at least 1.
             exclude ([`Exclusion`]): What is left out.
 

@@ -134,7 +134,7 @@ class WeightedSource:
         parts = tuple(source.candidates(knowledge, queries, depth, exclude=exclude) for source in sources)
         both = np.concatenate([part.rows for part in parts], axis=1)
         distinct = [_distinct(row[row >= 0], exclude)[0] for row in both]
-        rows = np.full((len(queries), max(1, *map(len, distinct))), ABSENT, np.int64)
+        rows = np.full((len(queries), max([1, *map(len, distinct)])), ABSENT, np.int64)
         for place, ranked in enumerate(distinct):
             rows[place, : len(ranked)] = ranked
         return ScoredUnion(

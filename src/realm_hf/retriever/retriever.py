@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -12,7 +13,7 @@ from transformers import PreTrainedModel
 from realm_hf.data.passages.build import NULL_PASSAGE
 from realm_hf.hub.commit import HubCommit
 from realm_hf.hub.retriever import check_model, push_retriever
-from realm_hf.index.base import ABSENT
+from realm_hf.index.base import ABSENT, Collective
 from realm_hf.knowledge.compaction import CompactedFiles
 from realm_hf.knowledge.edited_corpus import EditedCorpus
 from realm_hf.knowledge.files import RetrieverFiles, save_retriever_files
@@ -77,6 +78,16 @@ class RealmRetriever(PassageSearcher):
     def knowledge(self) -> Knowledge:
         """What is searched now, as a [`CandidateSource`] gets it; a `ValueError` without an index."""
         return self._searched()
+
+    def alone(self) -> Self:
+        """
+        This retriever as it is now, for searches of one rank's own, in any thread: an index that all ranks of a
+        training search together is searched without the others, which takes longer.
+        """
+        copied, knowledge = self.snapshot(), self._knowledge
+        if knowledge is not None and isinstance(knowledge.index, Collective):
+            copied._knowledge = replace(knowledge, index=knowledge.index.alone())
+        return copied
 
     # Edits
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from realm_hf.data.passages.build import NULL_PASSAGE
-from realm_hf.index.base import ABSENT
+from realm_hf.index.base import ABSENT, Collective
 from realm_hf.index.faiss_search import search_threads
 
 if TYPE_CHECKING:
@@ -174,7 +174,8 @@ def select_candidates(
         generation=served.name,
     )
     batch.rows[:, :first], batch.scores[:, :first] = NULL_PASSAGE, np.nan
-    if not count or k == first:
+    # Where all ranks search together, one without queries takes part.
+    if k == first or not (count or isinstance(served.index, Collective)):
         return batch, 0
     unwanted = PassageFilter(served.corpus, [None] * count if exclude is None else exclude, over_retrieve)
     with search_threads(threads):

@@ -25,7 +25,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from realm_hf.index.default_index import AUTO, plan_index
+from realm_hf.index.default_index import AUTO, EXACT_SHARDED, SearchDevices, plan_index
 from realm_hf.models.precision import ENCODE_DTYPES
 from realm_hf.runs.checkpoint_names import names_in_checkpoints
 from realm_hf.runs.errors import RunDirectoryError
@@ -53,8 +53,8 @@ class RunConfig:
         passages_fingerprint (`str`): Fingerprint of RUN/passages.
         tokenizer_fingerprint (`str`): Fingerprint of the tokenizer that made the passages' token ids.
         rows (`int`): Number of passages.
-        index_factory (`str`, *optional*, defaults to `"Flat"`): FAISS factory string, "auto" resolved; the metric is
-            always the inner product.
+        index_factory (`str`, *optional*, defaults to `"Flat"`): FAISS factory string or "exact-sharded", "auto"
+            resolved; the metric is always the inner product.
         index_train_size (`int`, *optional*): Embeddings to train the index's quantizers on, or `None` for FAISS's own
             choice.
         index_recall (`float`, *optional*): Share of the exact best 5 for which each build searches more lists, or
@@ -120,15 +120,18 @@ class RunDirectory:
         tokenizer: PreTrainedTokenizerBase,
         index_factory: str = "auto",
         index_train_size: int | None = None,
-        embedding_dtype: str = "float32",
+        embedding_dtype: str | None = None,
         max_tokens_per_batch: int | None = None,
         encode_dtype: str = "auto",
+        devices: SearchDevices | None = None,
     ) -> RunDirectory:
         """
         Make a run directory; the passages are hard-linked into it where the file system allows, else copied.
 
         `run.json` is written last: without it the directory is not a run, and `create` may be called again. It holds
-        the factory that "auto" stands for, so that a later version with another choice goes on with this one.
+        the factory that "auto" stands for on these `devices`, so that a later version with another choice, or a job on
+        other ones, goes on with this one. Embeddings are stored in float32; what ranks hold in memory to search it
+        together ("exact-sharded") in float16.
 
         Raises:
             RunDirectoryError: There is a run already.
@@ -146,7 +149,7 @@ class RunDirectory:
                 f"The tokenizer (fingerprint {made_by}) is not the one that made the passages "
                 f"({passages.tokenizer_fingerprint}): load that one, or build the passages again."
             )
-        plan = plan_index(index_factory, len(passages), index_train_size)
+        plan = plan_index(index_factory, len(passages), index_train_size, devices)
         config = RunConfig(
             passages_fingerprint=passages.fingerprint,
             tokenizer_fingerprint=made_by,
@@ -154,7 +157,7 @@ class RunDirectory:
             index_factory=plan.factory,
             index_train_size=plan.train_size,
             index_recall=plan.recall,
-            embedding_dtype=embedding_dtype,
+            embedding_dtype=embedding_dtype or ("float16" if plan.factory == EXACT_SHARDED else "float32"),
             max_tokens_per_batch=max_tokens_per_batch,
             encode_dtype=encode_dtype,
         )
@@ -196,7 +199,7 @@ class RunDirectory:
         if not (Path(root) / "run.json").exists():
             return cls.create(root, **create)
         run = cls.open(root)
-        asked = {name: value for name, value in create.items() if name not in ("passages", "tokenizer")}
+        asked = {n: value for n, value in create.items() if n not in ("passages", "tokenizer", "devices")}
         # The run's own is what "auto" stood for, or what was chosen instead of it.
         asked = {n: v for n, v in asked.items() if n not in ("index_factory", "encode_dtype") or v != AUTO}
         asked["passages_fingerprint"] = create["passages"].fingerprint

@@ -5,12 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from realm_hf.data.passages.build import PassageStore
-from realm_hf.generations.manifest import EMBEDDINGS_FILE, INDEX_FILE, GenerationInfo, newest_generation
+from realm_hf.generations.files import map_files
+from realm_hf.generations.manifest import GenerationInfo, newest_generation
 from realm_hf.generations.store import GenerationStore
-from realm_hf.index.faiss_search import open_search_index
 from realm_hf.knowledge.files import RetrieverFiles
 from realm_hf.models.places import ANSWERING, MODEL_FOLDER, PRE_TRAINING, architectures_in, what_is
 from realm_hf.storage.files import read_json
@@ -56,9 +54,7 @@ def open_run_index(
     with store.open(newest.name if name is None else name, verify=verify) as generation:
         info, embeddings, index = generation.info, generation.embeddings, generation.index
         if not mmap:
-            embeddings = np.load(generation.path / EMBEDDINGS_FILE, allow_pickle=False)
-            path = generation.path / INDEX_FILE
-            index = open_search_index(path, mmap=False, rows=info.rows, dimension=info.dimension)
+            embeddings, index = map_files(generation.path, info, mmap=False)
     snapshot = _snapshot_of(run, info)
     query = snapshot if _is_shared(run, snapshot) else None
     if name is None and PRE_TRAINING in architectures_in(model):

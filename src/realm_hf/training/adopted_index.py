@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from realm_hf.generations.manifest import newest_generation
+from realm_hf.generations.manifest import INDEX_FILE, newest_generation
 from realm_hf.generations.store import GenerationStore
 from realm_hf.models.fingerprints import state_fingerprint
 from realm_hf.runs.directory import RunDirectory
@@ -59,7 +59,7 @@ def adopt_newest_generation(run: RunDirectory, source: str | Path, embedder: Rea
         snapshot = write_snapshot(run, embedder, 0, epoch, state=weights)
         copy = GenerationStore(run.index).write(
             original.embeddings,
-            original.index,
+            original.index if INDEX_FILE in newest.files else None,
             snapshot_step=0,
             passages_fingerprint=newest.passages_fingerprint,
             tokenizer_fingerprint=newest.tokenizer_fingerprint,

@@ -116,7 +116,10 @@ class RefreshArguments(LoopArguments):
     )
     index_factory: str = field(
         default="auto",
-        metadata={"help": "A FAISS factory string; auto: Flat up to 100,000 passages, then lists at recall 0.97."},
+        metadata={
+            "help": "A FAISS factory string, or exact-sharded: each rank holds a share of the rows; auto: Flat up to "
+            "100,000 passages, then exact-sharded where GPUs can hold it, else lists at recall 0.97."
+        },
     )
     encode_dtype: EncodeDtype = field(
         default="auto",

@@ -12,12 +12,16 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
+from realm_hf.generations.embedding import shard
 from realm_hf.generations.store import GenerationError, GenerationStore
+from realm_hf.index.default_index import EXACT_SHARDED
+from realm_hf.index.sharded import ShardedIndex
 from realm_hf.models.fingerprints import state_fingerprint
 from realm_hf.refresh.base import Refresher
 from realm_hf.refresh.builder_device import build_bytes, check_on_all_ranks
 from realm_hf.refresh.modes import make_refresher
 from realm_hf.refresh.schedule import RefreshScheduler
+from realm_hf.refresh.search_ranks import SearchRanks
 from realm_hf.refresh.swap import Swap, SwapCoordinator
 from realm_hf.retriever.retriever import RealmRetriever
 from realm_hf.runs.directory import RunDirectory
@@ -31,11 +35,13 @@ from realm_hf.training.prefetch import LiveIndex
 from realm_hf.training.swap_probes import ProbeReport, SwapProbes
 
 if TYPE_CHECKING:
+    import numpy as np
     from accelerate import Accelerator
     from transformers import PreTrainedTokenizerBase
 
     from realm_hf.data.passages.build import PassageStore
     from realm_hf.generations.store import Generation, GenerationInfo
+    from realm_hf.index.sharded import RankExchange
     from realm_hf.models.modeling_realm import RealmEmbedder
     from realm_hf.retriever.candidates import CandidateSource
 
@@ -75,6 +81,7 @@ class IndexService:
         local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
         self.threads = IndexThreads.of(args, accelerator.device.type, local_ranks)
         self.store = GenerationStore(run.index)
+        self._ranks: RankExchange | None = None
         self._reports: dict[str, ProbeReport | None] = {}
         self._refresh: RefreshScheduler | None = None
         self._forecast: BuildForecast | None = None
@@ -95,6 +102,14 @@ class IndexService:
     def coordinator(self) -> SwapCoordinator:
         """Keeps the ranks on one generation."""
         return self.refresh.coordinator
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether the ranks hold the rows among them, and search together. One process without an accelerator searches
+        the mapped embeddings instead, in a thread beside the steps.
+        """
+        alone = self.accelerator.num_processes == 1 and self.accelerator.device.type == "cpu"
+        return self.run.config.index_factory == EXACT_SHARDED and not alone
 
     @property
     def is_building(self) -> bool:
@@ -138,6 +153,8 @@ class IndexService:
         if args.refresh == "async":
             needed = build_bytes(embedder, self.run.config.max_tokens_per_batch)
             check_on_all_ranks(args.builder_device, needed)
+        if self.is_sharded and self.accelerator.num_processes > 1:
+            self._ranks = SearchRanks(self.accelerator.process_index, self.accelerator.num_processes)
         self._forecast = self._forecast_builds(embedder)
         refresher = make_refresher(
             args.refresh,
@@ -256,6 +273,8 @@ class IndexService:
         """Open a generation with its retriever and query weights, and probe it; in a background thread."""
         generation = self.store.open(name)
         try:
+            if self.is_sharded:
+                generation.index = self._own_share(generation.embeddings)
             retriever = RealmRetriever.from_generation(
                 self.passages, generation, self.tokenizer, threads=self.threads.search
             )
@@ -273,6 +292,12 @@ class IndexService:
             generation.close()
             raise
         return served
+
+    def _own_share(self, embeddings: np.ndarray) -> ShardedIndex:
+        """Read this rank's rows into its memory."""
+        rank, world_size = self.accelerator.process_index, self.accelerator.num_processes
+        rows = shard(len(embeddings), rank, world_size)
+        return ShardedIndex(embeddings, self._ranks, rows=rows, device=self.accelerator.device)
 
     def _probe(self, new: LiveIndex, encoder: RealmEmbedder) -> ProbeReport | None:
         if self.coordinator.generation is None:

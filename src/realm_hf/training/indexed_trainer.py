@@ -7,7 +7,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from realm_hf.data.passages.store import PassageStore
+from realm_hf.index.default_index import SearchDevices
 from realm_hf.runs.directory import RunDirectory
 from realm_hf.runs.records import EVALUATION_PREFIX
 from realm_hf.training.adopted_index import adopt_newest_generation
@@ -17,11 +20,26 @@ from realm_hf.training.retrieval_evaluation import FIGURES, RetrievalQuestions
 from realm_hf.training.run_retriever import name_model, save_run_retriever, staged_model
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
+
     from realm_hf.models.modeling_realm import RealmEmbedder
     from realm_hf.runs.lock import TrainerLock
     from realm_hf.training.arguments import RefreshArguments
     from realm_hf.training.checkpoints import Checkpoint
     from realm_hf.training.index_service import IndexService
+
+
+def search_devices(accelerator: Accelerator, dimension: int) -> SearchDevices | None:
+    """The accelerators of a training that could search an index together; `None` on the CPU.
+
+    Args:
+        accelerator (`accelerate.Accelerator`): The training's.
+        dimension (`int`): D, of an embedding.
+    """
+    if accelerator.device.type != "cuda":
+        return None
+    memory = torch.cuda.get_device_properties(accelerator.device).total_memory
+    return SearchDevices(accelerator.num_processes, memory, dimension)
 
 
 class IndexedTrainer(TrainingLoop):
@@ -50,7 +68,12 @@ class IndexedTrainer(TrainingLoop):
             RunDirectoryError: It belongs to another corpus or was made with other settings.
             OSError: It cannot be written to.
         """
-        create = {"passages": passages, "tokenizer": self.processing_class, **self.args.index_settings}
+        create = {
+            "passages": passages,
+            "tokenizer": self.processing_class,
+            "devices": search_devices(self.accelerator, self.model.config.retriever_proj_size),
+            **self.args.index_settings,
+        }
         self.on_main(lambda: RunDirectory.open_or_create(root, **create).root, "prepare the run directory")
         return RunDirectory.open(root)
 

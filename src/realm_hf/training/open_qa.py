@@ -298,7 +298,8 @@ class OpenQATrainer(IndexedTrainer):
         own = self.eval_dataset[self.rank :: self.world_size]
         with self.index.reading() as served, self.autocast():
             generation = served.name
-            answers = self.answer(served.retriever, [example.question for example in own])
+            # Alone: the ranks may have different numbers of batches.
+            answers = self.answer(served.retriever.alone(), [example.question for example in own])
         return generation, judge(own, answers, self.search.finder)
 
     def _keep_best_index(self) -> None:

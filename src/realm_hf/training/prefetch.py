@@ -4,6 +4,9 @@ The main thread asks at step boundaries only, and hands the worker all that its 
 positions, the served generation, the query weights. So what a step trains on does not depend on how fast the worker
 is, and a resumed run retrieves the same. (A worker that read the live weights beside the optimizer read torn ones: 27
 of 30 embeddings differed between two identical runs.)
+
+An index that all ranks search together is searched by the main thread, when it asks: there the ranks come to each
+search in one order.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ import torch
 
 from realm_hf.data.collators import pad_rows
 from realm_hf.data.masking import MaskedQuery, Skip, example_rng, mask_example
+from realm_hf.index.base import Collective
 from realm_hf.models.host_facts import RowFacts
 from realm_hf.models.precision import autocast
 from realm_hf.models.transfer import to_device
@@ -138,6 +142,11 @@ class LiveIndex:
         """The generation's manifest."""
         return self.generation.info
 
+    @property
+    def is_collective(self) -> bool:
+        """Whether all ranks search it together, on their main threads."""
+        return isinstance(self.retriever.index, Collective)
+
     def close(self) -> None:
         """Give the generation back."""
         self.generation.close()
@@ -146,7 +155,7 @@ class LiveIndex:
         self, examples: Sequence[MaskedQuery], k: int, embeddings: np.ndarray | None = None
     ) -> tuple[np.ndarray, int]:
         """Candidates of each example: int64 `[n, k]`, null passage first, -2 for none; and how many were excluded."""
-        if not examples:
+        if not examples and not self.is_collective:
             return np.zeros((0, k), dtype=np.int64), 0
         if embeddings is None:
             assert self.encoder is not None
@@ -218,7 +227,7 @@ class CandidatePrefetcher:
         return len(self._queue)
 
     def request(self, step: int, positions: np.ndarray, k: int) -> None:
-        """Begin to retrieve for `step`. Called between steps only.
+        """Begin to retrieve for `step`. Called between steps only, and on every rank.
 
         Args:
             step (`int`): The optimizer step.
@@ -248,7 +257,7 @@ class CandidatePrefetcher:
                     search_seconds=time.perf_counter() - began,
                 )
 
-        self._queue.append((step, self._worker.submit(work)))
+        self._queue.append((step, _done(work()) if served.is_collective else self._worker.submit(work)))
 
     def _prepare(self, positions: np.ndarray) -> tuple[list[list[MaskedQuery]], np.ndarray | None]:
         """Each micro-batch's examples and, where the live tower encodes queries, their embeddings."""
@@ -293,14 +302,18 @@ class CandidatePrefetcher:
             skipped=positions.size - len(rows),
             search_seconds=0.0,
         )
-        future: Future[RetrievedStep] = Future()
-        future.set_result(step)
-        self._queue.append((step.step, future))
+        self._queue.append((step.step, _done(step)))
 
     def close(self) -> None:
         """Drop what is pending and end the worker."""
         self._worker.shutdown(wait=True, cancel_futures=True)
         self._queue.clear()
+
+
+def _done(step: RetrievedStep) -> Future[RetrievedStep]:
+    future: Future[RetrievedStep] = Future()
+    future.set_result(step)
+    return future
 
 
 def _deal(drawn: list[list[MaskedQuery]], rows: np.ndarray) -> list[tuple[list[MaskedQuery], np.ndarray]]:

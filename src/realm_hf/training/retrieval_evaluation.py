@@ -164,17 +164,18 @@ class RetrievalQuestions:
             retriever ([`RealmRetriever`]): Over the passages. Its index is searched, whatever its candidate source.
             numbers (sequence of `int`): Which questions.
             bf16 (`bool`, *optional*, defaults to `False`): Embed in bfloat16.
-            batch_size (`int`, *optional*, defaults to 64): Questions embedded and searched at once.
+            batch_size (`int`, *optional*, defaults to 64): Questions embedded at once. They are searched for in one
+                search, which all ranks make together where they hold the index among them.
         """
         searched = retriever.snapshot()
         searched.candidate_source, searched.search_stats = None, SearchStats()
         depth = max(*RECALL_AT, NDCG_AT)
-        total = np.zeros(len(FIGURES))  # a rank may have no question
-        for start in range(0, len(numbers), batch_size):
-            some = numbers[start : start + batch_size]
-            ids = [self.ids[number] for number in some]
-            found = searched.retrieve(encode_queries(embedder, ids, bf16=bf16), depth, null_passage=False)
-            judged = self.judge(some, np.asarray(found.rows))
-            recall = judged.recall(RECALL_AT)
-            total += [*(recall[k] * len(some) for k in RECALL_AT), judged.ndcg(NDCG_AT).sum()]
-        return [float(value) for value in total]
+        ids = [self.ids[number] for number in numbers]
+        batches = [ids[start : start + batch_size] for start in range(0, len(ids), batch_size)] or [[]]
+        embedded = np.concatenate([encode_queries(embedder, batch, bf16=bf16) for batch in batches])
+        found = searched.retrieve(embedded, depth, null_passage=False)
+        if not len(numbers):  # a rank may have no question
+            return [0.0] * len(FIGURES)
+        judged = self.judge(numbers, np.asarray(found.rows))
+        recall = judged.recall(RECALL_AT)
+        return [float(sum_) for sum_ in (*(recall[k] * len(numbers) for k in RECALL_AT), judged.ndcg(NDCG_AT).sum())]

@@ -91,7 +91,7 @@ class SwapProbes:
         return ProbeReport(churn=churn, stale_recall=stale, most_retrieved_share=share)
 
     def _search(self, generation: LiveIndex, embeddings: np.ndarray) -> np.ndarray:
-        retriever = generation.retriever.snapshot()
+        retriever = generation.retriever.alone()  # by the main process only, in the thread that opens the generation
         retriever.candidate_source = None  # one that matches words would hide what the swap changed, and a collapse
         found = retriever.retrieve(
             embeddings, self.k, token_ids=self.queries, exclude=self.exclude, null_passage=False
