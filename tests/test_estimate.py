@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from realm_hf.cli.estimate import in_words
 from realm_hf.cli.main import main
 from realm_hf.estimate import MODELS, ModelShape, Plan, Rates, estimate_run, packaged_rates
 
@@ -54,6 +55,22 @@ def test_serving_takes_embeddings_and_index(passages, factory, dtype, bytes_a_ro
     found = changed(passages=passages, factory=factory, dtype=dtype)
     assert found.serving_bytes == passages * bytes_a_row
     assert found.disk_bytes > 3 * found.serving_bytes, "two generations are kept while a third is written"
+
+
+def test_devices_that_hold_the_rows_search_on_the_path_of_the_step():
+    lists = changed(passages=2_000_000, devices=2, batch_size=16)
+    found = changed(passages=2_000_000, devices=2, batch_size=16, device_gigabytes=80)
+    assert (lists.factory, found.factory) == ("IVF4096,SQfp16", "exact-sharded")
+    assert (found.dtype, found.share_bytes) == ("float16", 2 * 1_000_000 * 128 * 2)
+    # Each multiplies its million rows with all 16 queries, in two parts: two operations for each number.
+    assert found.search_seconds == pytest.approx(1_000_000 * 128 * 16 * 2 * 2 / 2e12)
+    assert found.step_seconds == pytest.approx(lists.step_seconds + found.search_seconds)
+    assert found.device_bytes == lists.device_bytes + found.share_bytes
+    assert found.index_seconds == 0.0 < lists.index_seconds
+    assert found.serving_bytes == 2_000_000 * 128 * 2
+    on_cores = changed(passages=2_000_000, devices=2, batch_size=16, factory="exact-sharded")
+    assert on_cores.search_seconds == pytest.approx(found.search_seconds / 2)
+    assert "two shares of the index" in "\n".join(in_words(found))
 
 
 def test_lists_take_more_while_they_are_built():

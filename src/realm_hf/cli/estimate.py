@@ -9,8 +9,9 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-from realm_hf.estimate.costs import MODELS, Estimate, ModelShape, Plan, estimate_run, packaged_rates, time_in_words
+from realm_hf.estimate.costs import Estimate, Plan, estimate_run, packaged_rates, time_in_words
 from realm_hf.estimate.index_costs import DTYPE_BYTES
+from realm_hf.estimate.model_shape import MODELS, ModelShape
 
 __all__ = ["add_parser", "in_words"]
 
@@ -38,7 +39,15 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         parser.add_argument(
             f"--{name}", type=float, default=defaults[name], metavar="X", help="(default: %(default)s)"
         )
-    parser.add_argument("--dtype", default="float32", choices=DTYPE_BYTES, help="of embeddings (default: %(default)s)")
+    parser.add_argument(
+        "--dtype", choices=DTYPE_BYTES, help="of embeddings (default: float32, and float16 for exact-sharded)"
+    )
+    parser.add_argument(
+        "--device_gigabytes",
+        type=float,
+        metavar="X",
+        help="memory of a GPU that trains: auto may then search exactly on all of them (default: no GPU)",
+    )
     parser.add_argument("--index_factory", default="auto", metavar="FACTORY", help="(default: %(default)s)")
     for name in ("train_tflops", "encode_tflops", "index_tflops", "disk_gigabytes"):
         parser.add_argument(f"--{name}", type=float, metavar="X", help="instead of the measured rate of the device")
@@ -81,17 +90,25 @@ def in_words(found: Estimate) -> list[str]:
     """The estimate as lines of text."""
     return [
         f"index        {found.factory}",
-        f"step         {time_in_words(found.step_seconds)}",
+        f"step         {time_in_words(found.step_seconds)}{_searched(found)}",
         f"refresh      {time_in_words(found.refresh_seconds)}: embedding {time_in_words(found.embed_seconds)}, index "
         f"{time_in_words(found.index_seconds)}, writing {time_in_words(found.write_seconds)}",
         f"staleness    {found.staleness_steps:,.0f} steps on average, {found.longest_staleness_steps:,.0f} at most",
         f"total        {time_in_words(found.total_seconds)}, with {found.refreshes:,} refreshes",
-        f"memory       {_size(found.device_bytes)} on each device, and activations; builder "
+        f"memory       {_size(found.device_bytes)} on each device{_held(found)}, and activations; builder "
         f"{_size(found.builder_bytes)}; index and embeddings mapped {_size(found.serving_bytes)} a host",
         f"disk         {_size(found.disk_bytes)}",
         "assumed:",
         *(f"  - {line}" for line in found.assumed),
     ]
+
+
+def _searched(found: Estimate) -> str:
+    return f", {time_in_words(found.search_seconds)} of it for the search" if found.search_seconds else ""
+
+
+def _held(found: Estimate) -> str:
+    return f", {_size(found.share_bytes)} of it for two shares of the index" if found.share_bytes else ""
 
 
 def _size(count: float) -> str:

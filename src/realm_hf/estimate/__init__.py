@@ -5,15 +5,14 @@ the machine that they come from). Each estimate says what was assumed; every ass
 """
 
 from realm_hf.estimate.costs import (
-    MODELS,
     Estimate,
-    ModelShape,
     Plan,
     Rates,
     estimate_run,
     packaged_rates,
     time_in_words,
 )
+from realm_hf.estimate.model_shape import MODELS, ModelShape
 
 __all__ = [
     "MODELS",

@@ -7,14 +7,19 @@ import math
 from dataclasses import dataclass, field
 from importlib.resources import files
 
-from realm_hf.estimate.index_costs import DTYPE_BYTES, built_index_bytes, index_bytes, index_operations
-from realm_hf.index.default_index import plan_index
+from realm_hf.estimate.index_costs import (
+    DTYPE_BYTES,
+    built_index_bytes,
+    index_bytes,
+    index_operations,
+    search_operations,
+)
+from realm_hf.estimate.model_shape import ModelShape
+from realm_hf.index.default_index import EXACT_SHARDED, SearchDevices, plan_index
 from realm_hf.runs.snapshot_schedule import SnapshotSchedule
 
 __all__ = [
-    "MODELS",
     "Estimate",
-    "ModelShape",
     "Plan",
     "Rates",
     "estimate_run",
@@ -23,52 +28,11 @@ __all__ = [
 ]
 
 _ADAM_BYTES = 16  # a parameter's weight, gradient and two moments, fp32 each
+_SEARCHED = (
+    "search: each device multiplies all queries of the step with its rows at the rate of embedding (a GPU twice, in "
+    "float16), on the step's path; sorting and what the devices send each other is not counted"
+)
 _TEXT_BYTES = 5.0  # of UTF-8 a wordpiece of English, with its space
-
-
-@dataclass(frozen=True)
-class ModelShape:
-    """
-    What of a BERT decides its cost.
-
-    Args:
-        hidden_size (`int`): H.
-        num_hidden_layers (`int`): L.
-        intermediate_size (`int`): Of the feed-forward layers.
-        vocab_size (`int`, *optional*, defaults to 30522): V.
-    """
-
-    hidden_size: int
-    num_hidden_layers: int
-    intermediate_size: int
-    vocab_size: int = 30_522
-
-    @property
-    def layer_parameters(self) -> int:
-        """Of all layers, without embeddings."""
-        return self.num_hidden_layers * (4 * self.hidden_size**2 + 2 * self.hidden_size * self.intermediate_size)
-
-    @property
-    def parameters(self) -> int:
-        """Of one tower with its word embeddings."""
-        return self.layer_parameters + (self.vocab_size + 512) * self.hidden_size
-
-    def forward_operations(self, length: float) -> float:
-        """Floating-point operations of a forward pass over one sequence; attention grows with its square."""
-        attention = 4 * self.num_hidden_layers * self.hidden_size * length**2
-        return 2 * self.layer_parameters * length + attention
-
-    def head_operations(self, positions: float) -> float:
-        """Of the vocabulary's logits at masked positions."""
-        return 2 * positions * self.hidden_size * (self.hidden_size + self.vocab_size)
-
-
-MODELS = {
-    "base": ModelShape(768, 12, 3072),
-    "small": ModelShape(512, 4, 2048),
-    "mini": ModelShape(256, 4, 1024),
-    "tiny": ModelShape(128, 2, 512),
-}
 
 
 @dataclass(frozen=True)
@@ -118,8 +82,11 @@ class Plan:
         refresh_steps (`int`): A snapshot every so many steps.
         refresh_schedule (`str`, *optional*): As `--refresh_schedule`, in place of `refresh_steps`.
         dimension (`int`): D.
-        dtype (`str`): Of stored embeddings.
+        dtype (`str`, *optional*): Of stored embeddings; as a run stores them by default: float16 for "exact-sharded",
+            else float32.
         factory (`str`): As `--index_factory`.
+        device_gigabytes (`float`, *optional*): Memory of a training device that is an accelerator: by it "auto" may
+            choose "exact-sharded".
         keep_generations (`int`): As `--keep_generations`.
     """
 
@@ -137,10 +104,11 @@ class Plan:
     masked_tokens: float = 3.0
     refresh_steps: int = 500
     dimension: int = 128
-    dtype: str = "float32"
+    dtype: str | None = None
     factory: str = "auto"
     keep_generations: int = 2
     refresh_schedule: str | None = None
+    device_gigabytes: float | None = None
 
     @property
     def schedule(self) -> SnapshotSchedule:
@@ -171,7 +139,7 @@ class Plan:
             raise ValueError(
                 f"builders is {self.builders}: give 0 for none beside the trainer, or how many there are."
             )
-        if self.dtype not in DTYPE_BYTES:
+        if self.dtype is not None and self.dtype not in DTYPE_BYTES:
             raise ValueError(f"dtype is {self.dtype!r}. Choose float16 or float32.")
 
 
@@ -182,7 +150,10 @@ class Estimate:
 
     Args:
         factory (`str`): The index, "auto" resolved.
-        step_seconds (`float`): Of one optimizer step.
+        dtype (`str`): Of stored embeddings.
+        step_seconds (`float`): Of one optimizer step, the search on its path included.
+        search_seconds (`float`): Of a step's search that all devices make together ("exact-sharded"): on the step's
+            path. Other indexes are searched beside the steps, which counts nothing here.
         embed_seconds (`float`): Embedding all passages.
         index_seconds (`float`): Training and filling the index.
         write_seconds (`float`): Writing a generation.
@@ -190,7 +161,9 @@ class Estimate:
         longest_staleness_steps (`float`): Its age just before a swap.
         refreshes (`int`): Generations after the first.
         total_seconds (`float`): The first and the last index, all steps, and the builds that training waits for.
-        device_bytes (`float`): On each training device, without activations.
+        device_bytes (`float`): On each training device, without activations: the model and, of an "exact-sharded"
+            index, its share.
+        share_bytes (`float`): That share, twice: while a new index is swapped in, there are two.
         builder_bytes (`float`): Embeddings and index while they are built.
         serving_bytes (`float`): Of a generation, mapped by each host that trains.
         disk_bytes (`float`): Passages, kept generations and the one being written.
@@ -198,7 +171,9 @@ class Estimate:
     """
 
     factory: str
+    dtype: str
     step_seconds: float
+    search_seconds: float
     embed_seconds: float
     index_seconds: float
     write_seconds: float
@@ -207,6 +182,7 @@ class Estimate:
     refreshes: int
     total_seconds: float
     device_bytes: float
+    share_bytes: float
     builder_bytes: float
     serving_bytes: float
     disk_bytes: float
@@ -242,14 +218,19 @@ def estimate_run(plan: Plan) -> Estimate:
     Returns:
         [`Estimate`]
     """
-    chosen = plan_index(plan.factory, plan.passages)
+    chosen = plan_index(plan.factory, plan.passages, devices=_search_devices(plan))
     rates, team = plan.rates, plan.builders or plan.devices
-    step_seconds = _step_operations(plan) / (plan.devices * rates.train_tflops * 1e12)
+    is_sharded = chosen.factory == EXACT_SHARDED
+    dtype = plan.dtype or ("float16" if is_sharded else "float32")
+    share = -(-plan.passages // plan.devices) * plan.dimension if is_sharded else 0
+    search_seconds = share * search_operations(plan.batch_size, plan.device_gigabytes) / (rates.encode_tflops * 1e12)
+    step_seconds = search_seconds + _step_operations(plan) / (plan.devices * rates.train_tflops * 1e12)
     per_passage = plan.shape.forward_operations(plan.passage_tokens)
     embed_seconds = plan.passages * per_passage / (team * rates.encode_tflops * 1e12)
     operations = index_operations(plan.passages, plan.dimension, chosen.factory, chosen.train_size)
     index_seconds = operations / (plan.index_cores * rates.index_tflops * 1e12)
-    embeddings = plan.passages * plan.dimension * DTYPE_BYTES[plan.dtype]
+    embeddings = plan.passages * plan.dimension * DTYPE_BYTES[dtype]
+    share_bytes = 2.0 * share * DTYPE_BYTES[dtype]
     index = index_bytes(plan.passages, plan.dimension, chosen.factory)
     built = built_index_bytes(plan.passages, plan.dimension, chosen.factory, chosen.train_size)
     write_seconds = (embeddings + index) / (rates.disk_gigabytes * 1e9)
@@ -258,7 +239,9 @@ def estimate_run(plan: Plan) -> Estimate:
     tokens = plan.passages * plan.passage_tokens
     return Estimate(
         factory=chosen.factory,
+        dtype=dtype,
         step_seconds=step_seconds,
+        search_seconds=search_seconds,
         embed_seconds=embed_seconds,
         index_seconds=index_seconds,
         write_seconds=write_seconds,
@@ -269,12 +252,19 @@ def estimate_run(plan: Plan) -> Estimate:
         total_seconds=2 * (build + embed_seconds * (team / plan.devices - 1))
         + plan.steps * step_seconds
         + (0.0 if plan.builders else ages.refreshes * build),
-        device_bytes=2 * plan.shape.parameters * _ADAM_BYTES,
+        device_bytes=2 * plan.shape.parameters * _ADAM_BYTES + share_bytes,
+        share_bytes=share_bytes,
         builder_bytes=embeddings + built + 4 * plan.shape.parameters,
         serving_bytes=embeddings + index,
         disk_bytes=tokens * (2 + _TEXT_BYTES) + (plan.keep_generations + 1) * (embeddings + index),
-        assumed=_assumed(plan, chosen.factory),
+        assumed=_assumed(plan, chosen.factory, dtype),
     )
+
+
+def _search_devices(plan: Plan) -> SearchDevices | None:
+    if plan.device_gigabytes is None:
+        return None
+    return SearchDevices(plan.devices, int(plan.device_gigabytes * 1e9), plan.dimension)
 
 
 @dataclass(frozen=True)
@@ -320,7 +310,7 @@ def _step_operations(plan: Plan) -> float:
     return 3 * plan.batch_size * query
 
 
-def _assumed(plan: Plan, factory: str) -> list[str]:
+def _assumed(plan: Plan, factory: str, dtype: str) -> list[str]:
     shape, rates = plan.shape, plan.rates
     where = f"{plan.builders} builder(s) beside them" if plan.builders else "built by the training devices (sync)"
     return [
@@ -332,6 +322,7 @@ def _assumed(plan: Plan, factory: str) -> list[str]:
         f"embedding; index at {rates.index_tflops:g} on each of {plan.index_cores} core(s), "
         f"disk at {rates.disk_gigabytes:g} GB/s ({rates.source})",
         *([f"a snapshot by the schedule {plan.schedule}"] if plan.refresh_schedule is not None else []),
-        f"index {factory} over {plan.dtype} embeddings of dimension {plan.dimension}; {where}, on cores or cards of "
+        f"index {factory} over {dtype} embeddings of dimension {plan.dimension}; {where}, on cores or cards of "
         "their own",
+        *([_SEARCHED] if factory == EXACT_SHARDED else []),
     ]

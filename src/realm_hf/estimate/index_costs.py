@@ -1,6 +1,8 @@
 """What an index takes, from its factory: operations to build it, bytes while it is built and when it is."""
 
-__all__ = ["DTYPE_BYTES", "built_index_bytes", "index_bytes", "index_operations"]
+from realm_hf.index.default_index import EXACT_SHARDED
+
+__all__ = ["DTYPE_BYTES", "built_index_bytes", "index_bytes", "index_operations", "search_operations"]
 
 DTYPE_BYTES = {"float16": 2, "float32": 4}
 _KMEANS_ITERATIONS = 10  # FAISS's for inverted lists
@@ -27,6 +29,18 @@ def index_operations(rows: int, dimension: int, factory: str, train_size: int | 
     return 2.0 * lists * dimension * (_KMEANS_ITERATIONS * trained + rows)
 
 
+def search_operations(queries: int, device_gigabytes: float | None) -> float:
+    """
+    Floating-point operations of an exact search for each number of a row: a product and a sum for each query. A GPU,
+    which multiplies float16, takes a query in two parts.
+
+    Args:
+        queries (`int`): Of all ranks together.
+        device_gigabytes (`float`, *optional*): Memory of the accelerator that searches; `None` for a processor.
+    """
+    return 2.0 * queries * (1 if device_gigabytes is None else 2)
+
+
 def index_bytes(rows: int, dimension: int, factory: str) -> float:
     """
     Of an index on disk and mapped: codes, links of a graph, row numbers of lists.
@@ -39,6 +53,8 @@ def index_bytes(rows: int, dimension: int, factory: str) -> float:
     Returns:
         `float`
     """
+    if factory == EXACT_SHARDED:
+        return 0.0  # the embeddings alone
     lists = 8 if "IVF" in factory else 0
     if "PQ" in factory:
         return rows * (float(factory.rsplit("PQ", 1)[1].split("x", 1)[0]) + lists)
