@@ -86,10 +86,10 @@ def test_two_ranks_keep_the_candidates_of_one_process_by_the_towers_of_the_step(
 
 
 def test_a_rank_that_dies_while_all_search_together_ends_the_other_in_words(uneven, tmp_path):
-    settings = {"max_steps": 4000, "per_device_train_batch_size": 2, "save_steps": 0, "index_factory": "exact-sharded"}
-    ranks = start_ranks(uneven, tmp_path / "run", 2, **settings)
-    deadline = time.monotonic() + 120
-    while len(losses(tmp_path / "run")) < 7 and time.monotonic() < deadline:
+    settings = {"max_steps": 4000, "per_device_train_batch_size": 2, "save_steps": 0, "refresh_steps": 2}
+    ranks = start_ranks(uneven, tmp_path / "run", 2, index_factory="exact-sharded", **settings)
+    deadline = time.monotonic() + 240
+    while len(losses(tmp_path / "run")) < 5 and time.monotonic() < deadline:
         time.sleep(0.02)
     ranks[1].kill()
     assert ranks[0].wait(60) != 0
