@@ -73,6 +73,7 @@ def main(
         set_up_logging(accelerator)
         run = Path(args.output_dir)
         if start.from_nothing is None:
+            assert start.model_name_or_path is not None  # one of the two is given
             tokenizer = RealmTokenizer.from_pretrained(start.model_name_or_path)
             encoder = RealmKnowledgeAugEncoder.from_bert(start.model_name_or_path, pooler="identity", seed=args.seed)
         else:
