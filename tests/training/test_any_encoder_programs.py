@@ -9,7 +9,8 @@ from tiny_worlds import FIXTURES
 from transformers import AutoModel, AutoTokenizer
 
 from realm_hf import RealmForOpenQA, RealmForPreTraining, RealmKnowledgeAugEncoder
-from realm_hf.cli.corpora import ModelArguments, load_model, load_tokenizer
+from realm_hf.cli.arguments import ModelArguments
+from realm_hf.cli.corpora import load_model, load_tokenizer
 from realm_hf.cli.main import main
 from realm_hf.runs.records import read_log
 

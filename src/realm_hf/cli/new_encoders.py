@@ -9,7 +9,8 @@ from typing import Any
 from tokenizers import BertWordPieceTokenizer, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from realm_hf.cli.corpora import KnowledgeArguments, once
+from realm_hf.cli.arguments import KnowledgeArguments
+from realm_hf.cli.corpora import once
 from realm_hf.models.any_encoder import encoder_configuration, positions_of
 from realm_hf.models.configuration_realm import RealmConfig
 from realm_hf.models.tokenization_realm import RealmTokenizer

@@ -13,15 +13,12 @@ RUN/model holds the encoder; give it to the other warm starts or to `realm-hf pr
 towers and encoder start from it.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from transformers import AutoConfig
 
+from realm_hf.cli.arguments import EncoderArguments, KnowledgeArguments, LengthArguments
 from realm_hf.cli.corpora import (
-    KnowledgeArguments,
-    LengthArguments,
     hold_out_articles,
     is_another_encoder,
     prepare_passages,
@@ -30,29 +27,13 @@ from realm_hf.cli.corpora import (
     train_and_save,
 )
 from realm_hf.cli.new_encoders import new_configuration, new_tokenizer, read_sizes
-from realm_hf.cli.programs import arguments_of, one_line_errors, set_up_logging
+from realm_hf.cli.programs import one_line_errors, set_up_logging
 from realm_hf.models.modeling_realm import RealmKnowledgeAugEncoder
 from realm_hf.training import (
     MaskedLMTrainer,
     MaskedLMTrainingArguments,
     make_accelerator,
 )
-
-
-@dataclass
-class EncoderArguments:
-    """Parameters that control the initial weights, and what is held out."""
-
-    model_name_or_path: str | None = field(default=None, metadata={"help": "Any encoder, head or none."})
-    from_nothing: str | None = field(
-        default=None, metadata={"help": "Sizes of a new encoder: hidden_size=256,... or model_type=roberta,..."}
-    )
-    vocab_size: int = field(default=8192, metadata={"help": "Tokens of a new encoder's own vocabulary."})
-    heldout_fraction: float = field(default=0.01, metadata={"help": "Share of the articles held out."})
-
-    def __post_init__(self) -> None:
-        if (self.model_name_or_path is None) == (self.from_nothing is None):
-            raise ValueError("Give --model_name_or_path or --from_nothing, one of the two.")
 
 
 def load_encoder(name_or_path: str, seed: int) -> RealmKnowledgeAugEncoder:
@@ -62,19 +43,16 @@ def load_encoder(name_or_path: str, seed: int) -> RealmKnowledgeAugEncoder:
     return RealmKnowledgeAugEncoder.from_bert(name_or_path, pooler="identity", seed=seed)
 
 
-def main(words: Sequence[str]) -> int:
+def main(
+    knowledge: KnowledgeArguments, lengths: LengthArguments, start: EncoderArguments, args: MaskedLMTrainingArguments
+) -> int:
     """Run the command with these arguments; returns its exit code."""
-    knowledge, lengths, start, args = arguments_of(
-        "warm-start masked-lm",
-        words,
-        [KnowledgeArguments, LengthArguments, EncoderArguments, MaskedLMTrainingArguments],
-    )
     with one_line_errors("warm-start masked-lm"):
         accelerator = make_accelerator(args)
         set_up_logging(accelerator)
         run = Path(args.output_dir)
         if start.from_nothing is None:
-            assert start.model_name_or_path is not None
+            assert start.model_name_or_path is not None  # one of the two is given
             tokenizer = tokenizer_of(start.model_name_or_path)
             encoder = load_encoder(start.model_name_or_path, args.seed)
         else:
