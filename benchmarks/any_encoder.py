@@ -103,7 +103,7 @@ def commands(args: argparse.Namespace, data: dict[str, Path]) -> dict[str, list[
     qa = {
         "output_dir": run / "qa", "model_name_or_path": run / "realm" / "model", "train_questions": data["train"],
         "gold_passages": True, "max_steps": args.question_steps, "per_device_train_batch_size": 8,
-        "searcher_beam_size": 100, "reader_beam_size": 2, "reader_seq_len": 128, "max_question_length": 32,
+        "searcher_beam_size": 100, "reader_beam_size": 2, "reader_seq_len": 128, "max_query_length": 32,
         "learning_rate": 5e-4, "warmup_steps": args.question_steps // 10, "dev_fraction": 0,
     }  # fmt: skip
     answers = {
