@@ -14,7 +14,7 @@ from realm_hf.estimate.index_costs import (
     index_operations,
     search_operations,
 )
-from realm_hf.estimate.model_shape import ModelShape
+from realm_hf.estimate.shapes import ModelShape
 from realm_hf.index.default_index import EXACT_SHARDED, SearchDevices, plan_index
 from realm_hf.runs.snapshot_schedule import SnapshotSchedule
 
@@ -81,6 +81,7 @@ class Plan:
         masked_tokens (`float`): Masked wordpieces of a query.
         refresh_steps (`int`): A snapshot every so many steps.
         refresh_schedule (`str`, *optional*): As `--refresh_schedule`, in place of `refresh_steps`.
+        encoder_shape ([`ModelShape`], *optional*): Of the encoder that reads, where it differs from the embedder.
         dimension (`int`): D.
         dtype (`str`, *optional*): Of stored embeddings; as a run stores them by default: float16 for "exact-sharded",
             else float32.
@@ -109,6 +110,12 @@ class Plan:
     keep_generations: int = 2
     refresh_schedule: str | None = None
     device_gigabytes: float | None = None
+    encoder_shape: ModelShape | None = None
+
+    @property
+    def reading_shape(self) -> ModelShape:
+        """Of the encoder that reads."""
+        return self.encoder_shape or self.shape
 
     @property
     def schedule(self) -> SnapshotSchedule:
@@ -252,7 +259,7 @@ def estimate_run(plan: Plan) -> Estimate:
         total_seconds=2 * (build + embed_seconds * (team / plan.devices - 1))
         + plan.steps * step_seconds
         + (0.0 if plan.builders else ages.refreshes * build),
-        device_bytes=2 * plan.shape.parameters * _ADAM_BYTES + share_bytes,
+        device_bytes=(plan.shape.parameters + plan.reading_shape.parameters) * _ADAM_BYTES + share_bytes,
         share_bytes=share_bytes,
         builder_bytes=embeddings + built + 4 * plan.shape.parameters,
         serving_bytes=embeddings + index,
@@ -299,13 +306,13 @@ def _ages(plan: Plan, step_seconds: float, build: float) -> _Ages:
 
 def _step_operations(plan: Plan) -> float:
     """Forward and backward (twice the forward) of one step over all devices."""
-    shape = plan.shape
+    shape, reading = plan.shape, plan.reading_shape
     joint = plan.query_tokens + plan.passage_tokens
     query = (
         shape.forward_operations(plan.query_tokens)
-        + (plan.candidates - 1) * (shape.forward_operations(plan.passage_tokens) + shape.forward_operations(joint))
-        + shape.forward_operations(plan.query_tokens)  # beside the null passage
-        + plan.candidates * shape.head_operations(plan.masked_tokens)
+        + (plan.candidates - 1) * (shape.forward_operations(plan.passage_tokens) + reading.forward_operations(joint))
+        + reading.forward_operations(plan.query_tokens)  # beside the null passage
+        + plan.candidates * reading.head_operations(plan.masked_tokens)
     )
     return 3 * plan.batch_size * query
 
@@ -316,6 +323,7 @@ def _assumed(plan: Plan, factory: str, dtype: str) -> list[str]:
     return [
         f"model: {shape.num_hidden_layers} layers of {shape.hidden_size}, {shape.parameters / 1e6:.0f} million "
         "parameters a tower, two towers, AdamW in fp32; activations are not counted",
+        *_other_reader(plan),
         f"a step: {plan.batch_size} queries of {plan.query_tokens:g} tokens, {plan.candidates} candidates of "
         f"{plan.passage_tokens:g}, {plan.masked_tokens:g} masked; no padding is computed",
         f"each of {plan.devices} device(s): {rates.train_tflops:g} TFLOP/s training, {rates.encode_tflops:g} "
@@ -325,4 +333,14 @@ def _assumed(plan: Plan, factory: str, dtype: str) -> list[str]:
         f"index {factory} over {dtype} embeddings of dimension {plan.dimension}; {where}, on cores or cards of "
         "their own",
         *([_SEARCHED] if factory == EXACT_SHARDED else []),
+    ]
+
+
+def _other_reader(plan: Plan) -> list[str]:
+    shape = plan.encoder_shape
+    if shape is None or shape == plan.shape:
+        return []
+    return [
+        f"the second tower, which reads: {shape.num_hidden_layers} layers of {shape.hidden_size}, "
+        f"{shape.parameters / 1e6:.0f} million parameters"
     ]

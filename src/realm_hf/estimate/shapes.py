@@ -1,4 +1,4 @@
-"""What of a model decides its cost."""
+"""What of an encoder decides what it costs."""
 
 from __future__ import annotations
 
@@ -10,29 +10,38 @@ __all__ = ["MODELS", "ModelShape"]
 @dataclass(frozen=True)
 class ModelShape:
     """
-    What of a BERT decides its cost.
+    What of an encoder decides its cost: a BERT's sizes, or what was counted, see [`~encoder_shapes.shape_of_encoder`].
 
     Args:
         hidden_size (`int`): H.
         num_hidden_layers (`int`): L.
         intermediate_size (`int`): Of the feed-forward layers.
         vocab_size (`int`, *optional*, defaults to 30522): V.
+        layer_weights (`int`, *optional*): Of the matrices that every token goes through; a BERT's if not given.
+        other_weights (`int`, *optional*): All others of the encoder; a BERT's embeddings if not given.
+        head_weights (`int`, *optional*): Of the prediction head's matrices; a BERT's if not given.
     """
 
     hidden_size: int
     num_hidden_layers: int
     intermediate_size: int
     vocab_size: int = 30_522
+    layer_weights: int | None = None
+    other_weights: int | None = None
+    head_weights: int | None = None
 
     @property
     def layer_parameters(self) -> int:
         """Of all layers, without embeddings."""
+        if self.layer_weights is not None:
+            return self.layer_weights
         return self.num_hidden_layers * (4 * self.hidden_size**2 + 2 * self.hidden_size * self.intermediate_size)
 
     @property
     def parameters(self) -> int:
         """Of one tower with its word embeddings."""
-        return self.layer_parameters + (self.vocab_size + 512) * self.hidden_size
+        others = (self.vocab_size + 512) * self.hidden_size if self.other_weights is None else self.other_weights
+        return self.layer_parameters + others
 
     def forward_operations(self, length: float) -> float:
         """Floating-point operations of a forward pass over one sequence; attention grows with its square."""
@@ -41,7 +50,8 @@ class ModelShape:
 
     def head_operations(self, positions: float) -> float:
         """Of the vocabulary's logits at masked positions."""
-        return 2 * positions * self.hidden_size * (self.hidden_size + self.vocab_size)
+        bert = self.hidden_size * (self.hidden_size + self.vocab_size)
+        return 2 * positions * (bert if self.head_weights is None else self.head_weights)
 
 
 MODELS = {
