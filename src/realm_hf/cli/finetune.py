@@ -28,6 +28,7 @@ from realm_hf.cli.corpora import (
     load_tokenizer,
     prepare_passages,
 )
+from realm_hf.cli.eval_questions import EvaluationArguments, load_eval_questions
 from realm_hf.cli.programs import arguments_of, one_line_errors, set_up_logging
 from realm_hf.data import MAX_PASSAGE_LENGTH, OpenQAExample, PassageStore, load_questions
 from realm_hf.models.modeling_embedder import RealmEmbedder
@@ -93,9 +94,8 @@ class StartArguments(ModelArguments):
 
 def main(words: Sequence[str]) -> int:
     """Run the command with these arguments; returns its exit code."""
-    questions, knowledge, start, args = arguments_of(
-        "finetune", words, [QuestionArguments, PassageArguments, StartArguments, OpenQATrainingArguments]
-    )
+    kinds = [QuestionArguments, PassageArguments, StartArguments, EvaluationArguments, OpenQATrainingArguments]
+    questions, knowledge, start, evaluation, args = arguments_of("finetune", words, kinds)
     with one_line_errors("finetune"):
         accelerator = make_accelerator(args)
         set_up_logging(accelerator)
@@ -112,6 +112,7 @@ def main(words: Sequence[str]) -> int:
             processing_class=tokenizer,
             passages=passages,
             passage_embedder=passage_embedder,
+            eval_retrieval=load_eval_questions(evaluation),
             index_from=start.index_from or origin,
             accelerator=accelerator,
         )

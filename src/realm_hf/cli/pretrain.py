@@ -26,17 +26,16 @@ from realm_hf.cli.corpora import (
     once,
     prepare_passages,
 )
+from realm_hf.cli.eval_questions import EvaluationArguments, load_eval_questions
 from realm_hf.cli.pretrain_warm_starts import WarmStartArguments, warm_up
 from realm_hf.cli.programs import arguments_of, one_line_errors, set_up_logging
 from realm_hf.data import (
-    OpenQAExample,
     PassageStore,
     RecurringMasks,
     SentenceStore,
     build_sentences,
     find_recurring_masks,
     load_documents,
-    load_questions,
     tagger_from_name,
 )
 from realm_hf.models.modeling_realm import RealmForPreTraining
@@ -58,19 +57,6 @@ class PreTrainingArguments(RealmTrainingArguments):
         metadata={
             "help": "Steps in which the rate rises to its peak; -1: a tenth of max_steps, within 100 and 10,000."
         },
-    )
-
-
-@dataclass
-class EvaluationArguments:
-    """Parameters that control which questions the served index is asked at each swap and evaluation."""
-
-    eval_questions: str | None = field(
-        default=None, metadata={"help": "Questions (JSON lines, Parquet, Hub): recall and nDCG while training."}
-    )
-    eval_gold_column: str | None = field(
-        default=None,
-        metadata={"help": "Column of their gold passages, numbers of documents or texts; default: judge by answers."},
     )
 
 
@@ -169,13 +155,6 @@ def prepare_sentences(
     settings = {**asdict(corpus), "source": list(source), "column": column, "max_query_length": args.max_query_length}
     once(directory, settings, build)
     return SentenceStore(directory)
-
-
-def load_eval_questions(args: EvaluationArguments) -> list[OpenQAExample]:
-    """The questions that the index is asked while training; none by default."""
-    if args.eval_questions is None:
-        return []
-    return load_questions(args.eval_questions, gold_column=args.eval_gold_column, need_answers=False)
 
 
 def prepare_masks(

@@ -8,13 +8,15 @@ By the inverse cloze task (ORQA; REALM, section 3.4) a sentence asks for its pas
 2022) the words around a span ask for another passage with it. The contrastive batch is the product of batch size,
 accumulation steps and processes: gradient caching makes every accumulated example a negative of all others. RUN/model
 is a REALM model whose towers are trained and whose encoder is the BERT it started from; give it to `realm-hf pretrain`
-as `--model_name_or_path`.
+as `--model_name_or_path`. With `--eval_questions` the towers are asked, before the first step, every `--eval_steps`
+and at the end, how often they find a passage with the answer; each time they embed all passages.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from realm_hf.cli.corpora import (
     KnowledgeArguments,
@@ -26,6 +28,7 @@ from realm_hf.cli.corpora import (
     recurring_spans_of,
     train_and_save,
 )
+from realm_hf.cli.eval_questions import EvaluationArguments, load_eval_questions
 from realm_hf.cli.programs import arguments_of, one_line_errors, set_up_logging
 from realm_hf.training import (
     InverseClozeTrainer,
@@ -49,8 +52,8 @@ def recurring_spans(words: Sequence[str]) -> int:
 
 
 def _train(task: str, words: Sequence[str], kind: type[InverseClozeTrainingArguments]) -> int:
-    knowledge, lengths, model_args, args = arguments_of(
-        f"warm-start {task}", words, [KnowledgeArguments, LengthArguments, ModelArguments, kind]
+    knowledge, lengths, model_args, evaluation, args = arguments_of(
+        f"warm-start {task}", words, [KnowledgeArguments, LengthArguments, ModelArguments, EvaluationArguments, kind]
     )
     with one_line_errors(f"warm-start {task}"):
         accelerator = make_accelerator(args)
@@ -59,21 +62,18 @@ def _train(task: str, words: Sequence[str], kind: type[InverseClozeTrainingArgum
         tokenizer = load_tokenizer(model_args)
         passages = prepare_passages(knowledge, tokenizer, run / "passages", lengths.max_candidate_length)
         model = load_model(model_args, args.seed, passages)
+        common: dict[str, Any] = {
+            "train_dataset": passages,
+            "processing_class": tokenizer,
+            "eval_retrieval": load_eval_questions(evaluation),
+            "accelerator": accelerator,
+        }
         trainer: InverseClozeTrainer | RecurringSpanTrainer
         if isinstance(args, RecurringSpanTrainingArguments):
             recurring = recurring_spans_of(passages, tokenizer, run)
-            trainer = RecurringSpanTrainer(
-                model,
-                args,
-                train_dataset=passages,
-                recurring=recurring,
-                processing_class=tokenizer,
-                accelerator=accelerator,
-            )
+            trainer = RecurringSpanTrainer(model, args, recurring=recurring, **common)
         else:
-            trainer = InverseClozeTrainer(
-                model, args, train_dataset=passages, processing_class=tokenizer, accelerator=accelerator
-            )
+            trainer = InverseClozeTrainer(model, args, **common)
     if accelerator.is_main_process:
         print(f"{len(passages):,} passages; {trainer.examples_per_step} queries, and as many negatives, a step")
     return train_and_save(trainer, tokenizer, accelerator)
