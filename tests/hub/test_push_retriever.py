@@ -117,11 +117,10 @@ def test_a_second_push_of_the_same_uploads_nothing(publisher, hub, made, pushed)
     assert publisher.call("head", repo_id=REPO) == commit
 
 
-def test_only_what_is_asked_for_is_downloaded(hub, made, pushed, tmp_path):
-    with HubClient(hub.url, tmp_path / "home", "client_of_retriever", HERE) as client:
-        before = len(hub.downloads)
-        found = client.call("load", name=REPO, index=False, embedder=False)
-        asked = {path.split("/", 5)[-1] for path in hub.downloads[before:]}
+def test_only_what_is_asked_for_is_downloaded(loader, hub, tmp_path):
+    before = len(hub.downloads)
+    found = loader.call("load", name=REPO, index=False, embedder=False, cache_dir=str(tmp_path / "empty"))
+    asked = {path.split("/", 5)[-1] for path in hub.downloads[before:]}
 
     assert found == {"rows": 48, "has index": False}
     assert not [name for name in asked if "index/" in name or "embedder/" in name]
