@@ -159,17 +159,8 @@ class Plan:
         return SnapshotSchedule.every(self.refresh_steps)
 
     def __post_init__(self) -> None:
-        counts = (
-            "passages",
-            "steps",
-            "devices",
-            "index_cores",
-            "batch_size",
-            "candidates",
-            "refresh_steps",
-            "dimension",
-        )
-        for name in counts:
+        counts = ("passages", "steps", "devices", "index_cores", "batch_size", "candidates", "refresh_steps")
+        for name in (*counts, "dimension"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 1.")
         for name in ("train_tflops", "encode_tflops", "index_tflops", "disk_gigabytes"):
