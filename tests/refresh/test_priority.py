@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-from launching import Program
 
+from realm_hf.refresh.builder_process import builder_environment
 from realm_hf.refresh.priority import group_niceness, lower_priority
 
 grouped = pytest.mark.skipif(group_niceness() is None, reason="this kernel has no session groups")
@@ -53,8 +53,9 @@ def test_a_session_with_other_programs_in_it_is_left_alone(sleeper):
 
 @grouped
 @pytest.mark.multiprocess
-def test_a_builder_has_the_niceness_that_was_asked_for(run, tmp_path):
-    builder = Program("builder_program", [[str(run.root), "--watch", "--nice", "11"]], tmp_path / "printed", {})
+def test_a_builder_has_the_niceness_that_was_asked_for(run):
+    command = [sys.executable, "-m", "realm_hf.refresh.builder", str(run.root), "--watch", "--nice", "11"]
+    builder = subprocess.Popen(command, env=builder_environment(1), start_new_session=True)
     try:
         deadline = time.monotonic() + 60
         while not list(run.heartbeats.glob("*.json")) and time.monotonic() < deadline:
@@ -63,6 +64,7 @@ def test_a_builder_has_the_niceness_that_was_asked_for(run, tmp_path):
         assert os.getpriority(os.PRIO_PROCESS, builder.pid) == min(19, os.getpriority(os.PRIO_PROCESS, 0) + 11)
     finally:
         builder.kill()
+        builder.wait()
 
 
 @grouped

@@ -1,23 +1,9 @@
 """The questions whose retrieval is measured while a command trains."""
 
-from dataclasses import dataclass, field
-
+from realm_hf.cli.arguments import EvaluationArguments
 from realm_hf.data import OpenQAExample, load_questions
 
-__all__ = ["EvaluationArguments", "load_eval_questions"]
-
-
-@dataclass
-class EvaluationArguments:
-    """Parameters that control which questions are asked of the retrieval at evaluations, and at swaps of the index."""
-
-    eval_questions: str | None = field(
-        default=None, metadata={"help": "Questions (JSON lines, Parquet, Hub): recall and nDCG while training."}
-    )
-    eval_gold_column: str | None = field(
-        default=None,
-        metadata={"help": "Column of their gold passages, numbers of documents or texts; default: judge by answers."},
-    )
+__all__ = ["load_eval_questions"]
 
 
 def load_eval_questions(args: EvaluationArguments) -> list[OpenQAExample]:

@@ -12,23 +12,20 @@ RUN/model holds the encoder; give it to the other warm starts or to `realm-hf pr
 towers and encoder start from it.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tokenizers import BertWordPieceTokenizer
 
+from realm_hf.cli.arguments import EncoderArguments, KnowledgeArguments, LengthArguments
 from realm_hf.cli.corpora import (
-    KnowledgeArguments,
-    LengthArguments,
     hold_out_articles,
     once,
     prepare_passages,
     recurring_spans_of,
     train_and_save,
 )
-from realm_hf.cli.programs import arguments_of, one_line_errors, set_up_logging
+from realm_hf.cli.programs import one_line_errors, set_up_logging
 from realm_hf.models.configuration_realm import RealmConfig
 from realm_hf.models.modeling_realm import RealmKnowledgeAugEncoder
 from realm_hf.models.tokenization_realm import RealmTokenizer
@@ -37,20 +34,6 @@ from realm_hf.training import (
     MaskedLMTrainingArguments,
     make_accelerator,
 )
-
-
-@dataclass
-class EncoderArguments:
-    """Parameters that control the initial weights, and what is held out."""
-
-    model_name_or_path: str | None = field(default=None, metadata={"help": "Any BERT checkpoint, head or none."})
-    from_nothing: str | None = field(default=None, metadata={"help": "Sizes of a new encoder: hidden_size=256,..."})
-    vocab_size: int = field(default=8192, metadata={"help": "Wordpieces of a new encoder's own vocabulary."})
-    heldout_fraction: float = field(default=0.01, metadata={"help": "Share of the articles held out."})
-
-    def __post_init__(self) -> None:
-        if (self.model_name_or_path is None) == (self.from_nothing is None):
-            raise ValueError("Give --model_name_or_path or --from_nothing, one of the two.")
 
 
 def _sizes(text: str) -> dict[str, Any]:
@@ -81,18 +64,16 @@ def new_tokenizer(knowledge: KnowledgeArguments, vocab_size: int, folder: Path) 
     return RealmTokenizer.from_pretrained(folder)
 
 
-def main(words: Sequence[str]) -> int:
+def main(
+    knowledge: KnowledgeArguments, lengths: LengthArguments, start: EncoderArguments, args: MaskedLMTrainingArguments
+) -> int:
     """Run the command with these arguments; returns its exit code."""
-    knowledge, lengths, start, args = arguments_of(
-        "warm-start masked-lm",
-        words,
-        [KnowledgeArguments, LengthArguments, EncoderArguments, MaskedLMTrainingArguments],
-    )
     with one_line_errors("warm-start masked-lm"):
         accelerator = make_accelerator(args)
         set_up_logging(accelerator)
         run = Path(args.output_dir)
         if start.from_nothing is None:
+            assert start.model_name_or_path is not None  # one of the two is given
             tokenizer = RealmTokenizer.from_pretrained(start.model_name_or_path)
             encoder = RealmKnowledgeAugEncoder.from_bert(start.model_name_or_path, pooler="identity", seed=args.seed)
         else:

@@ -187,13 +187,13 @@ class OpenQATrainer(IndexedTrainer):
         )
 
     def _encode(self, questions: list[str]) -> list[np.ndarray]:
-        """`[CLS] question [SEP]` of each, cut to `max_question_length`."""
+        """`[CLS] question [SEP]` of each, cut to `max_query_length`."""
         return encode_questions(questions, self.processing_class, self.special_tokens, self._question_room)
 
     @property
     def _question_room(self) -> int:
         config = self.model.config
-        return room_beside_prompt(config, "query", min(self.args.max_question_length, config.max_position_embeddings))
+        return room_beside_prompt(config, "query", min(self.args.max_query_length, config.max_position_embeddings))
 
     # One step
 
@@ -316,7 +316,7 @@ class OpenQATrainer(IndexedTrainer):
 
     def _answerer(self, retriever: RealmRetriever) -> QuestionAnswerer:
         """Answers as the model would when it is done; restores the training mode."""
-        size, most = self.args.per_device_eval_batch_size, self.args.max_question_length
+        size, most = self.args.per_device_eval_batch_size, self.args.max_query_length
         return QuestionAnswerer(
             self.model, retriever, self.processing_class, batch_size=size, max_question_length=most
         )
