@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from hub_client import ClientFailedError, HubClient
+from hub_client import Calls, ClientFailedError, HubClient
 from promises import same_answers
 
 pytestmark = pytest.mark.multiprocess
@@ -23,10 +23,8 @@ def folder(tmp_path_factory, tiny_passages, tokenizer):
 
 
 @pytest.fixture(scope="module")
-def publisher(hub, tmp_path_factory):
-    home = tmp_path_factory.mktemp("publisher")
-    with HubClient(hub.url, home, "client_of_publishing", HERE) as client:
-        yield client
+def publisher(at_home):
+    return Calls(at_home, "client_of_publishing")
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +33,8 @@ def published(publisher, folder):
 
 
 @pytest.fixture(scope="module")
-def loader(hub, tmp_path_factory, published):
-    home = tmp_path_factory.mktemp("loader")
-    with HubClient(hub.url, home, "client_of_publishing", HERE) as client:
-        yield client
+def loader(elsewhere, published):
+    return Calls(elsewhere, "client_of_publishing")
 
 
 def test_another_process_answers_the_same_by_name_tag_and_commit(loader, published):
@@ -57,7 +53,7 @@ def test_the_pipeline_brings_model_and_retriever(loader, published):
 def test_offline_it_answers_from_the_cache(loader, hub, published, tmp_path):
     loader.call("answer", name=MODEL, revision="v1")
     asked = len(hub.requests)
-    home = loader._said.parent
+    home = loader.client.home
 
     with HubClient(hub.url, home, "client_of_publishing", HERE, HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1") as client:
         assert same_answers(client.call("answer", name=MODEL), published["answers"])
