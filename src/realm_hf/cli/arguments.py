@@ -109,9 +109,11 @@ class ModelArguments:
 class EncoderArguments:
     """Parameters that control the initial weights, and what is held out."""
 
-    model_name_or_path: str | None = field(default=None, metadata={"help": "Any BERT checkpoint, head or none."})
-    from_nothing: str | None = field(default=None, metadata={"help": "Sizes of a new encoder: hidden_size=256,..."})
-    vocab_size: int = field(default=8192, metadata={"help": "Wordpieces of a new encoder's own vocabulary."})
+    model_name_or_path: str | None = field(default=None, metadata={"help": "Any encoder, head or none."})
+    from_nothing: str | None = field(
+        default=None, metadata={"help": "Sizes of a new encoder: hidden_size=256,... or model_type=roberta,..."}
+    )
+    vocab_size: int = field(default=8192, metadata={"help": "Tokens of a new encoder's own vocabulary."})
     heldout_fraction: float = field(default=0.01, metadata={"help": "Share of the articles held out."})
 
     def __post_init__(self) -> None:

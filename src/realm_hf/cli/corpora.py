@@ -30,20 +30,25 @@ from realm_hf.training import RankGroup, TrainingLoop, TrainingResult, resume_co
 _DOWNLOAD_SECONDS = 24 * 3600.0
 
 
-def _is_another_encoder(config: PreTrainedConfig) -> bool:
+def is_another_encoder(config: PreTrainedConfig) -> bool:
     """Whether a model is made of another encoder than BERT, or is one."""
     if config.model_type == "realm":
         return config.embedder_config is not None or config.encoder_config is not None
     return bool(config.model_type != "bert")
 
 
+def tokenizer_of(name_or_path: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model, of any encoder."""
+    if is_another_encoder(AutoConfig.from_pretrained(name_or_path)):
+        # By its own class: a model of type "realm" would name BERT's.
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name_or_path)
+        return tokenizer
+    return RealmTokenizer.from_pretrained(name_or_path)
+
+
 def load_tokenizer(args: ModelArguments) -> PreTrainedTokenizerBase:
     """The tokenizer of the model that is started from."""
-    if _is_another_encoder(AutoConfig.from_pretrained(args.model_name_or_path)):
-        # By its own class: a model of type "realm" would name BERT's.
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(args.model_name_or_path)
-        return tokenizer
-    return RealmTokenizer.from_pretrained(args.model_name_or_path)
+    return tokenizer_of(args.model_name_or_path)
 
 
 def load_model(args: ModelArguments, seed: int, passages: PassageStore | None = None) -> RealmForPreTraining:
@@ -62,7 +67,7 @@ def load_model(args: ModelArguments, seed: int, passages: PassageStore | None = 
     if args.score_scale is not None:
         fields["score_scale"] = args.score_scale if args.score_scale == "auto" else float(args.score_scale)
     name = args.model_name_or_path
-    if _is_another_encoder(config):
+    if is_another_encoder(config):
         model = RealmForPreTraining.from_encoders(embedder=name, encoder=name, seed=seed, **fields)
     else:
         model = RealmForPreTraining.from_bert(name, pooler=args.pooler, seed=seed, **fields)
