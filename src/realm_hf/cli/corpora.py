@@ -24,7 +24,9 @@ from realm_hf.data import (
     passages_from_rows,
 )
 from realm_hf.generations.projection import fit_projection
+from realm_hf.models.configuration_realm import RealmConfig
 from realm_hf.models.modeling_realm import RealmForPreTraining
+from realm_hf.models.sentence_transformer_reading import find_folder
 from realm_hf.models.tokenization_realm import RealmTokenizer
 from realm_hf.training import RankGroup, TrainingLoop, TrainingResult, resume_command, save_trained_model
 
@@ -61,6 +63,18 @@ class LengthArguments:
     )
 
 
+_READING: dict[str, Any] = {
+    "pooling_mode": "cls",
+    "projection": "layer_norm",
+    "normalize": False,
+    "query_prompt": "",
+    "document_prompt": "",
+    "document_format": "pair",
+    "retriever_proj_size": RealmConfig.retriever_proj_size,
+}
+"""How an encoder is read where neither the caller nor a folder of sentence-transformers says it: as in the paper."""
+
+
 @dataclass
 class ModelArguments:
     """Parameters that control the initial weights."""
@@ -70,21 +84,40 @@ class ModelArguments:
         default="checkpoint",
         metadata={"help": "identity keeps the geometry of [CLS]: for sentence encoders, and BERTs without a pooler."},
     )
-    pooling_mode: Literal["cls", "mean"] = field(
-        default="cls",
-        metadata={"help": "What is embedded: [CLS], or the mean of the tokens, as sentence encoders do."},
-    )
-    projection: Literal["layer_norm", "linear", "pca", "none"] = field(
-        default="layer_norm",
+    pooling_mode: Literal["cls", "mean"] | None = field(
+        default=None,
         metadata={
-            "help": "What follows: linear and LayerNorm (paper), linear, linear fitted on the passages, nothing."
+            "help": "What is embedded: [CLS], or the mean of the tokens. Default: cls, or what a folder of "
+            "sentence-transformers (modules.json) says; so for the next six."
         },
     )
-    normalize: bool = field(default=False, metadata={"help": "Embeddings of length 1, as most sentence encoders'."})
-    query_prompt: str = field(default="", metadata={"help": "Text before each query, e.g. 'query: '."})
-    document_prompt: str = field(default="", metadata={"help": "Text before each passage, e.g. 'passage: '."})
-    retriever_proj_size: int = field(
-        default=128, metadata={"help": "Dimensions of an embedding; with --projection none the encoder's own."}
+    projection: Literal["layer_norm", "linear", "pca", "none"] | None = field(
+        default=None,
+        metadata={
+            "help": "What follows: linear and LayerNorm (paper; default), linear, linear fitted on passages, nothing."
+        },
+    )
+    normalize: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Embeddings of length 1, as most sentence encoders'. Default: no.",
+            "nargs": "?",  # a switch, as an option of two values is
+            "const": True,
+        },
+    )
+    query_prompt: str | None = field(
+        default=None, metadata={"help": "Text before each query, e.g. 'query: '. Default: none."}
+    )
+    document_prompt: str | None = field(
+        default=None, metadata={"help": "Text before each passage, e.g. 'passage: '. Default: none."}
+    )
+    document_format: Literal["pair", "joined"] | None = field(
+        default=None,
+        metadata={"help": "Title and text as a pair, or joined to one text, for tools without pairs. Default: pair."},
+    )
+    retriever_proj_size: int | None = field(
+        default=None,
+        metadata={"help": "Dimensions of an embedding; with --projection none the encoder's own. Default: 128."},
     )
     score_scale: str | None = field(
         default=None,
@@ -117,13 +150,15 @@ def load_model(args: ModelArguments, seed: int, passages: PassageStore | None = 
     # An encoder of `warm-start masked-lm` is of type "realm", too, but a start as a BERT is.
     if config.model_type == "realm" and "RealmKnowledgeAugEncoder" not in (config.architectures or []):
         return RealmForPreTraining.from_pretrained(args.model_name_or_path)
-    fields: dict[str, Any] = {
-        name: getattr(args, name)
-        for name in ("pooling_mode", "normalize", "query_prompt", "document_prompt", "projection_dropout")
-    }
-    fields["projection"] = "linear" if args.projection == "pca" else args.projection
-    if args.projection != "none":
-        fields["retriever_proj_size"] = args.retriever_proj_size
+    asked = {name: getattr(args, name) for name in _READING}
+    fields = {name: value for name, value in asked.items() if value is not None}
+    if find_folder(args.model_name_or_path) is None:
+        fields = _READING | fields
+    if fields.get("projection") == "none":
+        fields.pop("retriever_proj_size", None)
+    elif fields.get("projection") == "pca":
+        fields["projection"] = "linear"
+    fields["projection_dropout"] = args.projection_dropout
     if args.score_scale is not None:
         fields["score_scale"] = args.score_scale if args.score_scale == "auto" else float(args.score_scale)
     name = args.model_name_or_path
