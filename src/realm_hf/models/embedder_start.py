@@ -21,6 +21,7 @@ class EmbedderStart:
         keeps angles.
         """
         tower: Any = self  # a RealmEmbedder
+        tower.name_or_path = start.source  # where its tokenizer is
         of_cls, modules = tower.config.pooling_mode == "cls", start.modules
         pooler = None if modules is None or start.pooler == "identity" else modules.pooler
         if isinstance(tower.realm, RealmAnyTower):
@@ -57,6 +58,7 @@ class EmbedderStart:
         """Copy the encoder; the projection starts as a map that keeps angles."""
         tower: Any = self
         assert isinstance(tower.realm, RealmAnyTower) and start.embedder is not None
+        tower.name_or_path = start.embedder.name_or_path
         tower.realm.model.load_state_dict(start.embedder.state_dict())
         self._start_projection(start.modules, start.seed)
 
