@@ -13,6 +13,7 @@ from transformers import BertModel, HfArgumentParser
 
 from realm_hf import RealmConfig, RealmEmbedder, RealmForPreTraining
 from realm_hf.cli import corpora
+from realm_hf.cli.arguments import ModelArguments
 from realm_hf.models import sentence_transformer_reading
 from realm_hf.models.sentence_transformer_reading import own_reading
 from realm_hf.models.tower_files import same_tower
@@ -104,17 +105,17 @@ def test_without_modules_all_is_as_before(folders, tmp_path):
 
 def test_the_programs_read_a_folder_as_it_is_and_say_so(folders, tmp_path, caplog):
     with caplog.at_level(logging.INFO, logger="realm_hf"):
-        model = corpora.load_model(corpora.ModelArguments(str(folders / "minilm")), 0)
+        model = corpora.load_model(ModelArguments(str(folders / "minilm")), 0)
     wanted = RealmEmbedder.from_sentence_transformer(folders / "minilm")
     assert same_tower(model.embedder, wanted) and model.config.projection_dropout == 0.1
     said = [line for line in caplog.messages if "is read as sentence-transformers reads it" in line]
     assert (
         len(said) == 1 and "pooling_mode='mean', projection='none', retriever_proj_size=32, normalize=True" in said[0]
     )
-    asked = corpora.ModelArguments(str(folders / "minilm"), projection="pca", retriever_proj_size=8)
+    asked = ModelArguments(str(folders / "minilm"), projection="pca", retriever_proj_size=8)
     config = corpora.load_model(asked, 0).config
     assert (config.pooling_mode, config.projection, config.normalize) == ("mean", "linear", True)
-    plain = corpora.load_model(corpora.ModelArguments(str(tiny_bert(tmp_path / "bert", BertModel))), 0).config
+    plain = corpora.load_model(ModelArguments(str(tiny_bert(tmp_path / "bert", BertModel))), 0).config
     assert (plain.pooling_mode, plain.projection, plain.retriever_proj_size) == ("cls", "layer_norm", 128)
 
 
@@ -122,7 +123,7 @@ def test_the_programs_read_a_folder_as_it_is_and_say_so(folders, tmp_path, caplo
     ("words", "normalize"), [([], None), (["--normalize"], True), (["--normalize", "false"], False)], ids=str
 )
 def test_normalize_is_a_switch_that_may_be_left_to_the_folder(words, normalize):
-    (asked,) = HfArgumentParser(corpora.ModelArguments).parse_args_into_dataclasses(
+    (asked,) = HfArgumentParser(ModelArguments).parse_args_into_dataclasses(
         ["--model_name_or_path", "x", *words, "--projection", "pca"]
     )
     assert (asked.normalize, asked.projection, asked.pooling_mode) == (normalize, "pca", None)

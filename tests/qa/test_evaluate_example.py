@@ -80,7 +80,7 @@ def test_two_processes_find_what_one_finds(saved, tiny_passages):
 
 
 def asked(example, **options):
-    return example.load_examples(example.QuestionArguments(**options), Accelerator(cpu=True))
+    return example.load_examples(example.AskedArguments(**options), Accelerator(cpu=True))
 
 
 def test_benchmark_names_split_and_rule(example, monkeypatch, capsys):
@@ -126,7 +126,7 @@ def test_arguments_that_are_not_understood_end_in_one_line_of_one_process(monkey
         waited.append(seconds)
         raise SystemExit(143)
 
-    monkeypatch.setattr("realm_hf.cli.programs.time.sleep", ended_by_the_launcher)
+    monkeypatch.setattr("realm_hf.training.command_errors.time.sleep", ended_by_the_launcher)
     monkeypatch.setenv("RANK", "1")
     with pytest.raises(SystemExit):
         main(["evaluate", "missing.yaml"])
