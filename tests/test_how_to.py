@@ -98,6 +98,7 @@ def test_another_frameworks_retriever_finds_what_ours_finds(place, page, package
     ids=["mteb", "LangChain", "LlamaIndex"],
 )
 def test_tools_for_embeddings_score_as_the_towers_do(place, monkeypatch, tmp_path, capsys, block, packages):
+    monkeypatch.setenv("MTEB_CACHE", str(tmp_path / "mteb"))  # else it makes a folder at home when it is imported
     for package in packages:
         pytest.importorskip(package)
     monkeypatch.chdir(tmp_path)
