@@ -15,7 +15,7 @@ SECONDS_WITHOUT_BAR = 2.0
 
 def progress_bar(total: int, doing: str, unit: str, is_shown: bool | None = None) -> Any:
     """
-    A bar to be advanced by `update(n)`; it is gone when its `with` block ends.
+    A bar to be advanced by `update(n)`; it is gone when its `with` block ends, unless it was asked for.
 
     Args:
         total (`int`): How many there are.
@@ -35,7 +35,7 @@ def progress_bar(total: int, doing: str, unit: str, is_shown: bool | None = None
         unit=unit if unit == "B" else f" {unit}",
         unit_scale=unit == "B",
         delay=SECONDS_WITHOUT_BAR if is_shown is None else 0,
-        leave=False,
+        leave=is_shown is True,
         dynamic_ncols=True,
         disable=None if is_shown is None else not is_shown,  # tqdm's `None`: where there is no terminal
     )

@@ -26,6 +26,7 @@ from realm_hf.qa.evaluation import evaluate_open_qa
 from realm_hf.qa.predictions import write_predictions
 from realm_hf.report import write_answer_report
 from realm_hf.retriever.retriever import RealmRetriever
+from realm_hf.storage.errors import make_output_directory
 
 __all__ = ["main"]
 
@@ -53,6 +54,8 @@ def main(setup: ModelAndCorpusArguments, asked: AskedArguments, measures: Measur
     with one_line_errors("evaluate"):
         accelerator = Accelerator(cpu=setup.use_cpu)
         set_up_logging(accelerator)
+        output = Path(setup.output_dir)
+        make_output_directory(output)
         examples = load_examples(asked, accelerator)
         answerer = load_answerer(setup, accelerator)
     result = evaluate_open_qa(
@@ -65,8 +68,6 @@ def main(setup: ModelAndCorpusArguments, asked: AskedArguments, measures: Measur
         accelerator=accelerator,
     )
     if accelerator.is_main_process:
-        output = Path(setup.output_dir)
-        output.mkdir(parents=True, exist_ok=True)
         told = {
             "model": setup.model,
             "retriever": setup.retriever or setup.model,
