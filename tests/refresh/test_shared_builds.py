@@ -15,7 +15,10 @@ from realm_hf.data.passages.store import PassageStore
 from realm_hf.generations.store import GenerationStore
 from realm_hf.index.faiss_search import set_faiss_threads
 from realm_hf.refresh import build as module
+from realm_hf.refresh import builder_server
 from realm_hf.refresh.build import TASK_ROWS, build_generation, builds_of
+from realm_hf.refresh.builder_device import check_builder_device
+from realm_hf.refresh.builder_options import BuilderOptions
 from realm_hf.runs.snapshots import load_snapshot, write_snapshot
 
 ROWS = 5
@@ -115,6 +118,44 @@ def test_a_builder_that_is_killed_loses_one_task_and_no_more(run, snapshot):
     embeddings, _ = rows_of(run, info)
     embedder, passages = load_snapshot(run, snapshot.name), PassageStore.load(run.passages)
     np.testing.assert_allclose(embeddings, module.embed_passages(embedder, passages), atol=1e-5)
+
+
+@pytest.mark.multiprocess
+def test_the_trainers_builder_has_a_process_on_each_of_its_devices(run, monkeypatch):
+    """The first is the build, the others help it, and none of them outlives it."""
+    told = []
+    started = run.logs / "started"
+
+    def build_and_exit(options: BuilderOptions, server: int) -> None:
+        with started.open("a") as file:
+            file.write(f"{options.name} on {options.device}\n")
+        if options.device != "cuda:1":
+            time.sleep(600)
+        while len(started.read_text().splitlines()) < 3:
+            time.sleep(0.01)
+        os._exit(0)
+
+    monkeypatch.setattr(builder_server, "_build_and_exit", build_and_exit)
+    monkeypatch.setattr(builder_server, "_answer", told.append)
+    server = builder_server.BuilderServer(BuilderOptions(run.root, device="cuda:1, cuda:2,cuda:3"), os.getppid())
+    server._fork("builder-a")
+    helpers = dict(server._helpers)
+    while len(told) < 2:
+        server._reap()
+        time.sleep(0.01)
+    assert told[1] == "ended builder-a 0"
+    expected = ["builder-a on cuda:1", "builder-a-1 on cuda:2", "builder-a-2 on cuda:3"]
+    assert sorted(started.read_text().splitlines()) == expected
+    for pid in helpers.values():
+        with pytest.raises(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
+    assert len(helpers) == 2 and not server._helpers
+
+
+def test_each_of_several_devices_is_looked_at():
+    check_builder_device("cpu, cpu")
+    with pytest.raises(ValueError, match="'nonsense', which is none"):
+        check_builder_device("cpu,nonsense")
 
 
 def test_a_builder_that_embedded_in_bfloat16_is_named_by_the_manifest(run, snapshot, monkeypatch):
