@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from realm_hf.data.passages.store import NULL_PASSAGE
-from realm_hf.models.configuration_realm import MAX_QUERY_LENGTH
+from realm_hf.models.cut_lengths import MAX_QUERY_LENGTH
 from realm_hf.models.host_facts import PreTrainingFacts
 from realm_hf.models.transfer import to_device
 from realm_hf.training.prefetch import encode_queries

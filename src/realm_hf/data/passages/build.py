@@ -25,7 +25,7 @@ from realm_hf.data.passages.packing import COUNTS, LONGEST_WORD, PassagePacker
 from realm_hf.data.passages.store import FORMAT_VERSION, NULL_PASSAGE, PassageStore
 from realm_hf.data.splitter import Splitter, split_sentences
 from realm_hf.data.vocabulary import SpecialTokens, require_fast_tokenizer, token_dtype, tokenizer_fingerprint
-from realm_hf.models.configuration_realm import MAX_PASSAGE_LENGTH
+from realm_hf.models.cut_lengths import MAX_PASSAGE_LENGTH
 from realm_hf.storage.directories import StagedDirectory
 from realm_hf.storage.errors import explain_os_errors
 from realm_hf.storage.files import describe_files, json_sha256, write_json
