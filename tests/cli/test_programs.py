@@ -1,6 +1,7 @@
 """Commands that train, as a launcher starts them: two processes, a typo, a stop and how to go on."""
 
 import json
+import logging
 import os
 import re
 import subprocess
@@ -10,8 +11,10 @@ from pathlib import Path
 import pytest
 from tiny_bert import tiny_bert
 from tiny_worlds import FIXTURES
+from tqdm import tqdm
 
 from realm_hf.cli import programs, warm_start
+from realm_hf.cli.finetune import run_of
 from realm_hf.cli.main import main
 from realm_hf.runs.records import read_log
 from realm_hf.training import command_errors
@@ -37,6 +40,22 @@ def bert(tmp_path_factory) -> Path:
 def words(bert, tmp_path) -> list[str]:
     given = ["--knowledge_corpus", FIXTURES / "countries.jsonl", "--model_name_or_path", bert]
     return [*map(str, [*given, "--output_dir", tmp_path / "run"]), "--retriever_proj_size", "16", *TINY]
+
+
+def test_a_run_and_its_model_folder_name_the_same_run(tmp_path):
+    (tmp_path / "model").mkdir()
+    assert run_of(str(tmp_path / "model")) is None
+    (tmp_path / "run.json").write_text("{}")
+    assert run_of(str(tmp_path)) == run_of(str(tmp_path / "model")) == tmp_path
+
+
+def test_a_line_of_the_log_is_not_glued_to_a_bar(capsys):
+    log = logging.LogRecord("realm_hf", logging.INFO, "", 0, "served", None, None)
+    with tqdm(total=2, desc="training") as bar:
+        bar.update(1)
+        programs.AboveTheBars().handle(log)
+    lines = re.split(r"[\r\n]+", capsys.readouterr().err)
+    assert "served" in [line.strip() for line in lines]
 
 
 @pytest.mark.multiprocess

@@ -99,9 +99,9 @@ def load_examples(
 
 
 def run_of(model: str) -> Path | None:
-    """The run of pre-training that a model folder belongs to."""
-    parent = Path(model).absolute().parent
-    return parent if (parent / "run.json").is_file() else None
+    """The run of pre-training that was named, or that a model folder belongs to."""
+    folder = Path(model).absolute()
+    return next((place for place in (folder, folder.parent) if (place / "run.json").is_file()), None)
 
 
 def find_passages(

@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from tqdm import tqdm
+from transformers.utils import logging as transformers_logging
+
 from realm_hf.cli.arguments import ARGUMENTS
 from realm_hf.runs.errors import RunDirectoryError
 from realm_hf.training.command_errors import in_one_line, one_process_speaks
@@ -17,7 +20,7 @@ from realm_hf.training.command_line import parse_arguments
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-__all__ = ["one_line_errors", "run_program", "set_up_logging"]
+__all__ = ["AboveTheBars", "one_line_errors", "run_program", "set_up_logging"]
 
 _EXIT_NOT_UNDERSTOOD = 2
 
@@ -79,7 +82,20 @@ def one_line_errors(name: str) -> Iterator[None]:
 
 
 def set_up_logging(accelerator: Accelerator) -> None:
-    """Progress of the main process in words; warnings of all."""
+    """Progress of the main process in words, above its bars; warnings of all. Weights get no bar."""
     level = logging.INFO if accelerator.is_main_process else logging.WARNING
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+    log_format = "%(asctime)s %(name)s: %(message)s"
+    logging.basicConfig(level=logging.WARNING, format=log_format, datefmt="%H:%M:%S", handlers=[AboveTheBars()])
     logging.getLogger("realm_hf").setLevel(level)
+    transformers_logging.disable_progress_bar()
+
+
+class AboveTheBars(logging.Handler):
+    """Writes to standard error, and draws the progress bars again below: a line is not glued to a bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record."""
+        try:
+            tqdm.write(self.format(record), file=sys.stderr)
+        except Exception:  # noqa: BLE001 - as every handler: a message that cannot be written ends no training
+            self.handleError(record)
