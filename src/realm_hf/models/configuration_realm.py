@@ -7,7 +7,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, BertConfig, PreTrainedConfig
 
 from realm_hf.models.any_encoder import encoder_configuration, fields_of_encoder, positions_of
-from realm_hf.models.cut_lengths import MAX_PASSAGE_LENGTH
+from realm_hf.models.cut_lengths import MAX_PASSAGE_LENGTH, MAX_QUERY_LENGTH
 from realm_hf.registration import register_classes
 
 _READER_QUESTION_LENGTH = 32
@@ -205,4 +205,4 @@ def _check_bounds(content: Mapping[str, Any]) -> None:
 
 register_classes(RealmConfig)
 
-__all__ = ["RealmConfig"]
+__all__ = ["MAX_PASSAGE_LENGTH", "MAX_QUERY_LENGTH", "RealmConfig"]
