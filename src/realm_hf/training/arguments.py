@@ -127,7 +127,9 @@ class RefreshArguments(LoopArguments):
         metadata={"help": "CPU threads of the index; default: all cores where training does not need them."},
     )
     builder_threads: int = field(default=1, metadata={"help": "CPU threads of the builder process."})
-    builder_device: str = field(default="cpu", metadata={"help": "Device of the builder process, e.g. cuda:1."})
+    builder_device: str = field(
+        default="cpu", metadata={"help": "Device of the builder, e.g. cuda:1, or cuda:1,cuda:2."}
+    )
     keep_generations: int = field(
         default=2, metadata={"help": "Newest generations left on disk, with their snapshots; 0: all."}
     )
