@@ -4,8 +4,10 @@ import ast
 import importlib
 import json
 import re
+import runpy
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -119,10 +121,12 @@ def test_help_of_no_command_imports_models_or_datasets():
     assert done.returncode == 0 and done.stdout.count("usage: realm-hf") > 12, done.stderr
 
 
-@pytest.mark.multiprocess
-def test_the_builder_is_still_a_command():
-    done = subprocess.run([sys.executable, "-m", BUILDER, "--help"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0 and "--watch" in done.stdout, done.stderr
+def test_the_builder_is_still_a_command(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["builder", "--help"])
+    with warnings.catch_warnings(), pytest.raises(SystemExit) as ended:
+        warnings.simplefilter("ignore")  # another test may have imported it
+        runpy.run_module(BUILDER, run_name="__main__")
+    assert ended.value.code == 0 and "--watch" in capsys.readouterr().out
 
 
 # Documents and examples
@@ -162,9 +166,8 @@ def place(world, tmp_path_factory):
     return folder
 
 
-@pytest.mark.multiprocess
 @pytest.mark.parametrize("document", ["README.md", "docs/tutorial.md"])
-def test_snippets_train_search_and_ask_as_they_are_written(place, document, tmp_path):
+def test_snippets_train_search_and_ask_as_they_are_written(place, document, tmp_path, monkeypatch, capsys):
     """Only the BERT and the numbers of steps are others."""
     for name in ("my_articles.jsonl", "bert"):
         (tmp_path / name).symlink_to(place / name)
@@ -182,8 +185,9 @@ def test_snippets_train_search_and_ask_as_they_are_written(place, document, tmp_
         program = program.replace(written, here)
     (tmp_path / "snippets.py").write_text(program)
 
-    done = subprocess.run([sys.executable, "snippets.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path("snippets.py", run_name="__main__")
 
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert len(re.findall(r"^ *-?\d+\.\d\d  [\w ]+: ", done.stdout, flags=re.MULTILINE)) == 5, done.stdout
+    printed = capsys.readouterr().out
+    assert len(re.findall(r"^ *-?\d+\.\d\d  [\w ]+: ", printed, flags=re.MULTILINE)) == 5, printed
     assert json.loads((tmp_path / "runs/mine/config.json").read_text())["architectures"] == ["RealmForPreTraining"]

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from launching import Program
 from refreshing import next_generation
 
 from realm_hf import RealmConfig, RealmEmbedder
@@ -394,18 +395,15 @@ def test_a_builder_that_fails_again_and_again_is_told_and_is_no_sign_of_work(run
 
 
 @pytest.mark.multiprocess
-def test_external_builders_are_found_by_what_they_leave_in_the_run(run, embedder):
+def test_external_builders_are_found_by_what_they_leave_in_the_run(run, embedder, tmp_path):
     """`--watch` builds the newest snapshot, beats while it waits, and ends in order."""
     with run.lock():
         refresher = make_refresher("external", run, ALONE)
         refresher.submit(3, embedder)
         assert refresher.poll() is None
         assert not refresher.check_health().building
-        builder = subprocess.Popen(
-            [sys.executable, "-m", "realm_hf.refresh.builder", str(run.root), "--watch", "--poll-seconds", "0.1"],
-            env=builder_environment(1),
-            stderr=subprocess.PIPE,
-        )
+        words = [str(run.root), "--watch", "--poll-seconds", "0.1"]
+        builder = Program("builder_program", [words], tmp_path / "printed", {})
         try:
             info = next_generation(refresher, 60)
             assert (info.snapshot_step, info.builder_pid) == (3, builder.pid)
@@ -413,12 +411,12 @@ def test_external_builders_are_found_by_what_they_leave_in_the_run(run, embedder
             assert wait_until(lambda: refresher.check_health().heartbeat_age_seconds < 2.0, 10)
             refresher.mark_served(info)
             assert next_generation(refresher, 0.5) is None, "one generation a snapshot"
-            builder.send_signal(signal.SIGTERM)
-            _, log = builder.communicate(timeout=20)
+            builder.terminate()
+            ended = builder.wait(timeout=20)
         finally:
             builder.kill()
         refresher.stop()
-    assert builder.returncode == 0, log.decode()
+    assert ended == 0, builder.output
     assert list(run.heartbeats.iterdir()) == []
 
 
