@@ -229,7 +229,14 @@ def test_the_setup_is_told_as_far_as_it_was_recorded(tmp_path):
         "started_from": "google-bert/bert-base-uncased",
         "examples_per_step": 64,
         "hardware": {"processes": 2, "device": "cpu"},
-        "arguments": {"learning_rate": 3e-5, "warmup_steps": 1000, "refresh": "async", "refresh_steps": 500},
+        "arguments": {
+            "learning_rate": 3e-5,
+            "warmup_steps": 1000,
+            "num_candidates": 8,
+            "seed": 42,
+            "refresh": "async",
+            "refresh_steps": 500,
+        },
     }
     (root / "summary.json").write_text(json.dumps(summary))
     (root / "run.json").write_text(
@@ -240,7 +247,7 @@ def test_the_setup_is_told_as_far_as_it_was_recorded(tmp_path):
     for said in (
         "google-bert/bert-base-uncased",
         "wiki &lt;1&gt;.parquet, 1,200 passages",
-        "64 examples a step, learning rate 3e-05, 1,000 steps of warm-up",
+        "64 examples a step, learning rate 3e-05, 1,000 steps of warm-up, 8 candidates, seed 42",
         "Flat, refresh async, every 500 steps",
         "processes: 2, device: cpu",
         "torch 2.13.0",
