@@ -22,6 +22,7 @@ from realm_hf import RealmConfig, RealmEmbedder
 from realm_hf.generations.embedding import embed_passages
 from realm_hf.generations.store import GenerationInfo
 from realm_hf.refresh.base import RefreshError
+from realm_hf.refresh.build import builds_of
 from realm_hf.refresh.builder import Builder
 from realm_hf.refresh.builder_process import BuilderProcess, builder_environment, mark_failed, prune_logs
 from realm_hf.refresh.modes import AsyncRefresher, ExternalRefresher, make_refresher
@@ -255,12 +256,15 @@ def test_collection_keeps_the_served_generation_and_the_snapshot_behind_it(run, 
     infos = []
     for step in (0, 5, 10):
         infos.append(refresher.build(step, perturb(embedder)))
-        (run.shards / f"step-{step}-e0-1234abcd").mkdir(parents=True)  # as ranks that were killed leave them
+        (builds_of(refresher.store) / f"step-{step}-e0-1234abcd-8").mkdir(
+            parents=True
+        )  # as killed builders leave them
         refresher.mark_served(infos[0])
     refresher.stop()
     assert [info.name for info in refresher.store.list()] == [infos[0].name, infos[2].name]
     assert sorted(path.name for path in run.snapshots.iterdir()) == ["step-0-e0", "step-10-e0"]
-    assert sorted(path.name for path in run.shards.iterdir()) == ["step-0-e0-1234abcd", "step-10-e0-1234abcd"]
+    left = sorted(path.name for path in builds_of(refresher.store).iterdir())
+    assert left == ["step-0-e0-1234abcd-8", "step-10-e0-1234abcd-8"]
 
 
 def test_centroids_are_reused_until_recall_falls(tmp_path, tiny_passages, tokenizer, embedder):

@@ -9,7 +9,7 @@ from launching import finish, start_programs
 
 from realm_hf.data.passages.store import PassageStore
 from realm_hf.generations.store import GenerationStore
-from realm_hf.refresh.build import build_generation
+from realm_hf.refresh.build import build_generation, builds_of
 from realm_hf.runs.directory import RunDirectory
 from realm_hf.runs.snapshots import load_snapshot, read_snapshot, write_snapshot
 
@@ -76,7 +76,7 @@ def test_ranks_that_embed_a_share_each_build_what_one_process_builds(told, share
     with store.open(told[0]["built"]) as together, store.open(alone.name) as single:
         np.testing.assert_allclose(together.embeddings, single.embeddings, atol=1e-6)
         assert together.info.embedder_fingerprint == single.info.embedder_fingerprint
-    assert not list(shared_run.shards.iterdir()), "the shares are removed once they are joined"
+    assert not list(builds_of(store).iterdir()), "the parts are removed once they are joined"
 
 
 def test_a_builder_under_a_launcher_builds_once_and_not_once_a_rank(told, shared_run):
