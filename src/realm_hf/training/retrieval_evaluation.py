@@ -23,7 +23,7 @@ from realm_hf.data.questions.matching import contains_answer, contains_regex
 from realm_hf.data.reader_batch import encode_questions
 from realm_hf.data.vocabulary import SpecialTokens
 from realm_hf.metrics.ranking import ndcg_at, recall_at
-from realm_hf.models.configuration_realm import MAX_QUERY_LENGTH
+from realm_hf.models.cut_lengths import MAX_QUERY_LENGTH
 from realm_hf.retriever.selection import SearchStats
 from realm_hf.runs.records import EVALUATION_PREFIX
 from realm_hf.training.prefetch import encode_queries

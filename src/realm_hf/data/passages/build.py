@@ -22,7 +22,7 @@ from realm_hf.data.passages.store import NULL_PASSAGE, PassageStore
 from realm_hf.data.ranges import Part, build_in_ranges, helpers_for
 from realm_hf.data.splitter import Splitter, split_sentences, splitter_key
 from realm_hf.data.vocabulary import SpecialTokens, require_fast_tokenizer, token_dtype, tokenizer_fingerprint
-from realm_hf.models.configuration_realm import MAX_PASSAGE_LENGTH
+from realm_hf.models.cut_lengths import MAX_PASSAGE_LENGTH
 from realm_hf.storage.errors import explain_os_errors
 from realm_hf.storage.files import write_json
 

@@ -30,7 +30,7 @@ from realm_hf.data.splitter import Splitter, split_sentences, splitter_key
 from realm_hf.data.taggers.names import tags_by_rules
 from realm_hf.data.taggers.spans import Span, Tagger, spans_to_wordpieces
 from realm_hf.data.vocabulary import encode_texts, require_fast_tokenizer, token_dtype, tokenizer_fingerprint
-from realm_hf.models.configuration_realm import MAX_QUERY_LENGTH
+from realm_hf.models.cut_lengths import MAX_QUERY_LENGTH
 from realm_hf.storage.errors import explain_os_errors
 from realm_hf.storage.files import describe_files, json_sha256, write_json
 
