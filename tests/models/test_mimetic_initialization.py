@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from realm_hf import RealmConfig, RealmKnowledgeAugEncoder
-from realm_hf.models.mimetic_initialization import VALUE_SHARE, sinusoids
+from realm_hf.models.mimetic_initialization import DISTANCES, VALUE_SHARE, place_embeddings, turned
 
 SIZES = {
     "vocab_size": 64,
@@ -18,20 +18,34 @@ SIZES = {
 }
 
 
-def attention_by_distance(encoder: RealmKnowledgeAugEncoder) -> torch.Tensor:
-    """Mean attention of the first layer to a token at distance 0, 1, ... 20."""
+def attentions(encoder: RealmKnowledgeAugEncoder) -> list[torch.Tensor]:
+    """Attention `[heads, 60, 60]` of each layer, the mean over sixteen random texts."""
     ids = torch.randint(5, 64, (16, 60), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        first = encoder.realm(input_ids=ids, output_attentions=True).attentions[0].mean((0, 1))
-    return torch.stack([torch.diagonal(first, offset=distance).mean() for distance in range(21)])
+        return [layer.mean(0) for layer in encoder.realm(input_ids=ids, output_attentions=True).attentions]
 
 
-def test_it_looks_at_neighbours_from_the_first_step():
-    near = attention_by_distance(RealmKnowledgeAugEncoder.from_scratch(RealmConfig(**SIZES)))
+def test_the_first_layers_heads_look_one_place_before_and_behind():
+    near = attentions(RealmKnowledgeAugEncoder.from_scratch(RealmConfig(**SIZES)))
+    for head, distance in enumerate(DISTANCES[:2]):
+        assert torch.diagonal(near[0][head], offset=distance).mean() > 0.7
+    assert torch.diagonal(near[1][0], offset=-1).mean() > 0.3
     torch.manual_seed(0)
-    plain = attention_by_distance(RealmKnowledgeAugEncoder(RealmConfig(**SIZES)).eval())
-    assert near[1] > 1.5 * near[20]
-    assert plain[1] == pytest.approx(float(plain[20]), rel=0.05)
+    plain = attentions(RealmKnowledgeAugEncoder(RealmConfig(**SIZES)).eval())
+    assert torch.diagonal(plain[0][0], offset=-1).max() < 0.1
+
+
+def test_another_head_looks_at_what_is_like_itself():
+    second = attentions(RealmKnowledgeAugEncoder.from_scratch(RealmConfig(**SIZES)))[1][1]
+    own = torch.diagonal(second)
+    assert own.mean() > 2 * (second.sum() - own.sum()) / (60 * 59)
+
+
+@pytest.mark.parametrize("heads", [1, 2, 4, 8, 16, 64])
+def test_heads_of_any_width_make_finite_weights(heads: int):
+    encoder = RealmKnowledgeAugEncoder.from_scratch(RealmConfig(**SIZES | {"num_attention_heads": heads}))
+    for layer in attentions(encoder):
+        assert torch.isfinite(layer).all()
 
 
 def test_a_value_reaches_its_reader_as_it_was():
@@ -57,8 +71,10 @@ def test_the_global_stream_of_random_numbers_is_left_alone():
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_inner_products_of_positions_fall_with_distance():
-    table = sinusoids(50, 64)
-    products = table @ table[0]
-    assert torch.all(products[:4].diff() < 0)
-    assert products[0] == pytest.approx(32.0)
+def test_a_turned_place_is_the_next_one_and_like_no_other():
+    table = place_embeddings(50, 16)
+    for distance in (-2, -1, 1, 2):
+        assert torch.allclose(table[10] @ turned(16, distance).T, table[10 + distance], atol=1e-5)
+    products = place_embeddings(512, 64) @ place_embeddings(1, 64)[0]
+    assert products[0] == pytest.approx(64.0, rel=1e-5)
+    assert products[1:].max() < 64 / 3
