@@ -36,6 +36,7 @@ from datasets import Dataset
 from harness.budget import Budget, Report, trained_until
 from harness.card_speed import PAPER_ROWS, encoding_speed, search_speed, step_speed
 from harness.contrastive_starts import RECURRING, contrastive_trainer
+from harness.drawn_ahead import DrawnAhead
 from harness.machine import measured_on
 from harness.paragraph_corpus import ParagraphCorpus
 from harness.realm_stages import start_model
@@ -182,10 +183,17 @@ class Run:
             )
             model = copy.deepcopy(encoder) if trial else encoder
             data = {"train_dataset": self.texts, "processing_class": self.tokenizer, "callbacks": callbacks}
-            return MaskedLMTrainer(model, settings, **data)
+            return self.drawn_ahead(MaskedLMTrainer(model, settings, **data))
 
         trained_until(MASKED_LM, until, self.report, self.folder / "masked_lm", make)
         encoder.cpu()
+
+    def drawn_ahead(self, trainer: Any) -> TrainingLoop:
+        """The trainer, with other processes that draw its examples where there are some."""
+        if self.args.num_proc > 1:
+            count = trainer.args.max_steps * trainer.examples_per_step
+            trainer.dataset = DrawnAhead(trainer.dataset, trainer.order, count, self.args.num_proc)
+        return trainer
 
     def warm_start(self, model: RealmForPreTraining, until: float) -> None:
         """The towers learn to find."""
@@ -206,7 +214,7 @@ class Run:
                 **self.common,
             )
             trainer.callbacks.extend(callbacks)
-            return trainer
+            return self.drawn_ahead(trainer)
 
         trained_until(WARM_START, until, self.report, self.folder / "warm_start", make)
 
@@ -295,7 +303,7 @@ def main() -> None:
     parser.add_argument("--num_candidates", type=int, default=5, help="the null passage counted")
     parser.add_argument("--search_rows", type=int, default=PAPER_ROWS, help="vectors of the search")
     parser.add_argument("--peak_tflops", type=float, default=989.0, help="of the card in dense bfloat16, for MFU")
-    parser.add_argument("--num_proc", type=int, default=1, help="processes that tokenize")
+    parser.add_argument("--num_proc", type=int, default=1, help="processes that tokenize, and draw examples")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     budget = Budget(60 * args.minutes, SHARES)

@@ -48,6 +48,7 @@ from harness.squad import Questions, add_file_arguments
 from harness.stages import Stage, curve, evaluations
 
 from realm_hf import RealmForPreTraining, RealmTokenizer
+from realm_hf.models.precision import ENCODE_DTYPES
 from realm_hf.storage.files import json_sha256
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
@@ -308,6 +309,7 @@ def make_parser() -> argparse.ArgumentParser:
     both.add_argument("--learning_rate", type=float, default=1e-4, help="of the encoder")
     both.add_argument("--retriever_learning_rate", type=float, default=5e-5, help="of the towers")
     both.add_argument("--refresh_steps", type=int, default=175)
+    both.add_argument("--encode_dtype", choices=ENCODE_DTYPES, default="auto", help="of the passages, at a refresh")
     both.add_argument("--eval_steps", type=int, default=100, help="of reading, too")
     few = parser.add_argument_group("few labels")
     few.add_argument(

@@ -155,6 +155,7 @@ class RealmStages:
             "freeze_retriever_steps": args.reading_steps,
             "learning_rate": args.reading_learning_rate,
             "num_candidates": args.reading_candidates,
+            "encode_dtype": args.encode_dtype,
             "refresh": "off",
         }
         variant = Variant(masking=masking)
@@ -178,6 +179,7 @@ class RealmStages:
             "learning_rate": args.learning_rate,
             "retriever_learning_rate": args.retriever_learning_rate,
             "num_candidates": args.num_candidates,
+            "encode_dtype": args.encode_dtype,
             "refresh": "sync",
             "refresh_steps": args.refresh_steps,
             **variant.arguments,

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from tiny_squad import DEV_FROM, tiny_squad
@@ -14,8 +15,10 @@ from tiny_worlds import tiny_tokenizer
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import gpu_run
-from harness import budget, card_speed, paragraph_corpus
+from harness import budget, card_speed, drawn_ahead, paragraph_corpus
 from harness.results import read_lines
+
+from realm_hf.training.data_order import DataOrder
 
 
 def test_all_phases_run_within_the_time_and_leave_their_lines(tmp_path, monkeypatch):
@@ -49,6 +52,29 @@ def test_all_phases_run_within_the_time_and_leave_their_lines(tmp_path, monkeypa
     speeds = {line["what"]: line for line in lines if line["phase"] == "speed"}
     assert all(speeds[name]["mfu"] >= 0 and speeds[name]["tokens_per_second"] > 0 for name in ("step", "encoding"))
     assert speeds["search by matrix product"]["queries_per_second"] > 0
+
+
+class Rows:
+    """Examples that say what they are."""
+
+    def __len__(self):
+        return 5
+
+    def visit(self, index, epoch):
+        return index, epoch, np.full(3, index)
+
+
+def test_other_processes_draw_what_the_trainer_would_and_refuse_another_stream():
+    order = DataOrder(5, seed=3)
+    ahead = drawn_ahead.DrawnAhead(Rows(), order, 12, processes=1)
+    rows, epochs = order(np.arange(12))
+    asked = list(zip(rows.tolist(), epochs.tolist(), strict=True))
+    assert len(ahead) == 5 and len(set(asked)) == 12
+    for row, epoch in asked[:11]:
+        found = ahead.visit(row, epoch)
+        assert found[:2] == (row, epoch) and (found[2] == row).all()
+    with pytest.raises(RuntimeError, match="from its beginning"):
+        ahead.visit(asked[11][0], 99)
 
 
 def test_a_phase_gets_its_share_of_what_is_left():
