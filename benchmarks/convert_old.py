@@ -27,7 +27,7 @@ PUBLISHED = 13_353_718
 ROWS = 10_000
 CONVERT = """
 import resource, sys, json, time
-from realm_hf.cli.convert import convert
+from realm_hf.legacy.conversion import convert
 started = time.perf_counter()
 before = resource.getrusage(resource.RUSAGE_SELF)
 parts = convert(sys.argv[1], sys.argv[2], factory=sys.argv[3])

@@ -260,7 +260,13 @@ def build_page(model: RealmForOpenQA, retriever: RealmRetriever, examples: Seque
 
 def launch(page: gr.Blocks, port: int | None = None, **options: Any) -> Any:
     """Serve the page on this computer only, with system fonts and without a word to other servers."""
-    theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]).set(
+        # White on the theme's own orange is too pale to read for some.
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_800",
+    )
     return page.launch(
         server_name=ADDRESS,
         server_port=port,

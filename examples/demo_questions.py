@@ -57,7 +57,7 @@ def fine_tune(
             per_device_train_batch_size=batch_size,
             learning_rate=2e-4,
             warmup_steps=10,
-            max_question_length=MAX_QUERY_LENGTH,
+            max_query_length=MAX_QUERY_LENGTH,
             reader_seq_len=MAX_QUERY_LENGTH + MAX_PASSAGE_LENGTH,
             save_steps=0,
             seed=seed,

@@ -22,10 +22,10 @@ from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from bm25 import bm25_rows
-from realm_hf import RealmEmbedder, RealmForPreTraining, RealmRetriever, RealmTokenizer, build_index, embed_passages
+from realm_hf import RealmEmbedder, RealmForPreTraining, RealmRetriever, build_index, embed_passages
 from realm_hf.data import MAX_QUERY_LENGTH, PassageStore, load_questions
 from realm_hf.training import RetrievalQuestions
 
@@ -33,18 +33,20 @@ NDCG_AT = 10
 
 
 def load_embedder(name: str, pooler: str) -> RealmEmbedder:
-    """The passage tower of a REALM checkpoint, or one started from a BERT checkpoint."""
+    """The passage tower of a REALM checkpoint, or one started from a checkpoint of BERT or of another encoder."""
     kind = AutoConfig.from_pretrained(name).model_type
     if kind == "bert":
         return RealmEmbedder.from_bert(name, pooler=pooler)  # type: ignore[arg-type]
-    return RealmForPreTraining.from_pretrained(name).embedder.eval()
+    if kind == "realm":
+        return RealmForPreTraining.from_pretrained(name).embedder.eval()
+    return RealmEmbedder.from_encoders(embedder=name)
 
 
-def tokenizer_of(args: argparse.Namespace) -> RealmTokenizer:
+def tokenizer_of(args: argparse.Namespace) -> PreTrainedTokenizerBase:
     """The tokenizer that made the passages."""
-    if args.tokenizer or args.run is None:
-        return RealmTokenizer.from_pretrained(args.tokenizer or args.models[0].partition("=")[2])
-    return RealmTokenizer.from_pretrained(args.run / "tokenizer")
+    named = args.tokenizer or (args.models[0].partition("=")[2] if args.run is None else args.run / "tokenizer")
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(named)
+    return tokenizer
 
 
 def dense_rows(
@@ -52,7 +54,7 @@ def dense_rows(
 ) -> np.ndarray:
     """Rows int64 `[Q, k]` of the passages that a checkpoint retrieves."""
     embedder = load_embedder(name, args.pooler)
-    tokenizer = RealmTokenizer.from_pretrained(args.tokenizer or name)
+    tokenizer = AutoTokenizer.from_pretrained(args.tokenizer or name)
     with tqdm(total=len(passages), desc=f"embedding for {name}", unit="passage") as bar:
         embeddings = embed_passages(embedder, passages, progress=lambda done, _: bar.update(done - bar.n))
     retriever = RealmRetriever(passages, tokenizer, index=build_index(embeddings), embeddings=embeddings)

@@ -4,11 +4,24 @@ import dataclasses
 import json
 
 import pytest
+import torch
+from tiny_encoders import FAMILIES, tiny_configuration
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForMaskedLM, BertConfig, GPT2Config
 
+from realm_hf import RealmConfig
 from realm_hf.cli.main import main
 from realm_hf.estimate import MODELS, ModelShape, Plan, Rates, estimate_run, packaged_rates
+from realm_hf.estimate.encoder_shapes import shape_of_encoder
 
 RATES = Rates(train_tflops=1.0, encode_tflops=2.0, index_tflops=0.5, disk_gigabytes=1.0, source="test")
+SIZES = {
+    "vocab_size": 200,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+}
 PLAN = Plan(passages=50_000, steps=10_000, shape=MODELS["base"], rates=RATES)
 
 
@@ -180,3 +193,43 @@ def test_the_command_takes_a_schedule(capsys):
     told = capsys.readouterr().out
     assert "with 7 refreshes" in told
     assert "a snapshot by the schedule 0-1000:250,1000-:1000" in told
+
+
+@pytest.mark.parametrize("family", ["bert", *FAMILIES])
+def test_what_is_counted_of_an_encoder_is_what_it_computes(family):
+    """Against the operations that torch counts while a masked language model runs, and the weights that it has."""
+    config = BertConfig(**SIZES) if family == "bert" else tiny_configuration(family, 200)
+    config._attn_implementation = "eager"
+    shape, length = shape_of_encoder(config), 24
+    model = AutoModelForMaskedLM.from_config(config).eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counted:
+        model(torch.full((1, length), 9))
+    # DeBERTa's products with relative positions and its convolution are not counted.
+    counts = shape.forward_operations(length) + shape.head_operations(length)
+    total = counted.get_total_flops()
+    assert counts < total < 1.5 * counts if family == "deberta-v2" else counts == pytest.approx(total, rel=0.01)
+    assert shape.parameters == sum(weight.numel() for weight in model.base_model.parameters())
+
+
+def test_the_command_knows_other_encoders(tmp_path, capsys):
+    roberta, distilbert = tiny_configuration("roberta", 300), tiny_configuration("distilbert", 300)
+    roberta.save_pretrained(tmp_path / "roberta")
+    RealmConfig(embedder_config=roberta, encoder_config=roberta).save_pretrained(tmp_path / "realm")
+    RealmConfig(embedder_config=roberta, encoder_config=distilbert).save_pretrained(tmp_path / "two")
+    found = []
+    for folder in ("roberta", "realm", "two"):
+        words = ["estimate", "--passages", "2000", "--steps", "10", "--json", "--model", str(tmp_path / folder)]
+        assert main(words) == 0
+        found.append(json.loads(capsys.readouterr().out))
+    assert found[0] == found[1]
+    weights = [shape_of_encoder(config).parameters for config in (roberta, distilbert)]
+    assert found[0]["device_bytes"] == 16 * 2 * weights[0]
+    assert found[2]["device_bytes"] == 16 * sum(weights)
+    assert found[2]["embed_seconds"] == found[0]["embed_seconds"]
+    assert any("the second tower, which reads: 2 layers of 32" in line for line in found[2]["assumed"])
+
+
+def test_a_decoder_is_not_estimated(tmp_path, capsys):
+    GPT2Config().save_pretrained(tmp_path)
+    assert main(["estimate", "--passages", "9", "--steps", "9", "--model", str(tmp_path)]) == 4
+    assert "a decoder" in capsys.readouterr().err

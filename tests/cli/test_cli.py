@@ -53,7 +53,10 @@ def test_an_unknown_command_is_refused(capsys):
     with pytest.raises(SystemExit) as ended:
         main(["fly"])
     assert ended.value.code == 2
-    assert "build-index" in capsys.readouterr().err
+    assert "Choose one of: ask, build-index, " in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["reprt", "run"])
+    assert capsys.readouterr().err == "realm-hf: There is no command 'reprt'. Did you mean 'report'?\n"
 
 
 @pytest.mark.parametrize("arguments", [[], ["build-index"], ["inspect"], ["verify"], ["report"], ["search"]])

@@ -1,5 +1,7 @@
 """Commands that train, as a launcher starts them: two processes, a typo, a stop and how to go on."""
 
+import json
+import logging
 import os
 import re
 import subprocess
@@ -9,10 +11,13 @@ from pathlib import Path
 import pytest
 from tiny_bert import tiny_bert
 from tiny_worlds import FIXTURES
+from tqdm import tqdm
 
 from realm_hf.cli import programs, warm_start
+from realm_hf.cli.finetune import run_of
 from realm_hf.cli.main import main
 from realm_hf.runs.records import read_log
+from realm_hf.training import command_errors
 from realm_hf.training.signals import resume_command
 
 LAUNCH = ["accelerate.commands.accelerate_cli", "launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
@@ -37,6 +42,22 @@ def words(bert, tmp_path) -> list[str]:
     return [*map(str, [*given, "--output_dir", tmp_path / "run"]), "--retriever_proj_size", "16", *TINY]
 
 
+def test_a_run_and_its_model_folder_name_the_same_run(tmp_path):
+    (tmp_path / "model").mkdir()
+    assert run_of(str(tmp_path / "model")) is None
+    (tmp_path / "run.json").write_text("{}")
+    assert run_of(str(tmp_path)) == run_of(str(tmp_path / "model")) == tmp_path
+
+
+def test_a_line_of_the_log_is_not_glued_to_a_bar(capsys):
+    log = logging.LogRecord("realm_hf", logging.INFO, "", 0, "served", None, None)
+    with tqdm(total=2, desc="training") as bar:
+        bar.update(1)
+        programs.AboveTheBars().handle(log)
+    lines = re.split(r"[\r\n]+", capsys.readouterr().err)
+    assert "served" in [line.strip() for line in lines]
+
+
 @pytest.mark.multiprocess
 def test_two_processes_pretrain_under_accelerate_launch(words, tmp_path):
     done = launch("pretrain", *words, "--num_candidates", 2, "--refresh", "off", "--heldout_fraction", 0.2)
@@ -58,6 +79,8 @@ def test_what_cannot_be_used_is_one_line_of_one_rank(words, more, said):
     own = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("realm-hf pretrain: ")]
     assert done.returncode != 0 and len(own) == 1 and said in own[0], done.stderr[-4000:]
     assert "cli/pretrain.py" not in done.stderr, "no traceback of the command; the launcher's own is its own"
+    # The launcher's report ends with the line.
+    assert f"traceback : {own[0]}" in done.stderr.strip().splitlines()[-2], done.stderr[-4000:]
 
 
 @pytest.mark.parametrize("task", warm_start.TASKS)
@@ -80,9 +103,10 @@ def test_warm_start_names_its_tasks_and_refuses_another(capsys):
     assert ended.value.code == 2 and "inverse-cloze" in capsys.readouterr().err
 
 
-def test_another_rank_waits_for_the_first_to_speak(monkeypatch):
+def test_another_rank_waits_for_the_first_to_speak(monkeypatch, tmp_path):
     waited = []
-    monkeypatch.setattr(programs.time, "sleep", waited.append)
+    monkeypatch.setattr(command_errors.time, "sleep", waited.append)
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
     for rank in ("0", "1"):
         monkeypatch.setenv("RANK", rank)
         with (
@@ -90,7 +114,9 @@ def test_another_rank_waits_for_the_first_to_speak(monkeypatch):
             programs.one_line_errors("pretrain"),
         ):
             raise FileNotFoundError("no such corpus")
-    assert waited == [10.0]
+    assert waited == [60.0]
+    left = json.loads((tmp_path / "error.json").read_text())["message"]
+    assert left["message"] == "realm-hf pretrain: no such corpus" and int(left["extraInfo"]["timestamp"]) > 0
     with pytest.raises(RuntimeError, match="a failure"), programs.one_line_errors("pretrain"):
         raise RuntimeError("a failure")
 

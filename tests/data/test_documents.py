@@ -156,7 +156,8 @@ def test_a_text_that_is_null_is_an_empty_document(tmp_path, tokenizer):
         ("d.parquet", b"nothing", r"d\.parquet could not be read as \.parquet"),
     ],
 )
-def test_a_damaged_file_is_named_with_its_line(tmp_path, name, content, said):
+def test_a_damaged_file_is_named_with_its_line(tmp_path, name, content, said, caplog, capfd):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=said):
         load_documents(tmp_path / name)
+    assert not caplog.records and "Failed" not in capfd.readouterr().err, "datasets says nothing beside it"

@@ -16,7 +16,7 @@ from realm_hf.hub.cards import CardFacts
 from realm_hf.hub.publish import publish
 from realm_hf.models.modeling_realm_qa import RealmForOpenQA
 from realm_hf.qa.answerer import QuestionAnswerer
-from realm_hf.qa.pipeline import register_pipeline
+from realm_hf.qa.task import register_pipeline
 
 QUESTIONS = ["How many people has island number 2?", "Where lies the harbour?", "What?", "road"]
 

@@ -6,8 +6,9 @@ import pytest
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from published_folder import SHARD
 
-from realm_hf.hub.cards import CardFacts, dataset_card, model_card
+from realm_hf.hub.cards import CardFacts, dataset_card, model_card, retriever_card
 from realm_hf.hub.manifest import HubManifest
+from realm_hf.knowledge.saved_source import checked_settings
 from realm_hf.models.places import DESCRIPTION
 from realm_hf.runs.records import RunRecord, read_run
 
@@ -63,7 +64,7 @@ def test_what_the_run_recorded_is_said(card, manifest, tmp_path):
     assert "| loss | 3.25 |" in text
     assert "words" not in text.split("## Results")[1].split("## Limits")[0]
     assert "| stage | recall@1 | recall@5 | recall@20 |" in text
-    assert "| ict | 75.5 |  | 100.0 |" in text
+    assert "| after ICT | 75.5 |  | 100.0 |" in text
     assert "98.4 %" in text
 
 
@@ -139,12 +140,52 @@ def test_base_model_batch_and_hardware_come_from_the_record(card, tmp_path):
     assert found.data.base_model == "a/bert"
     for row in ("started from | a/bert", "batch size, over all processes | 512", "device | NVIDIA H200"):
         assert f"| {row} |" in found.text
+    at_home = RunRecord(tmp_path, summary={"started_from": "/home/me/weights/minilm"})
+    assert "| started from | minilm (a folder) |" in card(run=at_home).text and "/home" not in card(run=at_home).text
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (None, "the index"),
+        ({"kind": "bm25"}, "BM25"),
+        ({"kind": "mixed", "parts": ["bm25", "dense"], "counts": [2, 3]}, "BM25 and the index in turn, 2 to 3"),
+        (
+            {"kind": "fused", "parts": ["bm25", "dense"], "constant": 60, "depth": 100},
+            "BM25 and the index, fused by reciprocal ranks (constant 60)",
+        ),
+        (
+            {"kind": "weighted", "weight": 0.25, "depth": 100},
+            "the index and BM25, by inner product + 0.25 x BM25's score",
+        ),
+    ],
+)
+def test_every_card_says_what_finds_the_candidates(manifest, settings, said):
+    from dataclasses import replace
+
+    from tiny_worlds import tiny_model
+
+    described = replace(manifest, candidate_source=None if settings is None else checked_settings(settings))
+    model = model_card(
+        "me/realm",
+        tiny_model(),
+        described,
+        CardFacts(),
+        None,
+        retriever_place="there",
+        recall_against_exact=None,
+        is_one_repository=False,
+    ).text
+    assert f"| candidates are found by | {said} |" in model
+    alone = retriever_card("me/passages", described, None)
+    for text in (dataset_card("me/passages", "me/realm", described, CardFacts()).text, alone):
+        assert f"Candidates are found by {said}." in " ".join(text.split())
 
 
 def test_recall_that_was_written_as_shares_is_said_in_percent(card, tmp_path):
     text = card(run=RunRecord(tmp_path, summary={"recall": {"ict": {"1": 0.5, "5": 1.0}}})).text
 
-    assert "| ict | 50.0 | 100.0 |" in text
+    assert "| after ICT | 50.0 | 100.0 |" in text
 
 
 def test_results_become_a_model_index(card):

@@ -12,10 +12,11 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from realm_hf import RealmRetriever
-from realm_hf.cli.convert import add_parser, convert
+from realm_hf.cli.convert import add_parser
 from realm_hf.index.faiss_index import build_index
 from realm_hf.index.file import flat_index_head
 from realm_hf.legacy.block_records import BlockRecordsError
+from realm_hf.legacy.conversion import convert
 from realm_hf.legacy.retriever import load_old_retriever
 from realm_hf.models.configuration_realm import RealmConfig
 from realm_hf.models.modeling_realm_qa import RealmForOpenQA

@@ -21,7 +21,7 @@ USERS = [
     (RealmTrainingArguments, "max_query_length", MAX_QUERY_LENGTH),
     (RealmTrainingArguments, "max_candidate_length", MAX_PASSAGE_LENGTH),
     (InverseClozeTrainingArguments, "max_query_length", MAX_QUERY_LENGTH),
-    (OpenQATrainingArguments, "max_question_length", MAX_QUERY_LENGTH),
+    (OpenQATrainingArguments, "max_query_length", MAX_QUERY_LENGTH),
     (PreTrainingCollator, "max_query_length", MAX_QUERY_LENGTH),
     (PreTrainingCollator, "max_candidate_length", MAX_PASSAGE_LENGTH),
     (InverseClozeCollator, "max_query_length", MAX_QUERY_LENGTH),

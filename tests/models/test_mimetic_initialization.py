@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from tiny_encoders import tiny_configuration
+from transformers import RobertaConfig
 
 from realm_hf import RealmConfig, RealmKnowledgeAugEncoder
 from realm_hf.models.mimetic_initialization import DISTANCES, VALUE_SHARE, place_embeddings, turned
@@ -78,3 +80,21 @@ def test_a_turned_place_is_the_next_one_and_like_no_other():
     products = place_embeddings(512, 64) @ place_embeddings(1, 64)[0]
     assert products[0] == pytest.approx(64.0, rel=1e-5)
     assert products[1:].max() < 64 / 3
+
+
+def test_a_roberta_starts_as_a_bert_does():
+    """Its places count from behind padding; its decoder stays the word embeddings."""
+    fields = {name: value for name, value in SIZES.items() if name != "attn_implementation"}
+    inner = RobertaConfig(**fields, max_position_embeddings=514, pad_token_id=1)
+    encoder = RealmKnowledgeAugEncoder.from_scratch(RealmConfig(encoder_config=inner, attn_implementation="eager"))
+    near = attentions(encoder)
+    for head, distance in enumerate(DISTANCES[:2]):
+        assert torch.diagonal(near[0][head], offset=distance).mean() > 0.7
+    assert encoder.get_output_embeddings().weight is encoder.get_input_embeddings().weight
+
+
+def test_another_encoder_starts_as_transformers_makes_it():
+    config = RealmConfig(encoder_config=tiny_configuration("modernbert", 60))
+    first, again = (RealmKnowledgeAugEncoder.from_scratch(config, seed=4) for _ in range(2))
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in first.state_dict().items())
+    assert first(torch.tensor([[2, 9, 3]])).logits.shape == (1, 3, 60)

@@ -2,6 +2,8 @@
 
 import json
 import math
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -51,6 +53,27 @@ def assert_same(found, expected):
             assert getattr(one, name) == pytest.approx(getattr(other, name), abs=1e-4), name
         assert [passage.row for passage in one.evidence] == [passage.row for passage in other.evidence]
         assert [e.share for e in one.evidence] == pytest.approx([e.share for e in other.evidence], abs=1e-4)
+
+
+def test_many_questions_are_counted_in_a_bar_and_a_single_batch_is_not(answerer, monkeypatch):
+    made = []
+
+    @contextmanager
+    def bar(total, doing, unit, is_shown):
+        seen = []
+        made.append((total, doing, unit, is_shown, seen))
+        yield SimpleNamespace(update=seen.append)
+
+    monkeypatch.setattr("realm_hf.qa.answerer.progress_bar", bar)
+    answerer(QUESTIONS, batch_size=2)
+    answerer(QUESTIONS[:2], batch_size=2)
+    answerer.read(QUESTIONS, answerer.retrieve(QUESTIONS, batch_size=3).batch.rows, batch_size=4)
+    assert made == [
+        (5, "answering", "questions", None, [2, 2, 1]),
+        (2, "answering", "questions", False, [2]),
+        (5, "searching", "questions", None, [3, 2]),
+        (5, "reading", "questions", None, [4, 1]),
+    ]
 
 
 # What an answer is

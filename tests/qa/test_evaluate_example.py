@@ -80,7 +80,7 @@ def test_two_processes_find_what_one_finds(saved, tiny_passages):
 
 
 def asked(example, **options):
-    return example.load_examples(example.QuestionArguments(**options), Accelerator(cpu=True))
+    return example.load_examples(example.AskedArguments(**options), Accelerator(cpu=True))
 
 
 def test_benchmark_names_split_and_rule(example, monkeypatch, capsys):
@@ -126,11 +126,24 @@ def test_arguments_that_are_not_understood_end_in_one_line_of_one_process(monkey
         waited.append(seconds)
         raise SystemExit(143)
 
-    monkeypatch.setattr("realm_hf.cli.programs.time.sleep", ended_by_the_launcher)
+    monkeypatch.setattr("realm_hf.training.command_errors.time.sleep", ended_by_the_launcher)
     monkeypatch.setenv("RANK", "1")
     with pytest.raises(SystemExit):
         main(["evaluate", "missing.yaml"])
     assert waited and not capsys.readouterr().err
+
+
+def test_what_cannot_be_used_is_said_before_there_is_work(saved, capsys):
+    words = ["evaluate", "--use_cpu", "true", "--questions", str(saved / "questions.jsonl")]
+    with pytest.raises(SystemExit) as end:
+        main([*words, "--model", str(saved / "no_model"), "--output_dir", str(saved / "questions.jsonl")])
+    assert str(end.value).startswith("realm-hf evaluate: ") and "a file of that name is there already" in str(
+        end.value
+    )
+    with pytest.raises(SystemExit) as end:
+        main([*words, "--model", str(saved / "no_model"), "--output_dir", str(saved / "judged")])
+    assert str(end.value).startswith("realm-hf evaluate: ") and "no_model" in str(end.value)
+    assert len(str(end.value).splitlines()) == 1
 
 
 def test_help_names_every_benchmark(capsys):

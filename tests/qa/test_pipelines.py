@@ -12,7 +12,8 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.pt_utils import KeyDataset
 
 from realm_hf.models.modeling_realm_qa import RealmForOpenQA
-from realm_hf.qa.pipeline import TASK, OpenQAPipeline, register_pipeline
+from realm_hf.qa.pipeline import OpenQAPipeline
+from realm_hf.qa.task import TASK, register_pipeline
 from realm_hf.retriever.retriever import RealmRetriever
 
 QUESTIONS = ["How many people has the island?", "Where does the river lie?", "", "What is in the north?", "road"]
@@ -142,7 +143,7 @@ def test_without_a_corpus_it_is_refused(answerer, tmp_path):
 def test_registering_twice_is_silent(caplog):
     register_pipeline()
     assert not caplog.records
-    assert PIPELINE_REGISTRY.check_task(TASK)[1]["pt"] == (RealmForOpenQA,)
+    assert [model.__name__ for model in PIPELINE_REGISTRY.check_task(TASK)[1]["pt"]] == ["RealmForOpenQA"]
 
 
 class _Questions(torch.utils.data.Dataset):

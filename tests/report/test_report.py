@@ -1,84 +1,18 @@
 """The run report on a made-up run whose every figure is known."""
 
 import json
-import random
 import re
 from html.parser import HTMLParser
-from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from made_up_run import write_run
 
 from realm_hf.report import read_run, write_report
 from realm_hf.report.charts import Chart, buckets, draw, nice_ticks, short_number, smoothed
 from realm_hf.report.tables import quantile
 
 VOID = {"meta", "br", "link"}
-
-
-def write_run(root: Path, steps: int = 200) -> Path:
-    """A run of `steps` steps with three refreshes: builds over steps 30-50, 80-100, 130-150, swaps one step later."""
-    random.seed(0)
-    root.mkdir(parents=True, exist_ok=True)
-    first = {"event": "swap", "name": "step-0-abcd", "snapshot_step": 0, "swapped_at_step": 0, "staleness_steps": 0}
-    lines = [json.dumps({"step": 0, "events": [first]})]
-    for step in range(1, steps + 1):
-        served = sum(step >= swap for swap in (51, 101, 151))
-        building = any(start <= step <= start + 20 for start in (30, 80, 130))
-        record = {
-            "step": step,
-            "loss": 2.0 + 8.0 * 0.98**step + random.gauss(0, 0.3),
-            "retrieval_utility": 3.0 * (1 - 0.985**step) - 0.4 + random.gauss(0, 0.3),
-            "null_mass": 0.12 + 0.3 * 0.98**step,
-            "entropy": 1.9 - 0.004 * step,
-            "staleness_steps": step - 50 * served,
-            "step_seconds": (1.4 if building else 1.0) + random.random() * 0.1,
-            "search_seconds": 0.02,
-            "grad_norm": 1.5,
-            "lr": 1e-4 * (1 - step / steps),
-            "generation": f"step-{50 * served}-abcd{served}",
-            "building": building,
-        }
-        if step in (51, 101, 151):
-            event = {
-                "event": "swap",
-                "name": f"step-{step - 21}-abcd",
-                "snapshot_step": step - 21,
-                "builder_pid": 4000 + step,
-            }
-            event |= {"swapped_at_step": step, "staleness_steps": 21, "churn": 0.25, "stale_recall": 0.91}
-            record["events"] = [event]
-        lines.append(json.dumps(record))
-        if step % 50 == 0:
-            lines.append(json.dumps({"step": step, "eval_loss": 2.5 + 6 * 0.98**step, "eval_retrieval_utility": 1.0}))
-    (root / "log.jsonl").write_text("\n".join(lines) + "\n")
-    summary = {
-        "recall": {
-            "initial": {"1": 0.49, "5": 0.78, "20": 0.99},
-            "ict": {"1": 0.67, "5": 0.9, "20": 0.99},
-            "realm": {"1": 0.74, "5": 0.93, "20": 1.0},
-            "bm25": {"1": 0.12, "5": 0.5, "20": 0.75},
-        },
-    }
-    (root / "summary.json").write_text(json.dumps(summary))
-    (root / "run.json").write_text(json.dumps({"protocol": 1, "index_factory": "Flat"}))
-    candidates = [
-        {"title": "", "text": "", "probability": 0.08, "utility": 0.0},
-        {
-            "title": "Nicaragua",
-            "text": "Managua is the seat of government. " * 20,
-            "probability": 0.81,
-            "utility": 4.2,
-        },
-        {"title": "Honduras", "text": "The capital <is> Tegucigalpa.", "probability": 0.11, "utility": -0.3},
-    ]
-    example = {
-        "text": "The government of Nicaragua sits in [MASK] [MASK].",
-        "answer": "Managua",
-        "candidates": candidates,
-    }
-    (root / "examples.json").write_text(json.dumps([example, example]))
-    return root
 
 
 class Outline(HTMLParser):
@@ -98,6 +32,27 @@ class Outline(HTMLParser):
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
+
+
+def test_a_reader_without_a_mouse_or_eyes_finds_the_way(tmp_path):
+    page = write_report(write_run(tmp_path / "run")).read_text()
+    assert page.count("<main>") == 1 and not re.search(r"<th[^>]*></th>", page)
+    # Tables of figures are scrolled on narrow screens; the others break their lines.
+    assert re.findall(r'<div class="scroll"( tabindex="0")?><table class="figures">', page).count("") == 0
+    assert not re.search(r'tabindex="0"><table class="(?!figures)', page)
+
+
+def test_numbers_and_names_are_those_of_a_reader(tmp_path):
+    run = write_run(tmp_path / "run", steps=20)
+    steps = [{"step": step, "loss": 2.0, "null_mass": 1.15e-06} for step in range(1, 21)]
+    (run / "log.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
+    (run / "run.json").write_text(json.dumps({"created": "2026-11-30T13:28:31+00:00"}))
+    summary = {"recall": {"recurring": {"1": 50.0}}, "trained_questions": {"questions": 8}}
+    (run / "summary.json").write_text(json.dumps(summary))
+    page = write_report(run).read_text()
+    assert "<b>&lt; 0.001</b>" in page and "e-06</b>" not in page
+    assert "2026-11-30 13:28 UTC" in page and "after recurring spans" in page
+    assert "Fine-tuning on questions, reported by realm_hf" in page
 
 
 def test_page_is_well_formed_and_loads_nothing(tmp_path):

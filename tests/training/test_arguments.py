@@ -2,6 +2,7 @@
 
 import pytest
 
+from realm_hf.training import command_errors
 from realm_hf.training.arguments import InverseClozeTrainingArguments, RealmTrainingArguments
 from realm_hf.training.command_line import parse_arguments
 
@@ -66,6 +67,10 @@ def test_a_yaml_file_that_cannot_be_read_is_named_with_its_line(tmp_path, text, 
     [(["--output_dir", "x", "--learning_rate", "fast"], "'fast'"), ([], "required: --output_dir")],
 )
 def test_a_value_that_does_not_fit_is_said_in_one_line_by_one_rank(monkeypatch, capsys, words, said, rank, lines):
+    def ended_by_the_launcher(seconds):
+        raise SystemExit(2)
+
+    monkeypatch.setattr(command_errors.time, "sleep", ended_by_the_launcher)
     monkeypatch.setenv("RANK", rank)
     with pytest.raises(SystemExit) as ended:
         parse_arguments([RealmTrainingArguments], words)

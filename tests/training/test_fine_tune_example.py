@@ -75,7 +75,7 @@ def test_pretraining_run_becomes_a_model_that_answers_over_its_passages_and_inde
 def test_any_bert_is_fine_tuned_over_a_corpus_of_ones_own(bert, questions, tmp_path, monkeypatch, capsys):
     words = ["--model_name_or_path", bert, "--knowledge_corpus", FIXTURES / "countries.jsonl"]
     words += ["--output_dir", tmp_path / "qa", "--train_questions", questions, "--dev_fraction", 0.25]
-    words += ["--max_passage_length", 96, "--retriever_proj_size", 16, "--reader_seq_len", 128]
+    words += ["--max_candidate_length", 96, "--retriever_proj_size", 16, "--reader_seq_len", 128]
     run_example("finetune_open_qa", monkeypatch, *words, *SHORT)
     assert "3 to train on, 1 to evaluate on" in capsys.readouterr().out
     summary = json.loads((tmp_path / "qa" / "summary.json").read_text())
@@ -90,7 +90,7 @@ def test_the_gold_column_is_read_and_only_the_reader_learns(bert, tmp_path, monk
     path.write_text("\n".join(json.dumps({"context": None, **row}) for row in rows), encoding="utf-8")
     words = ["--model_name_or_path", bert, "--knowledge_corpus", FIXTURES / "countries.jsonl"]
     words += ["--output_dir", tmp_path / "qa", "--train_questions", path, "--gold_column", "context"]
-    words += ["--max_passage_length", 96, "--retriever_proj_size", 16, "--reader_seq_len", 128]
+    words += ["--max_candidate_length", 96, "--retriever_proj_size", 16, "--reader_seq_len", 128]
     run_example("finetune_open_qa", monkeypatch, *words, "--gold_passages", "--freeze_retriever", *SHORT)
     assert "a beam of 5, of which 5 are read" in capsys.readouterr().out
     counted = json.loads((tmp_path / "qa" / "summary.json").read_text())["trained_questions"]

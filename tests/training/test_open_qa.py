@@ -491,7 +491,7 @@ def test_no_question_another_tokenizer_and_an_old_run_are_refused(world, tmp_pat
         ({"reader_beam_size": 0}, "reader_beam_size is 0"),
         ({"searcher_beam_size": -1}, "searcher_beam_size is -1"),
         ({"reader_seq_len": 3}, "reader_seq_len is 3"),
-        ({"max_question_length": 2}, "max_question_length is 2"),
+        ({"max_query_length": 2}, "max_query_length is 2"),
         ({"num_train_epochs": 0.0}, "num_train_epochs is 0.0"),
         ({"refresh": "never"}, "refresh is 'never'"),
         ({"max_staleness": 900}, "never renews"),
@@ -514,7 +514,7 @@ def test_epochs_become_steps_of_the_whole_batch(world, tmp_path):
 
 def test_long_question_is_cut_and_keeps_its_separator(world, tmp_path):
     example = replace(questions(world)[0], question="what " * 300)
-    made = qa_trainer(world, tmp_path, examples=[example], per_device_train_batch_size=1, max_question_length=16)
+    made = qa_trainer(world, tmp_path, examples=[example], per_device_train_batch_size=1, max_query_length=16)
     assert len(made.question_ids[0]) == 16 and made.question_ids[0][-1] == tiny_tokenizer().sep_token_id
     record, _ = one_step(made)
     assert np.isfinite(record["loss"])

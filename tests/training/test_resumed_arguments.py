@@ -15,7 +15,17 @@ from realm_hf.runs.records import read_run
 from realm_hf.storage.sealed_json import SEAL
 from realm_hf.training.arguments import InverseClozeTrainingArguments, RealmTrainingArguments
 from realm_hf.training.open_qa_arguments import OpenQATrainingArguments
-from realm_hf.training.resumed_arguments import FREE, UNREPORTED
+from realm_hf.training.resumed_arguments import FREE, UNREPORTED, check_resumed, recorded
+
+
+def test_an_argument_that_was_renamed_is_compared_by_its_new_name(tmp_path):
+    args = OpenQATrainingArguments(output_dir=str(tmp_path))
+    state = {**recorded(args, {}), "seed": 42, "world_size": 1, "step": 2}
+    state["arguments"]["max_question_length"] = state["arguments"].pop("max_query_length")
+    check_resumed(tmp_path, state, args, {}, 1)
+    state["arguments"]["max_question_length"] = 16
+    with pytest.raises(RunDirectoryError, match="max_query_length 16 then, 64 now"):
+        check_resumed(tmp_path, state, args, {}, 1)
 
 
 def stopped_run(kind, world, run, **overrides):

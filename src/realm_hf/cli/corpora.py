@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
-from datasets import Dataset
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
+from realm_hf.cli.arguments import KnowledgeArguments, ModelArguments
 from realm_hf.data import (
-    MAX_PASSAGE_LENGTH,
     PassageStore,
     RecurringSpans,
     articles_of,
     build_passages,
     find_recurring_spans,
-    load_documents,
     passages_from_rows,
 )
 from realm_hf.generations.projection import fit_projection
@@ -32,83 +30,25 @@ from realm_hf.training import RankGroup, TrainingLoop, TrainingResult, resume_co
 _DOWNLOAD_SECONDS = 24 * 3600.0
 
 
-@dataclass
-class KnowledgeArguments:
-    """Parameters that control the knowledge corpus: the passages that are retrieved."""
-
-    knowledge_corpus: str = field(
-        metadata={"help": "Documents: a Hub id, a file (parquet, jsonl, csv, txt), or a directory."}
-    )
-    knowledge_split: str = field(default="train", metadata={"help": "Split of a Hub dataset."})
-    knowledge_config: str | None = field(default=None, metadata={"help": "Configuration of a Hub dataset."})
-    title_column: str = field(default="title", metadata={"help": "Column of the title; 'none' where there is none."})
-    text_column: str = field(default="text", metadata={"help": "Column of the text."})
-    rows_are_passages: bool = field(default=False, metadata={"help": "Take each row as one passage; do not cut."})
-    min_sentences: int = field(default=1, metadata={"help": "Drop passages with fewer sentences."})
-    num_proc: int = field(default=1, metadata={"help": "Processes that prepare the corpora."})
-
-    def documents(self) -> Dataset:
-        """The documents, not yet cut; see [`load_documents`]."""
-        return load_documents(self.knowledge_corpus, self.knowledge_split, name=self.knowledge_config)
-
-
-@dataclass
-class LengthArguments:
-    """Parameters that control the passages' length, where training has none of its own."""
-
-    max_candidate_length: int = field(
-        default=MAX_PASSAGE_LENGTH, metadata={"help": "Wordpieces of a passage, specials included."}
-    )
-
-
-@dataclass
-class ModelArguments:
-    """Parameters that control the initial weights."""
-
-    model_name_or_path: str = field(metadata={"help": "Any BERT checkpoint, or a REALM one to go on from."})
-    pooler: Literal["checkpoint", "identity"] = field(
-        default="checkpoint",
-        metadata={"help": "identity keeps the geometry of [CLS]: for sentence encoders, and BERTs without a pooler."},
-    )
-    pooling_mode: Literal["cls", "mean"] = field(
-        default="cls",
-        metadata={"help": "What is embedded: [CLS], or the mean of the tokens, as sentence encoders do."},
-    )
-    projection: Literal["layer_norm", "linear", "pca", "none"] = field(
-        default="layer_norm",
-        metadata={
-            "help": "What follows: linear and LayerNorm (paper), linear, linear fitted on the passages, nothing."
-        },
-    )
-    normalize: bool = field(default=False, metadata={"help": "Embeddings of length 1, as most sentence encoders'."})
-    query_prompt: str = field(default="", metadata={"help": "Text before each query, e.g. 'query: '."})
-    document_prompt: str = field(default="", metadata={"help": "Text before each passage, e.g. 'passage: '."})
-    retriever_proj_size: int = field(
-        default=128, metadata={"help": "Dimensions of an embedding; with --projection none the encoder's own."}
-    )
-    score_scale: str | None = field(
-        default=None,
-        metadata={
-            "help": "Factor on the retrieval score: a number, or auto. Default: 1, the paper's; 20 if normalized."
-        },
-    )
-    projection_dropout: float = field(default=0.1, metadata={"help": "Dropout on embeddings; 0.1 as released."})
-
-
-def _is_another_encoder(config: PreTrainedConfig) -> bool:
+def is_another_encoder(config: PreTrainedConfig) -> bool:
     """Whether a model is made of another encoder than BERT, or is one."""
     if config.model_type == "realm":
         return config.embedder_config is not None or config.encoder_config is not None
     return bool(config.model_type != "bert")
 
 
+def tokenizer_of(name_or_path: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model, of any encoder."""
+    if is_another_encoder(AutoConfig.from_pretrained(name_or_path)):
+        # By its own class: a model of type "realm" would name BERT's.
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name_or_path)
+        return tokenizer
+    return RealmTokenizer.from_pretrained(name_or_path)
+
+
 def load_tokenizer(args: ModelArguments) -> PreTrainedTokenizerBase:
     """The tokenizer of the model that is started from."""
-    if _is_another_encoder(AutoConfig.from_pretrained(args.model_name_or_path)):
-        # By its own class: a model of type "realm" would name BERT's.
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(args.model_name_or_path)
-        return tokenizer
-    return RealmTokenizer.from_pretrained(args.model_name_or_path)
+    return tokenizer_of(args.model_name_or_path)
 
 
 def load_model(args: ModelArguments, seed: int, passages: PassageStore | None = None) -> RealmForPreTraining:
@@ -127,7 +67,7 @@ def load_model(args: ModelArguments, seed: int, passages: PassageStore | None = 
     if args.score_scale is not None:
         fields["score_scale"] = args.score_scale if args.score_scale == "auto" else float(args.score_scale)
     name = args.model_name_or_path
-    if _is_another_encoder(config):
+    if is_another_encoder(config):
         model = RealmForPreTraining.from_encoders(embedder=name, encoder=name, seed=seed, **fields)
     else:
         model = RealmForPreTraining.from_bert(name, pooler=args.pooler, seed=seed, **fields)

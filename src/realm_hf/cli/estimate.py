@@ -9,8 +9,9 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-from realm_hf.estimate.costs import MODELS, Estimate, ModelShape, Plan, estimate_run, packaged_rates, time_in_words
+from realm_hf.estimate.costs import Estimate, Plan, estimate_run, packaged_rates, time_in_words
 from realm_hf.estimate.index_costs import DTYPE_BYTES
+from realm_hf.estimate.shapes import MODELS, ModelShape
 
 __all__ = ["add_parser", "in_words"]
 
@@ -52,8 +53,9 @@ def _run(options: argparse.Namespace) -> int:
     if given:
         rates = replace(rates, **given, source=f"{', '.join(given)} as given; the others: {rates.source}")
     own = {name: getattr(options, name) for name in (own.name for own in fields(Plan)) if hasattr(options, name)}
+    embedder, encoder = _shapes(options.model)
     found = estimate_run(
-        Plan(**own, factory=options.index_factory, shape=_shape(options.model), rates=rates),
+        Plan(**own, factory=options.index_factory, shape=embedder, encoder_shape=encoder, rates=rates),
     )
     if options.json:
         text = json.dumps({**asdict(found), "refresh_seconds": found.refresh_seconds}, indent=2)
@@ -63,18 +65,39 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _shape(name: str) -> ModelShape:
+def _shapes(name: str) -> tuple[ModelShape, ModelShape | None]:
+    """Of the embedder, and of the encoder that reads where it is another."""
     if name in MODELS:
-        return MODELS[name]
+        return MODELS[name], None
     path = Path(name) / "config.json"
     if not path.is_file():
         raise ValueError(f"There is no {path}: give {', '.join(MODELS)}, or the folder of a model.")
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    names = [own.name for own in fields(ModelShape)]
+    if content.get("model_type", "bert") not in ("bert", "realm"):
+        return _counted(content), None
+    embedder, encoder = content.get("embedder_config"), content.get("encoder_config")
+    if embedder == encoder:
+        return _counted(embedder) if embedder else _of_bert(content, path), None
+    return (
+        _counted(embedder) if embedder else _of_bert(content, path),
+        _counted(encoder) if encoder else _of_bert(content, path),
+    )
+
+
+def _of_bert(content: dict[str, Any], path: Path) -> ModelShape:
+    names = ("hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size")
     missing = [name for name in names if name not in content]
     if missing:
         raise ValueError(f"{path} lacks {', '.join(missing)}: it is not the configuration of a BERT-like model.")
     return ModelShape(**{name: content[name] for name in names})
+
+
+def _counted(content: dict[str, Any]) -> ModelShape:
+    # Only here is torch needed, which takes longer to import than all else takes to run.
+    from realm_hf.estimate.encoder_shapes import shape_of_encoder
+    from realm_hf.models.any_encoder import encoder_configuration
+
+    return shape_of_encoder(encoder_configuration(content))
 
 
 def in_words(found: Estimate) -> list[str]:

@@ -12,24 +12,21 @@ checkpoints/, index/, log.jsonl and summary.json.
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
+from realm_hf.cli.arguments import PassageArguments, QuestionArguments, StartArguments
 from realm_hf.cli.corpora import (
-    KnowledgeArguments,
-    ModelArguments,
     end_interrupted,
     load_model,
     load_tokenizer,
     prepare_passages,
 )
-from realm_hf.cli.programs import arguments_of, one_line_errors, set_up_logging
-from realm_hf.data import MAX_PASSAGE_LENGTH, OpenQAExample, PassageStore, load_questions
+from realm_hf.cli.programs import one_line_errors, set_up_logging
+from realm_hf.data import OpenQAExample, PassageStore, load_questions
 from realm_hf.models.modeling_embedder import RealmEmbedder
 from realm_hf.models.modeling_realm_qa import RealmForOpenQA
 from realm_hf.qa.answerer import QuestionAnswerer
@@ -39,63 +36,10 @@ from realm_hf.training import OpenQATrainer, OpenQATrainingArguments, make_accel
 SHOWN = 5
 
 
-@dataclass
-class QuestionArguments:
-    """Parameters that control the questions."""
-
-    train_questions: str = field(
-        metadata={"help": "JSON lines or Parquet with question and answer(s), or a Hub id such as nq_open."}
-    )
-    train_split: str = field(default="train", metadata={"help": "Split of a Hub dataset."})
-    dev_questions: str | None = field(default=None, metadata={"help": "The same, to evaluate on."})
-    dev_split: str = field(default="validation", metadata={"help": "Split of a Hub dataset."})
-    dev_fraction: float = field(
-        default=0.0, metadata={"help": "Without dev_questions: hold out this share of the training questions."}
-    )
-    questions_config: str | None = field(default=None, metadata={"help": "Configuration of a Hub dataset."})
-    question_column: str = field(default="question", metadata={"help": "Column of the question."})
-    answer_column: str | None = field(
-        default=None, metadata={"help": "Column of the answers; default: answers or answer."}
-    )
-    gold_column: str = field(
-        default="passage",
-        metadata={"help": "With gold_passages: column of the gold passages, numbers of documents or texts."},
-    )
-    regex_answers: bool = field(
-        default=False, metadata={"help": "The answers are regular expressions, as in CuratedTREC."}
-    )
-
-
-@dataclass
-class PassageArguments(KnowledgeArguments):
-    """Parameters that control the knowledge corpus: by default that of the model's own run."""
-
-    knowledge_corpus: str | None = field(  # type: ignore[assignment]
-        default=None, metadata={"help": "Documents: a Hub id, a file (parquet, jsonl, csv, txt), or a directory."}
-    )
-    passages: str | None = field(default=None, metadata={"help": "A passage store in place of documents."})
-    max_passage_length: int = field(
-        default=MAX_PASSAGE_LENGTH, metadata={"help": "Wordpieces of title and body of a passage that is cut here."}
-    )
-
-
-@dataclass
-class StartArguments(ModelArguments):
-    """Parameters that control the initial weights."""
-
-    index_from: str | None = field(
-        default=None, metadata={"help": "A run whose newest index is taken over; default: the model's own."}
-    )
-    max_span_width: int | None = field(
-        default=None, metadata={"help": "Wordpieces of the longest answer; default: what the model says (10)."}
-    )
-
-
-def main(words: Sequence[str]) -> int:
+def main(
+    questions: QuestionArguments, knowledge: PassageArguments, start: StartArguments, args: OpenQATrainingArguments
+) -> int:
     """Run the command with these arguments; returns its exit code."""
-    questions, knowledge, start, args = arguments_of(
-        "finetune", words, [QuestionArguments, PassageArguments, StartArguments, OpenQATrainingArguments]
-    )
     with one_line_errors("finetune"):
         accelerator = make_accelerator(args)
         set_up_logging(accelerator)
@@ -155,9 +99,9 @@ def load_examples(
 
 
 def run_of(model: str) -> Path | None:
-    """The run of pre-training that a model folder belongs to."""
-    parent = Path(model).absolute().parent
-    return parent if (parent / "run.json").is_file() else None
+    """The run of pre-training that was named, or that a model folder belongs to."""
+    folder = Path(model).absolute()
+    return next((place for place in (folder, folder.parent) if (place / "run.json").is_file()), None)
 
 
 def find_passages(
@@ -171,7 +115,7 @@ def find_passages(
     if args.passages is not None and args.knowledge_corpus is not None:
         raise SystemExit("Both passages and knowledge_corpus are given: name one corpus.")
     if args.knowledge_corpus is not None:
-        return prepare_passages(args, tokenizer, run / "passages", args.max_passage_length)
+        return prepare_passages(args, tokenizer, run / "passages", args.max_candidate_length)
     if args.passages is not None:
         return PassageStore.load(args.passages)
     for folder in (Path(start.model_name_or_path) / "passages", *([] if origin is None else [origin / "passages"])):
@@ -232,4 +176,5 @@ def show_results(run: Path, questions: list[str], args: OpenQATrainingArguments)
     folder = run / "model"
     answerer = QuestionAnswerer(RealmForOpenQA.from_pretrained(folder), RealmRetriever.from_pretrained(folder))
     for answer in answerer(questions):
-        print(f"  {answer.question}\n    {answer.shown or '(none)'}  p {answer.probability:.2f}  {answer.title}")
+        title = answer.title or ("(no title)" if answer.shown else "")
+        print(f"  {answer.question}\n    {answer.shown or '(none)'}  p {answer.probability:.2f}  {title}")

@@ -17,9 +17,11 @@ from importlib import import_module
 from typing import NamedTuple
 
 from realm_hf import __version__
+from realm_hf.training.command_errors import one_process_speaks, unknown
 
 __all__ = ["EXIT_UNUSABLE", "main"]
 
+_EXIT_NOT_UNDERSTOOD = 2
 EXIT_UNUSABLE = 4
 
 
@@ -59,14 +61,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words and words[0] in PROGRAMS:
-        program: int = import_module(PROGRAMS[words[0]].module).main(words[1:])
-        return program
+        return _run(words[0], words[1:])
+    if words and not words[0].startswith("-") and words[0] not in COMMANDS:
+        line = f"realm-hf: {unknown('command', words[0], PROGRAMS | COMMANDS)}"
+        one_process_speaks(line)
+        sys.stderr.write(f"{line}\n")
+        raise SystemExit(_EXIT_NOT_UNDERSTOOD)
     options = _parser(words).parse_args(words)
     try:
         code: int = options.command(options)
     except (OSError, RuntimeError, ValueError) as error:
         sys.stderr.write(f"realm-hf: {error}\n")
         return EXIT_UNUSABLE
+    return code
+
+
+def _run(name: str, words: Sequence[str]) -> int:
+    """A program. What it shares with others comes with it: other commands do not wait for that."""
+    module = PROGRAMS[name].module
+    if name == "warm-start":  # has programs of its own
+        code: int = import_module(module).main(words)
+    else:
+        code = import_module("realm_hf.cli.programs").run_program(name, module, words)
     return code
 
 

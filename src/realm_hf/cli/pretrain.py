@@ -10,24 +10,29 @@ log.jsonl, summary.json, examples.json, report.html, and a folder for each warm 
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
 from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
-from realm_hf.cli.corpora import (
+from realm_hf.cli.arguments import (
+    EvaluationArguments,
     KnowledgeArguments,
     ModelArguments,
+    PreTrainingArguments,
+    SentenceArguments,
+    WarmStartArguments,
+)
+from realm_hf.cli.corpora import (
     end_interrupted,
     load_model,
     load_tokenizer,
     once,
     prepare_passages,
 )
-from realm_hf.cli.pretrain_warm_starts import WarmStartArguments, warm_up
-from realm_hf.cli.programs import arguments_of, one_line_errors, set_up_logging
+from realm_hf.cli.pretrain_warm_starts import warm_up
+from realm_hf.cli.programs import one_line_errors, set_up_logging
 from realm_hf.data import (
     OpenQAExample,
     PassageStore,
@@ -39,6 +44,7 @@ from realm_hf.data import (
     load_questions,
     tagger_from_name,
 )
+from realm_hf.data.taggers.names import check_tagger_name
 from realm_hf.models.modeling_realm import RealmForPreTraining
 from realm_hf.report import write_report
 from realm_hf.training import (
@@ -49,61 +55,20 @@ from realm_hf.training import (
 )
 
 
-@dataclass
-class PreTrainingArguments(RealmTrainingArguments):
-    """Parameters of pre-training, with the released warm-up unless another is given."""
-
-    warmup_steps: int = field(
-        default=-1,
-        metadata={
-            "help": "Steps in which the rate rises to its peak; -1: a tenth of max_steps, within 100 and 10,000."
-        },
-    )
-
-
-@dataclass
-class EvaluationArguments:
-    """Parameters that control which questions the served index is asked at each swap and evaluation."""
-
-    eval_questions: str | None = field(
-        default=None, metadata={"help": "Questions (JSON lines, Parquet, Hub): recall and nDCG while training."}
-    )
-    eval_gold_column: str | None = field(
-        default=None,
-        metadata={"help": "Column of their gold passages, numbers of documents or texts; default: judge by answers."},
-    )
-
-
-@dataclass
-class SentenceArguments:
-    """Parameters that control the pre-training corpus: the sentences whose spans are masked."""
-
-    pretraining_corpus: str | None = field(
-        default=None, metadata={"help": "Documents, as for knowledge_corpus, which is the default."}
-    )
-    pretraining_split: str = field(default="train", metadata={"help": "Split of a Hub dataset."})
-    pretraining_config: str | None = field(default=None, metadata={"help": "Configuration of a Hub dataset."})
-    pretraining_text_column: str = field(default="text", metadata={"help": "Column of the text."})
-    tagger: str = field(
-        default="rules", metadata={"help": "Finds salient spans: rules, spacy:PIPELINE, or hub:MODEL (BERT on CoNLL)."}
-    )
-    heldout_fraction: float = field(default=0.01, metadata={"help": "Share of the documents that is held out."})
-
-
-def main(words: Sequence[str]) -> int:
+def main(
+    knowledge: KnowledgeArguments,
+    corpus: SentenceArguments,
+    evaluation: EvaluationArguments,
+    model_args: ModelArguments,
+    warm: WarmStartArguments,
+    args: PreTrainingArguments,
+) -> int:
     """Run the command with these arguments; returns its exit code."""
-    knowledge, corpus, evaluation, model_args, warm, args = arguments_of(
-        "pretrain",
-        words,
-        [
-            *(KnowledgeArguments, SentenceArguments, EvaluationArguments),
-            *(ModelArguments, WarmStartArguments, PreTrainingArguments),
-        ],
-    )
     with one_line_errors("pretrain"):
         accelerator = make_accelerator(args)
         set_up_logging(accelerator)
         run = Path(args.output_dir)
+        check_tagger_name(corpus.tagger)
         tokenizer = load_tokenizer(model_args)
         passages = prepare_passages(knowledge, tokenizer, run / "passages", args.max_candidate_length)
         sentences = prepare_sentences(knowledge, corpus, args, tokenizer, run / "sentences")
@@ -207,7 +172,7 @@ def overview(
             for n, c in counts.items()
         ),
         f"Training    {args.max_steps:,} steps of {batch} examples with {args.num_candidates} candidates, on "
-        f"{accelerator.num_processes} x {accelerator.device.type}; {len(sentences.heldout):,} sentences held out",
+        f"{accelerator.num_processes} x {accelerator.device.type}",
         f"Rate        peak {args.learning_rate:g} after {args.num_warmup_steps:,} steps of warm-up, then "
         f"{args.lr_scheduler_type}",
         f"Index       {args.index_factory}, refresh {args.refresh}, {args.snapshot_schedule}",

@@ -7,13 +7,13 @@
 One that is over is only loaded; one that was stopped goes on from its newest checkpoint.
 """
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
+from realm_hf.cli.arguments import WarmStartArguments
 from realm_hf.cli.corpora import hold_out_articles, recurring_spans_of
 from realm_hf.data import PassageStore
 from realm_hf.models.modeling_realm import RealmForPreTraining
@@ -28,43 +28,6 @@ from realm_hf.training import (
     TrainingLoop,
     TrainingResult,
 )
-
-
-@dataclass
-class WarmStartArguments:
-    """Parameters that control the warm starts: masked LM, the inverse cloze task (section 3.4), recurring spans."""
-
-    masked_lm_steps: int = field(default=0, metadata={"help": "Optimizer steps of the encoder; 0 leaves it out."})
-    masked_lm_batch_size: int = field(default=32, metadata={"help": "Sequences a device forwards at once."})
-    masked_lm_accumulation_steps: int = field(default=1, metadata={"help": "Times that."})
-    masked_lm_learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate."})
-    masked_lm_warmup_steps: int = field(default=0, metadata={"help": "Linear warm-up."})
-    masked_lm_max_length: int = field(default=128, metadata={"help": "Wordpieces of a sequence."})
-    masked_lm_pair_probability: float = field(
-        default=0.5, metadata={"help": "How often a second passage that shares a masked span is joined."}
-    )
-    inverse_cloze_steps: int = field(default=0, metadata={"help": "Optimizer steps; 0 leaves the warm start out."})
-    inverse_cloze_batch_size: int = field(default=32, metadata={"help": "Sentences a device embeds at once."})
-    inverse_cloze_accumulation_steps: int = field(
-        default=1, metadata={"help": "Times that: by gradient caching all are negatives of all (paper: 4096)."}
-    )
-    inverse_cloze_learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate."})
-    inverse_cloze_warmup_steps: int = field(default=0, metadata={"help": "Linear warm-up."})
-    inverse_cloze_keep_probability: float = field(
-        default=0.1, metadata={"help": "How often the sentence stays in its passage."}
-    )
-    inverse_cloze_mask_probability: float = field(
-        default=0.0,
-        metadata={"help": "How often words of the sentence are masked; for encoders that never met [MASK]."},
-    )
-    recurring_span_steps: int = field(default=0, metadata={"help": "Optimizer steps; 0 leaves the warm start out."})
-    recurring_span_batch_size: int = field(default=32, metadata={"help": "Queries a device embeds at once."})
-    recurring_span_accumulation_steps: int = field(default=1, metadata={"help": "Times that, by gradient caching."})
-    recurring_span_learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate."})
-    recurring_span_warmup_steps: int = field(default=0, metadata={"help": "Linear warm-up."})
-    recurring_span_keep_probability: float = field(
-        default=0.5, metadata={"help": "How often the span stays in the query."}
-    )
 
 
 def warm_up(

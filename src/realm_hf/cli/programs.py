@@ -3,42 +3,55 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from accelerate import Accelerator
+from tqdm import tqdm
+from transformers.utils import logging as transformers_logging
 
+from realm_hf.cli.arguments import ARGUMENTS
 from realm_hf.runs.errors import RunDirectoryError
+from realm_hf.training.command_errors import one_process_speaks
 from realm_hf.training.command_line import parse_arguments
 
-__all__ = ["arguments_of", "one_line_errors", "set_up_logging"]
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+__all__ = ["AboveTheBars", "one_line_errors", "run_program", "set_up_logging"]
 
 _EXIT_NOT_UNDERSTOOD = 2
-# Rank 0 speaks, and its launcher then ends the others; a rank that is still there after so many seconds failed alone.
-_LAUNCHER_SECONDS = 10.0
 
 
-def arguments_of(name: str, words: Sequence[str], kinds: Sequence[Any]) -> tuple[Any, ...]:
+def run_program(name: str, module: str, words: Sequence[str]) -> int:
     """
-    The arguments of a command, from the command line or a YAML file; see [`parse_arguments`].
+    Read the arguments of a program, and only then import it: a typo and `--help` need no datasets and no models.
 
     Args:
-        name (`str`): Of the command.
-        words (`Sequence[str]`): What follows it.
-        kinds (`Sequence`): Dataclasses whose field names are distinct.
+        name (`str`): Of the command; its arguments are in [`ARGUMENTS`].
+        module (`str`): Its `main` takes them, one of each kind.
+        words (`Sequence[str]`): What follows the command: options, or a YAML file and options.
+
+    Returns:
+        `int`: Its exit code.
 
     Raises:
         SystemExit: They are not understood. Of several processes the first says why, in one line.
     """
+    arguments = _arguments(name, words)
+    code: int = import_module(module).main(*arguments)
+    return code
+
+
+def _arguments(name: str, words: Sequence[str]) -> tuple[Any, ...]:
     try:
-        return parse_arguments(kinds, words, prog=f"realm-hf {name}")
+        return parse_arguments(ARGUMENTS[name], words, prog=f"realm-hf {name}")
     except (FileNotFoundError, ValueError) as error:
-        _wait_for_rank_0()
-        sys.stderr.write(f"realm-hf {name}: {error}\n")
+        line = f"realm-hf {name}: {error}"
+        one_process_speaks(line)
+        sys.stderr.write(f"{line}\n")
         raise SystemExit(_EXIT_NOT_UNDERSTOOD) from None
 
 
@@ -57,20 +70,32 @@ def one_line_errors(name: str) -> Iterator[None]:
     try:
         yield
     except (OSError, RunDirectoryError, ValueError) as error:
-        _wait_for_rank_0()
-        raise SystemExit(f"realm-hf {name}: {error}") from None
-    except SystemExit:  # already in words
-        _wait_for_rank_0()
-        raise
-
-
-def _wait_for_rank_0() -> None:
-    if os.environ.get("RANK", "0") != "0":
-        time.sleep(_LAUNCHER_SECONDS)
+        line = f"realm-hf {name}: {' '.join(str(error).split())}"
+        one_process_speaks(line)
+        raise SystemExit(line) from None
+    except SystemExit as end:
+        if not isinstance(end.code, str):
+            raise
+        line = f"realm-hf {name}: {end.code}"
+        one_process_speaks(line)
+        raise SystemExit(line) from None
 
 
 def set_up_logging(accelerator: Accelerator) -> None:
-    """Progress of the main process in words; warnings of all."""
+    """Progress of the main process in words, above its bars; warnings of all. Weights get no bar."""
     level = logging.INFO if accelerator.is_main_process else logging.WARNING
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+    log_format = "%(asctime)s %(name)s: %(message)s"
+    logging.basicConfig(level=logging.WARNING, format=log_format, datefmt="%H:%M:%S", handlers=[AboveTheBars()])
     logging.getLogger("realm_hf").setLevel(level)
+    transformers_logging.disable_progress_bar()
+
+
+class AboveTheBars(logging.Handler):
+    """Writes to standard error, and draws the progress bars again below: a line is not glued to a bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record."""
+        try:
+            tqdm.write(self.format(record), file=sys.stderr)
+        except Exception:  # noqa: BLE001 - as every handler: a message that cannot be written ends no training
+            self.handleError(record)

@@ -1,16 +1,14 @@
-"""Commands that look after a run directory: build its index, inspect it, verify it, write its report."""
+"""Commands that look after a run directory: build its index, inspect it, verify it, write its report.
+
+Each imports what it needs when it runs: help needs none of it.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 
-from realm_hf.refresh import builder
 from realm_hf.refresh.builder_options import BuilderOptions, add_arguments
-from realm_hf.report import write_report
-from realm_hf.runs.directory import RunDirectory
-from realm_hf.runs.inspection import describe_run, run_as_text
-from realm_hf.runs.verification import verify_run
 
 __all__ = ["add_build_index", "add_inspect", "add_report", "add_verify"]
 
@@ -35,6 +33,8 @@ def add_build_index(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def _build_index(options: argparse.Namespace) -> int:
+    from realm_hf.refresh import builder
+
     return builder.run(BuilderOptions.of(options))
 
 
@@ -49,6 +49,9 @@ def add_inspect(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> int:
+    from realm_hf.runs.directory import RunDirectory
+    from realm_hf.runs.inspection import describe_run, run_as_text
+
     run = RunDirectory.open(options.run)
     print(json.dumps(describe_run(run), indent=2) if options.json else "\n".join(run_as_text(run)))
     return 0
@@ -75,6 +78,9 @@ def add_verify(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def _verify(options: argparse.Namespace) -> int:
+    from realm_hf.runs.directory import RunDirectory
+    from realm_hf.runs.verification import verify_run
+
     run = RunDirectory.open(options.run)
     wrong = generations = 0
     for finding in verify_run(
@@ -99,5 +105,7 @@ def add_report(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def _report(options: argparse.Namespace) -> int:
+    from realm_hf.report import write_report
+
     print(write_report(options.run, options.output))
     return 0

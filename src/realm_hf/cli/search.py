@@ -42,8 +42,11 @@ def search(options: argparse.Namespace) -> int:
     Raises:
         OSError, ValueError: If the retriever cannot be loaded, or has no tower that embeds queries.
     """
+    from transformers.utils import logging
+
     from realm_hf.retriever.retriever import RealmRetriever
 
+    logging.disable_progress_bar()
     if options.k < 1:
         raise ValueError(f"--k is {options.k}: at least 1 is needed.")
     retriever = RealmRetriever.from_pretrained(options.retriever)

@@ -13,20 +13,17 @@ as `--model_name_or_path`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
+from realm_hf.cli.arguments import KnowledgeArguments, LengthArguments, ModelArguments
 from realm_hf.cli.corpora import (
-    KnowledgeArguments,
-    LengthArguments,
-    ModelArguments,
     load_model,
     load_tokenizer,
     prepare_passages,
     recurring_spans_of,
     train_and_save,
 )
-from realm_hf.cli.programs import arguments_of, one_line_errors, set_up_logging
+from realm_hf.cli.programs import one_line_errors, set_up_logging
 from realm_hf.training import (
     InverseClozeTrainer,
     InverseClozeTrainingArguments,
@@ -35,23 +32,17 @@ from realm_hf.training import (
     make_accelerator,
 )
 
-__all__ = ["inverse_cloze", "recurring_spans"]
+__all__ = ["main"]
 
 
-def inverse_cloze(words: Sequence[str]) -> int:
-    """Run `warm-start inverse-cloze` with these arguments; returns its exit code."""
-    return _train("inverse-cloze", words, InverseClozeTrainingArguments)
-
-
-def recurring_spans(words: Sequence[str]) -> int:
-    """Run `warm-start recurring-spans` with these arguments; returns its exit code."""
-    return _train("recurring-spans", words, RecurringSpanTrainingArguments)
-
-
-def _train(task: str, words: Sequence[str], kind: type[InverseClozeTrainingArguments]) -> int:
-    knowledge, lengths, model_args, args = arguments_of(
-        f"warm-start {task}", words, [KnowledgeArguments, LengthArguments, ModelArguments, kind]
-    )
+def main(
+    knowledge: KnowledgeArguments,
+    lengths: LengthArguments,
+    model_args: ModelArguments,
+    args: InverseClozeTrainingArguments,
+) -> int:
+    """Run the task that the arguments are of; returns its exit code."""
+    task = "recurring-spans" if isinstance(args, RecurringSpanTrainingArguments) else "inverse-cloze"
     with one_line_errors(f"warm-start {task}"):
         accelerator = make_accelerator(args)
         set_up_logging(accelerator)

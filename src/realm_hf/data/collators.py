@@ -43,10 +43,12 @@ class PreTrainingCollator:
         max_candidate_length (`int`, *optional*, defaults to `MAX_PASSAGE_LENGTH`): Lc, special tokens included.
         null_candidate (`bool`, *optional*, defaults to `True`): Put the null passage first where it is not there yet.
         config ([`RealmConfig`], *optional*): The model's, whose prompts count for Lq and Lc although its towers, not
-            this, put them in; none by default.
+            this, put them in, and whose encoder must have a position for each token of a joint input; none by
+            default.
 
     Raises:
-        ValueError: If the passages were built with another tokenizer.
+        ValueError: If the passages were built with another tokenizer, or a joint input can be longer than the encoder
+            of `config` has positions.
     """
 
     passages: PassageStore
@@ -66,6 +68,24 @@ class PreTrainingCollator:
         if self.config is not None:
             self.query_room = room_beside_prompt(self.config, "query", self.max_query_length)
             self.candidate_room = room_beside_prompt(self.config, "document", self.max_candidate_length)
+            self._check_positions(self.config.encoder_positions)
+
+    def _check_positions(self, positions: int) -> None:
+        """Before training: a longer input ends it at the step in which it comes."""
+        bodies = self.passages.body_extents(np.arange(len(self.passages)))[1]
+        body = min(int(bodies.max(initial=0)), self._body_room)
+        longest = self.query_room + self.special_tokens.separators + body
+        if longest > positions:
+            raise ValueError(
+                f"Query and passage together have up to {longest} tokens (max_query_length={self.max_query_length}, "
+                f"max_candidate_length={self.max_candidate_length}, the longest passage {body}), but the encoder has "
+                f"{positions} positions: lower one of the two by {longest - positions}, or take another encoder."
+            )
+
+    @property
+    def _body_room(self) -> int:
+        """Where a body is cut in the joint input."""
+        return self.max_candidate_length - 1 - self.special_tokens.separators
 
     def __call__(self, examples: Sequence[tuple[MaskedQuery, np.ndarray]]) -> dict[str, torch.Tensor]:
         """
@@ -128,7 +148,7 @@ class PreTrainingCollator:
         """`[CLS] x [SEP] body [SEP]` for each of the B * K rows; `x` comes masked, with its special tokens."""
         body_starts, body_lengths = self.passages.body_extents(rows)
         special = self.special_tokens
-        body_lengths = np.minimum(body_lengths, self.max_candidate_length - 1 - special.separators)
+        body_lengths = np.minimum(body_lengths, self._body_room)
         query_lengths = np.repeat(query_lengths, count)
         # The query ends with one [SEP]; some templates have another before the body.
         body_places = query_lengths + special.separators - 1

@@ -1,6 +1,7 @@
 """Any source of text -> a `datasets.Dataset` of documents, with errors that say what to do."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from datasets import (
     load_from_disk,
 )
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
+from datasets.utils import logging
 
 from realm_hf.data.json_depth import check_json
 from realm_hf.data.json_lines import check_lines
@@ -136,7 +138,8 @@ def _load_files(files: list[Path], suffix: str) -> Dataset:
             check_json(file)
     options: dict[str, Any] = {"delimiter": "\t"} if suffix == ".tsv" else {}
     try:
-        return load_dataset(_BUILDERS[suffix], data_files=[str(file) for file in files], split="train", **options)
+        with _quiet_datasets():
+            return load_dataset(_BUILDERS[suffix], data_files=[str(file) for file in files], split="train", **options)
     except (DatasetGenerationError, StopIteration, pa.ArrowInvalid) as error:
         if suffix in (".jsonl", ".json"):
             for file in files:
@@ -146,6 +149,17 @@ def _load_files(files: list[Path], suffix: str) -> Dataset:
             f"{', '.join(map(str, files[:3]))}{' ...' if len(files) > 3 else ''} could not be read as {suffix} "
             f"({type(reason).__name__}: {reason}): check the file"
         ) from error
+
+
+@contextmanager
+def _quiet_datasets() -> Iterator[None]:
+    """What `datasets` cannot read it logs as well as raises: the exception becomes one line, which names the file."""
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 class _ReadTexts:

@@ -43,7 +43,9 @@ def parse_line(line: bytes, path: Path, number: int) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}, line {number} is not UTF-8 text ({error}): save the file as UTF-8.") from error
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path}, line {number} is no JSON ({error}): write one object a line.") from error
+        raise ValueError(
+            f"{path}, line {number} is no JSON ({error.msg}, column {error.colno}): write one object a line."
+        ) from error
     if not isinstance(row, dict):
         raise ValueError(f"{path}, line {number} holds a {type(row).__name__}: write one object a line.")
     return row

@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 
 from realm_hf.estimate.index_costs import DTYPE_BYTES, built_index_bytes, index_bytes, index_operations
+from realm_hf.estimate.shapes import ModelShape
 from realm_hf.index.default_index import plan_index
 from realm_hf.runs.snapshot_schedule import SnapshotSchedule
 
 __all__ = [
-    "MODELS",
     "Estimate",
-    "ModelShape",
     "Plan",
     "Rates",
     "estimate_run",
@@ -24,51 +23,6 @@ __all__ = [
 
 _ADAM_BYTES = 16  # a parameter's weight, gradient and two moments, fp32 each
 _TEXT_BYTES = 5.0  # of UTF-8 a wordpiece of English, with its space
-
-
-@dataclass(frozen=True)
-class ModelShape:
-    """
-    What of a BERT decides its cost.
-
-    Args:
-        hidden_size (`int`): H.
-        num_hidden_layers (`int`): L.
-        intermediate_size (`int`): Of the feed-forward layers.
-        vocab_size (`int`, *optional*, defaults to 30522): V.
-    """
-
-    hidden_size: int
-    num_hidden_layers: int
-    intermediate_size: int
-    vocab_size: int = 30_522
-
-    @property
-    def layer_parameters(self) -> int:
-        """Of all layers, without embeddings."""
-        return self.num_hidden_layers * (4 * self.hidden_size**2 + 2 * self.hidden_size * self.intermediate_size)
-
-    @property
-    def parameters(self) -> int:
-        """Of one tower with its word embeddings."""
-        return self.layer_parameters + (self.vocab_size + 512) * self.hidden_size
-
-    def forward_operations(self, length: float) -> float:
-        """Floating-point operations of a forward pass over one sequence; attention grows with its square."""
-        attention = 4 * self.num_hidden_layers * self.hidden_size * length**2
-        return 2 * self.layer_parameters * length + attention
-
-    def head_operations(self, positions: float) -> float:
-        """Of the vocabulary's logits at masked positions."""
-        return 2 * positions * self.hidden_size * (self.hidden_size + self.vocab_size)
-
-
-MODELS = {
-    "base": ModelShape(768, 12, 3072),
-    "small": ModelShape(512, 4, 2048),
-    "mini": ModelShape(256, 4, 1024),
-    "tiny": ModelShape(128, 2, 512),
-}
 
 
 @dataclass(frozen=True)
@@ -117,6 +71,7 @@ class Plan:
         masked_tokens (`float`): Masked wordpieces of a query.
         refresh_steps (`int`): A snapshot every so many steps.
         refresh_schedule (`str`, *optional*): As `--refresh_schedule`, in place of `refresh_steps`.
+        encoder_shape ([`ModelShape`], *optional*): Of the encoder that reads, where it differs from the embedder.
         dimension (`int`): D.
         dtype (`str`): Of stored embeddings.
         factory (`str`): As `--index_factory`.
@@ -141,6 +96,12 @@ class Plan:
     factory: str = "auto"
     keep_generations: int = 2
     refresh_schedule: str | None = None
+    encoder_shape: ModelShape | None = None
+
+    @property
+    def reading_shape(self) -> ModelShape:
+        """Of the encoder that reads."""
+        return self.encoder_shape or self.shape
 
     @property
     def schedule(self) -> SnapshotSchedule:
@@ -269,7 +230,7 @@ def estimate_run(plan: Plan) -> Estimate:
         total_seconds=2 * (build + embed_seconds * (team / plan.devices - 1))
         + plan.steps * step_seconds
         + (0.0 if plan.builders else ages.refreshes * build),
-        device_bytes=2 * plan.shape.parameters * _ADAM_BYTES,
+        device_bytes=(plan.shape.parameters + plan.reading_shape.parameters) * _ADAM_BYTES,
         builder_bytes=embeddings + built + 4 * plan.shape.parameters,
         serving_bytes=embeddings + index,
         disk_bytes=tokens * (2 + _TEXT_BYTES) + (plan.keep_generations + 1) * (embeddings + index),
@@ -309,13 +270,13 @@ def _ages(plan: Plan, step_seconds: float, build: float) -> _Ages:
 
 def _step_operations(plan: Plan) -> float:
     """Forward and backward (twice the forward) of one step over all devices."""
-    shape = plan.shape
+    shape, reading = plan.shape, plan.reading_shape
     joint = plan.query_tokens + plan.passage_tokens
     query = (
         shape.forward_operations(plan.query_tokens)
-        + (plan.candidates - 1) * (shape.forward_operations(plan.passage_tokens) + shape.forward_operations(joint))
-        + shape.forward_operations(plan.query_tokens)  # beside the null passage
-        + plan.candidates * shape.head_operations(plan.masked_tokens)
+        + (plan.candidates - 1) * (shape.forward_operations(plan.passage_tokens) + reading.forward_operations(joint))
+        + reading.forward_operations(plan.query_tokens)  # beside the null passage
+        + plan.candidates * reading.head_operations(plan.masked_tokens)
     )
     return 3 * plan.batch_size * query
 
@@ -326,6 +287,7 @@ def _assumed(plan: Plan, factory: str) -> list[str]:
     return [
         f"model: {shape.num_hidden_layers} layers of {shape.hidden_size}, {shape.parameters / 1e6:.0f} million "
         "parameters a tower, two towers, AdamW in fp32; activations are not counted",
+        *_other_reader(plan),
         f"a step: {plan.batch_size} queries of {plan.query_tokens:g} tokens, {plan.candidates} candidates of "
         f"{plan.passage_tokens:g}, {plan.masked_tokens:g} masked; no padding is computed",
         f"each of {plan.devices} device(s): {rates.train_tflops:g} TFLOP/s training, {rates.encode_tflops:g} "
@@ -334,4 +296,14 @@ def _assumed(plan: Plan, factory: str) -> list[str]:
         *([f"a snapshot by the schedule {plan.schedule}"] if plan.refresh_schedule is not None else []),
         f"index {factory} over {plan.dtype} embeddings of dimension {plan.dimension}; {where}, on cores or cards of "
         "their own",
+    ]
+
+
+def _other_reader(plan: Plan) -> list[str]:
+    shape = plan.encoder_shape
+    if shape is None or shape == plan.shape:
+        return []
+    return [
+        f"the second tower, which reads: {shape.num_hidden_layers} layers of {shape.hidden_size}, "
+        f"{shape.parameters / 1e6:.0f} million parameters"
     ]

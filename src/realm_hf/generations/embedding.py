@@ -19,6 +19,7 @@ from realm_hf.models.modeling_bert_tower import padding_mask
 from realm_hf.models.prompts import prompt_ids, room_beside_prompt
 from realm_hf.models.ragged_encoding import CHUNK_TOKENS, plan_chunks
 from realm_hf.models.transfer import to_device
+from realm_hf.progress import progress_bar
 
 if TYPE_CHECKING:
     from realm_hf.data.passages.tokens import PassageTokens
@@ -72,7 +73,8 @@ def embed_passages(
         max_tokens_per_batch (`int`, *optional*): Largest batch, padding included. Defaults to 4,096 on CPU and 65,536
             on GPU.
         device (`str` or `torch.device`, *optional*): Where to run; the embedder is moved there. Its own by default.
-        progress (`Callable`, *optional*): Called after each batch with the rows done and the rows to do.
+        progress (`Callable`, *optional*): Called after each batch with the rows done and the rows to do; a bar by
+            default, see [`progress_bar`].
 
     Returns:
         `np.ndarray`: `out`, or a float32 array `[number of rows, D]` if there is none.
@@ -88,7 +90,8 @@ def embed_passages(
     result = np.empty((len(numbers), embedder.config.retriever_proj_size), np.float32) if out is None else out
     smallest, largest = CHUNK_TOKENS.get(embedder.device.type, CHUNK_TOKENS["cuda"])
     done = 0
-    with evaluating(embedder):
+    shown = None if progress is None else False
+    with evaluating(embedder), progress_bar(len(numbers), "embedding", "passages", shown) as bar:
         for positions in _batches(passages.lengths[numbers], max_tokens_per_batch or largest, smallest):
             batch = numbers[positions]
             padded = pad_passages(embedder, passages, batch)
@@ -101,6 +104,7 @@ def embed_passages(
                 check_finite(embeddings[bad[:1]], int(batch[bad[0]]))
             result[positions if out is None else batch] = embeddings
             done += len(batch)
+            bar.update(len(batch))
             if progress is not None:
                 progress(done, len(numbers))
     return result

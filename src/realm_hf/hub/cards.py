@@ -11,7 +11,8 @@ import yaml
 from huggingface_hub import DatasetCard, DatasetCardData, EvalResult, ModelCard, ModelCardData
 
 from realm_hf.hub.manifest import HubManifest
-from realm_hf.runs.records import EVALUATION_PREFIX, RunRecord, retrieval_figure
+from realm_hf.knowledge.saved_source import in_words
+from realm_hf.runs.records import EVALUATION_PREFIX, RunRecord, retrieval_figure, stage_name
 from realm_hf.untrusted.checks import human_bytes
 
 __all__ = ["CardFacts", "dataset_card", "model_card", "retriever_card"]
@@ -188,6 +189,8 @@ The rows alone, without this package: `load_dataset("{repo_id}")`.
 
 {_table([("name", "FAISS", "size", "default"), *indexes])}
 
+Candidates are found by {in_words(manifest.candidate_source)}.
+
 ## What belongs together
 
 {_table([("part", "fingerprint"), *_fingerprints(manifest)])}
@@ -215,7 +218,8 @@ def retriever_card(repo_id: str, manifest: HubManifest, tags: list[str] | None) 
 
 # {title}
 
-{manifest.rows:,} passages with embeddings of {manifest.dimension} numbers and a FAISS index.
+{manifest.rows:,} passages with embeddings of {manifest.dimension} numbers and a FAISS index. Candidates are found by
+{in_words(manifest.candidate_source)}.
 
 ```python
 from realm_hf import RealmRetriever
@@ -248,7 +252,7 @@ def _fingerprints(manifest: HubManifest) -> list[tuple[str, str]]:
 
 def _training(facts: CardFacts, run: RunRecord) -> str:
     rows: list[tuple[str, str]] = []
-    if base := facts.base_model or run.base_model:
+    if base := facts.base_model or run.base_model or run.local_start:
         rows.append(("started from", base))
     if run.steps_taken is not None:
         rows.append(("optimizer steps", f"{run.steps_taken:,}"))
@@ -280,6 +284,7 @@ def _index(manifest: HubManifest, run: RunRecord, recall: float | None) -> str:
     assert manifest.default_index is not None
     record = manifest.indexes[manifest.default_index]
     rows = [("kind", record.kind), ("rows", f"{manifest.rows:,}"), ("size", human_bytes(record.bytes))]
+    rows.append(("candidates are found by", in_words(manifest.candidate_source)))
     if manifest.generation_name:
         rows.append(("generation", f"`{manifest.generation_name}`"))
     found = next((one for one in run.generations if one.get("name") == manifest.generation_name), None)
@@ -303,7 +308,7 @@ def _results(facts: CardFacts, run: RunRecord) -> str:
         ks = sorted({k for figures in run.recall.values() for k in figures}, key=int)
         recall: list[tuple[str, ...]] = [("stage", *(f"recall@{k}" for k in ks))]
         for stage, figures in run.recall.items():
-            recall.append((stage, *(f"{figures[k]:.1f}" if k in figures else "" for k in ks)))
+            recall.append((stage_name(stage), *(f"{figures[k]:.1f}" if k in figures else "" for k in ks)))
         parts.append("Recall of the gold passage, in percent:\n\n" + _table(recall))
     parts += _retrieval(run)
     held_out = {name: value for name, value in run.evaluation.items() if retrieval_figure(name) is None}

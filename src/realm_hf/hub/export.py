@@ -25,7 +25,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, Features, List, Value
-from tqdm.auto import tqdm
 
 from realm_hf.data.passages.build import PassageStore
 from realm_hf.generations.manifest import FileRecord
@@ -36,6 +35,7 @@ from realm_hf.index.faiss_search import IndexLike, as_search_index
 from realm_hf.index.file import index_file_bytes
 from realm_hf.knowledge.corpus import Corpus
 from realm_hf.knowledge.files import RetrieverFiles
+from realm_hf.progress import progress_bar
 from realm_hf.storage.files import HashingFile, file_sha256, json_sha256
 
 __all__ = ["ExportSettings", "export_retriever", "hub_features"]
@@ -147,7 +147,7 @@ def _export_rows(content: RetrieverFiles, staging: Path, shard_bytes: int, done:
     count = -(-rows // a_shard)
     schema = hub_features(dimension).arrow_schema
     shards = []
-    with tqdm(total=rows, desc="Writing passages", unit=" passages", disable=None) as bar:
+    with progress_bar(rows, "writing", "passages") as bar:
         for number in range(count):
             name = f"data/train-{number:05d}-of-{count:05d}.parquet"
             path = staging / Path(name).name

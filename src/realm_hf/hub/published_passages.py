@@ -15,7 +15,6 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset, Features, Value
 from datasets.arrow_writer import ArrowWriter
-from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from realm_hf.data.passages.build import PassageStore
@@ -24,6 +23,7 @@ from realm_hf.hub.hub_files import HubFiles
 from realm_hf.hub.manifest import ARRAYS, COLUMNS, HubManifest
 from realm_hf.hub.own_copies import COMPLETE, check_hash, place_of, take, write_once
 from realm_hf.hub.parquet_rows import published_rows
+from realm_hf.progress import progress_bar
 from realm_hf.storage.files import HashingFile, describe_files, write_json
 from realm_hf.untrusted.checks import HubArtefactError, check_room, human_bytes
 from realm_hf.untrusted.refusing import refusing
@@ -103,7 +103,7 @@ def _assemble(work: Path, source: HubFiles, manifest: HubManifest, paths: dict[s
         with (
             ArrowWriter(path=str(rows_file), features=_features(store is not None)) as rows,
             HashingFile(work / EMBEDDINGS_FILE) as file,
-            tqdm(total=manifest.rows, desc="Reading passages", unit=" passages", disable=None) as bar,
+            progress_bar(manifest.rows, "reading", "passages") as bar,
         ):
             file.write(vectors.header())
             start = 0

@@ -136,7 +136,7 @@ class BM25Index:
         """
         dtype = np.dtype(np.int64)
         texts = [(RaggedArray.from_rows(title_ids, dtype), RaggedArray.from_rows(body_ids, dtype))]
-        terms, rows, counts, lengths = postings_of(self.reader, texts)
+        terms, rows, counts, lengths = postings_of(self.reader, texts, len(body_ids))
         distinct, start = np.unique(terms, return_index=True)
         weights = np.full(len(distinct), _idf(self.count, np.zeros(1)), np.float32)
         if len(self.terms):
@@ -293,7 +293,7 @@ def _built(
     b: float,
 ) -> BM25Index:
     texts = stored_texts(passages) if isinstance(passages, PassageStore) else tokenized_texts(passages, tokenizer)
-    terms, rows, counts, lengths = postings_of(reader, texts)
+    terms, rows, counts, lengths = postings_of(reader, texts, len(passages))
     if not len(terms):
         raise ValueError("No passage holds a word that is no stop word: there is nothing to search by words.")
     distinct, found = np.unique(terms, return_counts=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from realm_hf.knowledge.bm25 import BM25Index
 
-__all__ = ["KINDS", "PARTS", "SavedSource", "checked_settings"]
+__all__ = ["KINDS", "PARTS", "SavedSource", "checked_settings", "in_words"]
 
 KINDS: dict[str, dict[str, Any]] = {
     "bm25": {},
@@ -19,6 +19,7 @@ KINDS: dict[str, dict[str, Any]] = {
 """What each kind of source has beside its name, and of which type."""
 
 PARTS = ("bm25", "dense")
+_PART_NAMES = {"bm25": "BM25", "dense": "the index"}
 _MOST = 1_000_000
 
 
@@ -32,6 +33,20 @@ class SavedSource:
 
     settings: Mapping[str, Any]
     bm25: BM25Index
+
+
+def in_words(settings: Mapping[str, Any] | None) -> str:
+    """What finds candidates, as a card says it; `None` is the index alone."""
+    if settings is None:
+        return "the index"
+    kind, names = settings["kind"], [_PART_NAMES[part] for part in settings.get("parts", [])]
+    if kind == "mixed":
+        return f"{' and '.join(names)} in turn, {' to '.join(map(str, settings['counts']))}"
+    if kind == "fused":
+        return f"{' and '.join(names)}, fused by reciprocal ranks (constant {settings['constant']})"
+    if kind == "weighted":
+        return f"the index and BM25, by inner product + {settings['weight']:.3g} x BM25's score"
+    return _PART_NAMES[kind]
 
 
 def checked_settings(settings: object) -> dict[str, Any]:

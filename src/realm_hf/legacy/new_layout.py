@@ -18,7 +18,6 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tqdm.auto import tqdm
 
 from realm_hf.generations.manifest import EMBEDDINGS_FILE, INDEX_FILE, FileRecord
 from realm_hf.index.default_index import plan_index
@@ -27,6 +26,7 @@ from realm_hf.index.file import flat_index_head, write_index
 from realm_hf.knowledge.files import write_manifest
 from realm_hf.legacy.block_records import BlockRecords
 from realm_hf.legacy.retriever import check_counts
+from realm_hf.progress import progress_bar
 from realm_hf.storage.checkpoint_tensors import StoredTensor
 from realm_hf.storage.files import HashingFile, describe_files, file_sha256
 from realm_hf.untrusted.checks import check_room
@@ -102,7 +102,7 @@ def write_new_layout(
     check_room(folder, records.path.stat().st_size + vectors, "the conversion")
     parts, files = [], {}
     started = time.perf_counter()
-    with pq.ParquetWriter(folder / _PARQUET, _SCHEMA) as writer, tqdm(total=rows, unit="records") as bar:
+    with pq.ParquetWriter(folder / _PARQUET, _SCHEMA) as writer, progress_bar(rows, "writing", "records") as bar:
         for column in records.columns(errors):
             titles = pa.repeat(pa.scalar("", pa.large_string()), len(column))
             writer.write_table(pa.Table.from_arrays([titles, column], schema=_SCHEMA))
@@ -148,7 +148,7 @@ def _write_vectors(folder: Path, source: StoredTensor, dtype: np.dtype, *, exact
 
 def _finite(source: StoredTensor) -> Iterator[np.ndarray]:
     row = 0
-    with tqdm(total=source.shape[0], unit="embeddings") as bar:
+    with progress_bar(source.shape[0], "writing", "embeddings") as bar:
         for rows in source.chunks(_ROWS_A_CHUNK):
             check_finite(rows, row)
             yield rows

@@ -158,6 +158,12 @@ class RealmConfig(BertConfig):
         encoder = self.encoder_config
         return int(encoder.hidden_size) if isinstance(encoder, PreTrainedConfig) else self.hidden_size
 
+    @property
+    def encoder_positions(self) -> int:
+        """Most tokens that the knowledge-augmented encoder and the reader take at once, special tokens included."""
+        encoder = self.encoder_config
+        return positions_of(encoder) if isinstance(encoder, PreTrainedConfig) else self.max_position_embeddings
+
     def to_dict(self) -> dict[str, Any]:
         """As in transformers; where all is BERT, the file has no entry of another encoder."""
         content: dict[str, Any] = super().to_dict()

@@ -54,7 +54,13 @@ class FromEncodersModel(FromBertModel):
 
     @classmethod
     def from_encoders(
-        cls, *, embedder: Place | None = None, encoder: Place | None = None, seed: int = 0, **overrides: Any
+        cls,
+        *,
+        embedder: Place | None = None,
+        encoder: Place | None = None,
+        seed: int = 0,
+        new_head: bool = False,
+        **overrides: Any,
     ) -> Self:
         r"""
         Start the parts of this model from encoders of transformers, such as RoBERTa, MPNet, DeBERTa or ModernBERT.
@@ -66,9 +72,13 @@ class FromEncodersModel(FromBertModel):
                 Hub id or directory of the encoder that embeds queries and passages; what `AutoModel` loads.
             encoder (`str` or `PathLike`, *optional*):
                 Hub id or directory of the encoder that fills in masked words, which is what `AutoModelForMaskedLM`
-                loads, or that reads. It may be the same as `embedder`; its tokenizer must be.
+                loads, or that reads. It may be the same as `embedder`; its tokenizer must be. Both may be what
+                [`MaskedLMTrainer`] left of another encoder than BERT.
             seed (`int`, *optional*, defaults to 0):
                 Seed of everything the checkpoints do not contain.
+            new_head (`bool`, *optional*, defaults to `False`):
+                Whether an encoder without a prediction head, as all sentence encoders are, gets a new one, tied to its
+                word embeddings where its kind does that. It must learn first: see [`MaskedLMTrainer`].
             overrides (*optional*):
                 Fields of [`RealmConfig`]. `pooling_mode` is `"mean"` where it is not given; `"cls"` is the last hidden
                 state of the first token, without a pooler. With `projection="none"`, `retriever_proj_size` is the size
@@ -97,11 +107,9 @@ class FromEncodersModel(FromBertModel):
         config = _realm_config(configs, with_score_scale(overrides))
         start = EncoderStart(
             embedder=_load(given["embedder"], configs["embedder"], AutoModel) if embedder is not None else None,
-            encoder=(
-                _load(given["encoder"], configs["encoder"], AutoModelForMaskedLM if "head" in cls.parts else AutoModel)
-                if encoder is not None
-                else None
-            ),
+            encoder=_load_encoder(given["encoder"], configs["encoder"], cls.parts, seed, new_head)
+            if encoder
+            else None,
             seed=seed,
         )
         with torch.random.fork_rng(devices=[]):
@@ -129,6 +137,8 @@ def _checked(name: str, parts: frozenset[str], given: dict[str, Place]) -> dict[
     configs, tokenizers = {}, {}
     for part, place in given.items():
         config = AutoConfig.from_pretrained(place, trust_remote_code=False)
+        if config.model_type == "realm":
+            config = _encoder_of_realm(part, place, config)
         check_is_encoder(config, f"The {part} {str(place)!r}")
         if part == "encoder" and "head" in parts and not has_masked_language_model(config):
             raise ValueError(
@@ -140,6 +150,18 @@ def _checked(name: str, parts: frozenset[str], given: dict[str, Place]) -> dict[
         configs[part], tokenizers[part] = config, _tokenizer(part, place, config)
     _check_tokenizers(given, tokenizers, "head" in parts)
     return configs
+
+
+def _encoder_of_realm(part: str, place: Place, config: RealmConfig) -> PreTrainedConfig:
+    """The encoder that `MaskedLMTrainer` left there."""
+    within = config.encoder_config
+    if isinstance(within, PreTrainedConfig) and "RealmKnowledgeAugEncoder" in (config.architectures or []):
+        return within
+    kind = " and ".join(config.architectures or ["REALM"])
+    raise ValueError(
+        f"The {part} {str(place)!r} is a {kind}{'' if within else ' of BERT'}: load a REALM model with "
+        "`from_pretrained`, and start from a BERT with `from_bert`."
+    )
 
 
 def _tokenizer(part: str, place: Place, config: PreTrainedConfig) -> PreTrainedTokenizerBase:
@@ -205,20 +227,42 @@ def _realm_config(configs: dict[str, PreTrainedConfig], overrides: dict[str, Any
     return RealmConfig(**(chosen | overrides | named))
 
 
-def _load(place: Place, config: PreTrainedConfig, kind: Any) -> PreTrainedModel:
+def _load_encoder(
+    place: Place, config: PreTrainedConfig, parts: frozenset[str], seed: int, new_head: bool
+) -> PreTrainedModel:
+    if "head" not in parts:
+        return _load(place, config, AutoModel)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _load(place, config, AutoModelForMaskedLM, new_head)
+
+
+def _load(place: Place, config: PreTrainedConfig, kind: Any, new_head: bool = False) -> PreTrainedModel:
     """The weights at `place`, all of them."""
+    prefix = "" if kind is AutoModel else f"{kind._model_mapping[type(config)].base_model_prefix}."
     pooler = without_pooler(config) if kind is AutoModel else {}
     with quiet_loading():
         model, info = kind.from_pretrained(
-            place, config=config, dtype=torch.float32, output_loading_info=True, trust_remote_code=False, **pooler
+            place,
+            config=config,
+            dtype=torch.float32,
+            output_loading_info=True,
+            trust_remote_code=False,
+            # The names that weights have in a `RealmKnowledgeAugEncoder`.
+            key_mapping={r"^realm\.model\.": prefix, r"^cls\.model\.": ""} if _is_realm(place) else None,
+            **pooler,
         )
-    missing = sorted(info["missing_keys"])
+    missing = sorted(name for name in info["missing_keys"] if not new_head or name.startswith(prefix))
     if missing:
         raise ValueError(
             f"{str(place)!r} lacks {len(missing)} weights of a {type(model).__name__}, {missing[0]!r} among them: "
             "give a checkpoint that has them."
         )
     return model
+
+
+def _is_realm(place: Place) -> bool:
+    return bool(AutoConfig.from_pretrained(place, trust_remote_code=False).model_type == "realm")
 
 
 __all__ = ["EncoderStart", "FromEncodersModel"]

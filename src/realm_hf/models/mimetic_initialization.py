@@ -14,12 +14,15 @@ the place behind. The frequencies lie unevenly between 0 and pi, so that no dist
 from __future__ import annotations
 
 import math
-from typing import cast
+from typing import Any
 
 import torch
-from transformers.models.bert.modeling_bert import BertLayer, BertModel
+from transformers import PreTrainedModel
 
-__all__ = ["initialize_mimetic"]
+__all__ = ["KINDS", "initialize_mimetic"]
+
+#: Types of encoders whose embeddings and attention are BERT's, under the same names.
+KINDS = ("bert", "roberta")
 
 # What of a token's value reaches its reader in each layer; below 1, so that four layers do not drown the token itself.
 VALUE_SHARE = 0.7
@@ -57,7 +60,7 @@ def _orthonormal(size: int, generator: torch.Generator) -> torch.Tensor:
 
 
 @torch.no_grad()
-def initialize_mimetic(tower: BertModel, seed: int = 0) -> None:
+def initialize_mimetic(tower: PreTrainedModel, seed: int = 0) -> None:
     """
     Set embeddings' places and attention of a tower that was never trained; feed-forward layers stay.
 
@@ -65,16 +68,17 @@ def initialize_mimetic(tower: BertModel, seed: int = 0) -> None:
     later layers, at what is like themselves.
 
     Args:
-        tower (`BertModel`): As it was made, of hidden size H with A heads. Positions take P dimensions: H / A, at most
-            H / 4, an even number.
+        tower (`PreTrainedModel`): A `BertModel` or `RobertaModel` as it was made, of hidden size H with A heads.
+            Positions take P dimensions: H / A, at most H / 4, an even number.
         seed (`int`, *optional*, defaults to 0): Of the random rotations.
     """
     generator = torch.Generator().manual_seed(seed)
-    size, scale = tower.config.hidden_size, tower.config.initializer_range
-    heads = tower.config.num_attention_heads
+    model: Any = tower
+    size, scale = model.config.hidden_size, model.config.initializer_range
+    heads = model.config.num_attention_heads
     width = size // heads
     places = min(width, size // 4) // 2 * 2
-    embeddings = tower.embeddings
+    embeddings = model.embeddings
     # Words and places are of one scale, in dimensions of their own: a place is found whatever stands there.
     embeddings.word_embeddings.weight[:, :places] = 0
     embeddings.token_type_embeddings.weight[:, :places] = 0
@@ -82,8 +86,8 @@ def initialize_mimetic(tower: BertModel, seed: int = 0) -> None:
     table.zero_()[:, :places] = scale * place_embeddings(len(table), places)
     # After layer normalization a place has norm sqrt(P): its product with itself is gain^2 P / sqrt(H / A).
     gain = math.sqrt(SHARPNESS * math.sqrt(width) / places) if places else 0.0
-    for depth, layer in enumerate(tower.encoder.layer):
-        attention = cast(BertLayer, layer).attention
+    for depth, layer in enumerate(model.encoder.layer):
+        attention = layer.attention
         look, carry = _orthonormal(size, generator), _orthonormal(size, generator)
         queries, keys = look.clone(), look
         near = (heads, heads // 2)[depth] if depth < 2 and places else 0

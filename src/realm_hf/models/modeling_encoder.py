@@ -13,10 +13,10 @@ from realm_hf.models.configuration_realm import RealmConfig
 from realm_hf.models.encoder_initialization import EncoderStart
 from realm_hf.models.host_facts import RowFacts
 from realm_hf.models.losses import full_precision, gold_log_probs, marginal_log_likelihood
-from realm_hf.models.mimetic_initialization import initialize_mimetic
+from realm_hf.models.mimetic_initialization import KINDS, initialize_mimetic
 from realm_hf.models.modeling_any_tower import RealmAnyTower, masked_language_model
 from realm_hf.models.modeling_base import RealmTowerModel, flatten_candidates, refuse_head_mask
-from realm_hf.models.modeling_bert_tower import RealmBertModel, padding_mask, word_inputs
+from realm_hf.models.modeling_bert_tower import padding_mask, word_inputs
 from realm_hf.models.ragged_encoding import ragged_apply
 
 
@@ -57,14 +57,12 @@ class RealmKnowledgeAugEncoder(RealmTowerModel):
         An encoder that knows nothing, made to learn to read soon: see [`mimetic_initialization`].
 
         Args:
-            config ([`RealmConfig`]): Its sizes, as a BERT.
+            config ([`RealmConfig`]): Its sizes, as a BERT, or `encoder_config`. Encoders of other kinds than BERT and
+                RoBERTa start as transformers makes them, and need more tokens until they read.
             seed (`int`, *optional*, defaults to 0): Of all its weights.
 
         Returns:
             The model in evaluation mode, in float32.
-
-        Raises:
-            `ValueError`: the configuration names another encoder.
 
         Example:
         ```python
@@ -74,9 +72,9 @@ class RealmKnowledgeAugEncoder(RealmTowerModel):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = cls(config)
-        if not isinstance(model.realm, RealmBertModel):
-            raise ValueError("`encoder_config` names another encoder than BERT: give a configuration without it.")
-        initialize_mimetic(model.realm, seed)
+        tower = model.realm.model if isinstance(model.realm, RealmAnyTower) else model.realm
+        if model.other_encoder is None or model.other_encoder.model_type in KINDS:
+            initialize_mimetic(tower, seed)
         return model.eval()
 
     def start_from_bert(self, start: BertStart) -> None:

@@ -11,13 +11,13 @@ from typing import Any, Literal, cast, overload
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from realm_hf.models.host_facts import RowFacts
 from realm_hf.models.prompts import Role, room_beside_prompt
 from realm_hf.models.templates import separators_between
 from realm_hf.models.transfer import to_device
+from realm_hf.progress import progress_bar
 
 __all__ = ["TextEncoder"]
 
@@ -47,7 +47,7 @@ class TextEncoder:
         *,
         titles: str | Sequence[str] | None = None,
         batch_size: int = 32,
-        show_progress_bar: bool = False,
+        show_progress_bar: bool | None = None,
         convert_to_numpy: Literal[True] = True,
         tokenizer: PreTrainedTokenizerBase | None = None,
         max_length: int | None = None,
@@ -60,7 +60,7 @@ class TextEncoder:
         *,
         titles: str | Sequence[str] | None = None,
         batch_size: int = 32,
-        show_progress_bar: bool = False,
+        show_progress_bar: bool | None = None,
         convert_to_numpy: Literal[False],
         tokenizer: PreTrainedTokenizerBase | None = None,
         max_length: int | None = None,
@@ -75,7 +75,7 @@ class TextEncoder:
             titles (`str` or sequence of `str`, *optional*): A title for each text, or one for all: `""` for passages
                 that have none.
             batch_size (`int`, *optional*, defaults to 32): Texts that go through the tower at once.
-            show_progress_bar (`bool`, *optional*, defaults to `False`): Show one, of texts.
+            show_progress_bar (`bool`, *optional*): By default on a terminal, after two seconds.
             convert_to_numpy (`bool`, *optional*, defaults to `True`): `False` for a tensor on the tower's device.
             tokenizer (`PreTrainedTokenizerBase`, *optional*): `tower.tokenizer`, or that of the tower's directory or
                 repository, by default.
@@ -109,7 +109,7 @@ class TextEncoder:
         *,
         titles: str | Sequence[str] | None = None,
         batch_size: int = 32,
-        show_progress_bar: bool = False,
+        show_progress_bar: bool | None = None,
         convert_to_numpy: bool = True,
         tokenizer: PreTrainedTokenizerBase | None = None,
         max_length: int | None = None,
@@ -127,7 +127,7 @@ class TextEncoder:
         was_training = tower.training
         tower.eval()
         try:
-            with torch.no_grad(), tqdm(total=len(rows), unit=" texts", disable=not show_progress_bar) as bar:
+            with torch.no_grad(), progress_bar(len(rows), "embedding", "texts", show_progress_bar) as bar:
                 for numbers in inputs.batches(batch_size):
                     padded = inputs.padded(numbers)
                     facts = RowFacts.of(padded["input_ids"], padded["attention_mask"])

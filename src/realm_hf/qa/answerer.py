@@ -24,6 +24,7 @@ from realm_hf.models.precision import in_float64
 from realm_hf.models.prompts import room_beside_prompt
 from realm_hf.models.reading import Beam
 from realm_hf.models.transfer import to_device
+from realm_hf.progress import progress_bar
 from realm_hf.qa.answers import Answer
 from realm_hf.qa.best_spans import best_spans
 from realm_hf.qa.evidence import ReadPassages
@@ -138,7 +139,7 @@ class QuestionAnswerer:
         now = copy.copy(self)
         now.retriever = self.retriever.snapshot()
         with self._evaluating():
-            for texts in self._batches(questions, batch_size):
+            for texts in self._batches(questions, batch_size, "answering"):
                 found = now._retrieve(texts, top_k)
                 answers += now._answer(texts, found.question_ids, found.embeddings, now._beam(found.batch))
         return answers
@@ -162,7 +163,7 @@ class QuestionAnswerer:
         """
         top_k = self.model.config.reader_beam_size if top_k is None else top_k
         with self._evaluating():
-            parts = [self._retrieve(texts, top_k) for texts in self._batches(questions, batch_size)]
+            parts = [self._retrieve(texts, top_k) for texts in self._batches(questions, batch_size, "searching")]
         if not parts:
             raise ValueError("There is no question to retrieve for: give at least one.")
         batches = [part.batch for part in parts]
@@ -203,21 +204,25 @@ class QuestionAnswerer:
             )
         answers: list[Answer] = []
         with self._evaluating():
-            for batch in self._batches(texts, batch_size):
+            for batch in self._batches(texts, batch_size, "reading"):
                 question_ids, embeddings = self._embed(batch)
                 given = rows[len(answers) : len(answers) + len(batch)]
                 beam = Beam(given, self.retriever.beam_embeddings(given))
                 answers += self._answer(batch, question_ids, embeddings, beam)
         return answers
 
-    def _batches(self, questions: str | Sequence[str], batch_size: int | None) -> Iterator[list[str]]:
+    def _batches(self, questions: str | Sequence[str], batch_size: int | None, doing: str) -> Iterator[list[str]]:
         texts = [questions] if isinstance(questions, str) else list(questions)
         for text in texts:
             if not isinstance(text, str):
                 raise TypeError(f"A question is {text!r}, a {type(text).__name__}: questions must be strings.")
         size = self.batch_size if batch_size is None else _at_least_one("batch_size", batch_size)
-        for start in range(0, len(texts), size):
-            yield texts[start : start + size]
+        # The bar of a single batch would be seen when all is over.
+        with progress_bar(len(texts), doing, "questions", None if len(texts) > size else False) as bar:
+            for start in range(0, len(texts), size):
+                batch = texts[start : start + size]
+                yield batch
+                bar.update(len(batch))
 
     def _retrieve(self, texts: list[str], top_k: int) -> RetrievedQuestions:
         _at_least_one("top_k", top_k)

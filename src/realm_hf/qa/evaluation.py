@@ -24,6 +24,7 @@ from realm_hf.data.questions.matching import (
     regex_match,
     token_f1,
 )
+from realm_hf.progress import progress_bar
 from realm_hf.qa.results import OpenQAResult, QuestionRecord
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def evaluate_open_qa(
         accelerator (`accelerate.Accelerator`, *optional*): Shards the questions over its processes. All of them must
             call; all get the whole result.
         progress (`Callable`, *optional*): Called with the number of this process's questions that are answered, and of
-            all that it will answer.
+            all that it will answer; a bar by default, see [`progress_bar`].
 
     Returns:
         [`OpenQAResult`], with a record of every question in the order of `examples`.
@@ -89,10 +90,12 @@ def evaluate_open_qa(
 
     answers: list[Answer] = []
     started = time.perf_counter()
-    for first in range(0, len(questions), size):
-        answers += answerer(questions[first : first + size], top_k=top_k, batch_size=size)
-        if progress is not None:
-            progress(len(answers), len(questions))
+    with progress_bar(len(questions), "answering", "questions", None if progress is None else False) as bar:
+        for first in range(0, len(questions), size):
+            answers += answerer(questions[first : first + size], top_k=top_k, batch_size=size)
+            bar.update(len(answers) - bar.n)
+            if progress is not None:
+                progress(len(answers), len(questions))
     seconds = time.perf_counter() - started
 
     read = answerer.model.config.reader_beam_size if top_k is None else top_k

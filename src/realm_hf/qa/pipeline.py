@@ -13,16 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers import AutoTokenizer, Pipeline
-from transformers.pipelines import PIPELINE_REGISTRY
 
 from realm_hf.models.modeling_realm_qa import RealmForOpenQA
+from realm_hf.qa.task import TASK
 
 if TYPE_CHECKING:
     from realm_hf.retriever.retriever import RealmRetriever
 
-__all__ = ["TASK", "OpenQAPipeline", "register_pipeline"]
-
-TASK = "open-domain-qa"
+__all__ = ["OpenQAPipeline"]
 
 
 class OpenQAPipeline(Pipeline):
@@ -144,12 +142,6 @@ class OpenQAPipeline(Pipeline):
         self.model.save_pretrained(save_directory, **kwargs)
         self.answerer.retriever.save_pretrained(Path(save_directory))
         self.answerer.tokenizer.save_pretrained(save_directory)
-
-
-def register_pipeline() -> None:
-    """Make the task known to `transformers.pipeline`; done by `import realm_hf`."""
-    if TASK not in PIPELINE_REGISTRY.get_supported_tasks():
-        PIPELINE_REGISTRY.register_pipeline(TASK, OpenQAPipeline, pt_model=RealmForOpenQA, type="text")
 
 
 def _retriever(model: RealmForOpenQA, retriever: RealmRetriever | str | Path | None) -> RealmRetriever | None:

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from realm_hf.data.passages.store import PassageStore
@@ -31,6 +30,7 @@ from realm_hf.index.exact import recall_at_k
 from realm_hf.index.faiss_index import build_index
 from realm_hf.index.faiss_search import FaissIndex, faiss_threads, search_threads
 from realm_hf.models.precision import encoding_in, resolved_encode_dtype
+from realm_hf.progress import progress_bar
 from realm_hf.refresh.rank_group import RankGroup
 from realm_hf.runs.directory import RunDirectory
 from realm_hf.runs.errors import RunDirectoryError
@@ -44,8 +44,6 @@ logger = logging.get_logger(__name__)
 Progress = Callable[[str, int, int], None]
 """Called with the phase ("embedding", "indexing", "writing") and how many of how many passages are embedded."""
 
-BAR_DELAY = 2.0
-"""Seconds after which a wait is shown."""
 _RECALL_DEPTH = 10
 _RECALL_PROBES = 64
 _RECALL_TOLERANCE = 0.05
@@ -112,9 +110,9 @@ def build_generation(
             "the passages were replaced under the run. Restore them, or start a new run."
         )
     ranks = ranks or RankGroup()
-    bar = tqdm(
-        total=len(passages), unit=" passages", delay=BAR_DELAY, leave=False, disable=_hides_bar(progress, ranks)
-    )
+    # In a group that is not the launcher's, too, one process shows it.
+    shown = None if progress is None and ranks.rank == 0 else False
+    bar = progress_bar(len(passages), "embedding", "passages", shown)
     report = progress or partial(_advance, bar)
     started = time.monotonic()
     shards = run.shards / ranks.broadcast(f"{snapshot.name}-{uuid.uuid4().hex[:8]}")
@@ -163,14 +161,9 @@ def _bytes_at_least(run: RunDirectory, embedder: RealmEmbedder) -> int:
     return run.config.rows * embedder.config.retriever_proj_size * per_coordinate
 
 
-def _hides_bar(progress: Progress | None, ranks: RankGroup) -> bool | None:
-    """`None` leaves it to the terminal: in a file or a pipe there is no bar."""
-    return True if progress is not None or ranks.rank > 0 else None
-
-
 def _advance(bar: Any, phase: str, done: int, total: int) -> None:
     """Show a phase: its share is that of this rank's shard, which is as long as any other's."""
-    bar.set_description(f"{phase} passages", refresh=False)
+    bar.set_description(phase, refresh=False)
     bar.total = total
     bar.update(done - bar.n)
 

@@ -25,8 +25,8 @@ def document(title: str, heading: str, about: str, body: str, *, styles: Iterabl
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
-        f'<h1>{escape(heading)}</h1>\n<p class="quiet">{escape(about)}</p>\n{body}\n</body>\n</html>\n'
+        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
+        f'<h1>{escape(heading)}</h1>\n<p class="quiet">{escape(about)}</p>\n{body}\n</main>\n</body>\n</html>\n'
     )
 
 

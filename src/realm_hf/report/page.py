@@ -25,6 +25,8 @@ CURVES = (
 # Noisy from step to step; a schedule or a count is not.
 SMOOTHED = ("loss", "retrieval_utility", "null_mass", "entropy", "step_seconds", "search_seconds", "grad_norm")
 
+_KINDS = {False: "REALM pre-training", True: "Fine-tuning on questions"}
+
 KEY = """<p class="key quiet">
 <span><svg viewBox="0 0 14 8"><line class="line" x1="0" x2="14" y1="4" y2="4"/></svg>training, running mean</span>
 <span><svg viewBox="0 0 14 8"><line class="raw" x1="0" x2="14" y1="4" y2="4"/></svg>as measured, with its range</span>
@@ -80,7 +82,7 @@ def render(record: RunRecord) -> str:
         settings,
     )
     body = "\n".join(part for part in (section(record) for section in sections) if part)
-    return document(f"{name}: REALM run", name, "REALM pre-training run, reported by realm_hf", body)
+    return document(f"{name}: REALM run", name, f"{_KINDS[record.answers_questions]}, reported by realm_hf", body)
 
 
 def _tiles(record: RunRecord) -> str:
@@ -91,13 +93,18 @@ def _tiles(record: RunRecord) -> str:
         values = [value for _, value in record.series(name)][-tail:]
         if values:
             figures.append(
-                (f"{label}, last {len(values)} steps" if tail > 1 else label, short_number(sum(values) / len(values)))
+                (f"{label}, last {len(values)} steps" if tail > 1 else label, _tile_number(sum(values) / len(values)))
             )
     figures.append(("index refreshes", str(len(record.swap_steps()))))
     seconds = sum(value for _, value in record.series("step_seconds"))
     if seconds:
         figures.append(("training time", f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"))
     return tiles(figures)
+
+
+def _tile_number(value: float) -> str:
+    """Without an exponent: what is that small is nothing to its reader."""
+    return "< 0.001" if 0 < value < 0.001 else short_number(value)
 
 
 def _curves(record: RunRecord) -> str:

@@ -1,6 +1,7 @@
 """What the run was: model, corpus, training, versions and hardware in a table, and every setting below the page."""
 
 import json
+import re
 from collections.abc import Mapping
 from html import escape
 from typing import Any
@@ -21,10 +22,14 @@ def setup(record: RunRecord) -> str:
         ("index", _index(record)),
         ("hardware", _joined(record.hardware)),
         ("versions", ", ".join(f"{name} {version}" for name, version in record.packages.items())),
-        ("created", str(record.settings.get("created") or "")),
+        ("created", _day(str(record.settings.get("created") or ""))),
     ]
     known = [row for row in rows if row[1]]
-    return f'<h2>Set-up</h2><div class="card">{table(["", "as recorded"], known, kind="setup")}</div>' if known else ""
+    return (
+        f'<h2>Set-up</h2><div class="card">{table(["setting", "as recorded"], known, kind="setup")}</div>'
+        if known
+        else ""
+    )
 
 
 def settings(record: RunRecord) -> str:
@@ -66,6 +71,11 @@ def _index(record: RunRecord) -> str:
     when = record.arguments.get("refresh_schedule") or f"every {record.arguments.get('refresh_steps')} steps"
     renewed = [] if mode is None else [f"refresh {mode}" if mode == "off" else f"refresh {mode}, {when}"]
     return ", ".join([*([str(factory)] if factory else []), *renewed])
+
+
+def _day(created: str) -> str:
+    """A time in ISO form, to the minute and without the T."""
+    return re.sub(r"^(\d{4}-\d\d-\d\d)T(\d\d:\d\d):\d\d(?:\.\d+)?\+00:00$", r"\1 \2 UTC", created)
 
 
 def _joined(facts: Mapping[str, Any]) -> str:

@@ -5,9 +5,8 @@ from html import escape
 from typing import Any
 
 from realm_hf.report.charts import short_number
-from realm_hf.runs.records import RunRecord
+from realm_hf.runs.records import RunRecord, stage_name
 
-RECALL_NAMES = {"initial": "initial weights", "ict": "after ICT", "realm": "after REALM", "bm25": "BM25"}
 ANSWER_NAMES = {
     "realm": "fine-tuned",
     "shuffled_retrieval": "with another question's passages",
@@ -25,13 +24,23 @@ class Markup(str):
     __slots__ = ()
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "", kind: str = "") -> str:
-    """An HTML table. A cell of type [`Markup`] is taken as it is; every other one is text, and is escaped."""
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], about: str = "", kind: str = "figures") -> str:
+    """
+    An HTML table. A cell of type [`Markup`] is taken as it is; every other one is text, and is escaped.
+
+    Args:
+        head (sequence of `str`): The columns' titles.
+        rows (iterable of sequences): Their cells.
+        about (`str`, *optional*): A line above the table, which stays where it is when the table is scrolled.
+        kind (`str`, *optional*, defaults to `"figures"`): The table's class. One of figures does not break its lines,
+            and is scrolled where the screen is narrow, by keyboard too.
+    """
     body = "".join(f"<tr>{''.join(_cell(cell) for cell in row)}</tr>" for row in rows)
     titles = "".join(f'<th scope="col">{escape(title)}</th>' for title in head)
-    about = f"<caption>{escape(caption)}</caption>" if caption else ""
-    inner = f"{about}<thead><tr>{titles}</tr></thead><tbody>{body}</tbody>"
-    return f'<div class="scroll"><table class="{kind}">{inner}</table></div>'
+    note = f'<p class="quiet">{escape(about)}</p>' if about else ""
+    focus = ' tabindex="0"' if kind == "figures" else ""
+    inner = f"<thead><tr>{titles}</tr></thead><tbody>{body}</tbody>"
+    return f'{note}<div class="scroll"{focus}><table class="{kind}">{inner}</table></div>'
 
 
 def _cell(text: str) -> str:
@@ -57,8 +66,8 @@ def recall(record: RunRecord) -> str:
     rows = []
     for stage, values in stages.items():
         cells = [bar(values[k] / 100, f"{values[k]:.1f} %") if k in values else "" for k in cutoffs]
-        rows.append([RECALL_NAMES.get(stage, stage), *cells])
-    head = ["", *(f"recall@{cutoff}" for cutoff in cutoffs)]
+        rows.append([stage_name(stage), *cells])
+    head = ["stage", *(f"recall@{cutoff}" for cutoff in cutoffs)]
     about = "share of the held-out questions whose passage is among the first k"
     return f'<h2>Retrieval</h2><div class="card">{table(head, rows, about)}</div>'
 
@@ -69,7 +78,8 @@ def answers(record: RunRecord) -> str:
     if not matched:
         return ""
     rows = [[ANSWER_NAMES.get(name, name), bar(value / 100, f"{value:.1f} %")] for name, value in matched.items()]
-    return f'<h2>Answers</h2><div class="card">{table(["", "exact match"], rows, "of the held-out questions")}</div>'
+    shown = table(["answers", "exact match"], rows, "of the held-out questions")
+    return f'<h2>Answers</h2><div class="card">{shown}</div>'
 
 
 def quantile(values: Sequence[float], share: float) -> float:
@@ -83,10 +93,10 @@ def quantile(values: Sequence[float], share: float) -> float:
 
 def step_times(record: RunRecord) -> str:
     """Step time outside and during index builds, as the 50th and 99th percentile."""
-    groups: dict[str, list[float]] = {"no build": [], "during a build": []}
+    groups: dict[str, list[float]] = {"idle": [], "building an index": []}
     for step in record.steps:
         if isinstance(step.get("step_seconds"), int | float):
-            groups["during a build" if step.get("building") else "no build"].append(float(step["step_seconds"]))
+            groups["building an index" if step.get("building") else "idle"].append(float(step["step_seconds"]))
     rows = [
         [
             name,
@@ -99,7 +109,7 @@ def step_times(record: RunRecord) -> str:
     ]
     if not rows:
         return ""
-    return f'<h2>Step time</h2><div class="card">{table(["", "steps", "p50", "p99", "longest"], rows)}</div>'
+    return f'<h2>Step time</h2><div class="card">{table(["builder", "steps", "p50", "p99", "longest"], rows)}</div>'
 
 
 # Figures of a refresh: (name in a swap event, heading)

@@ -266,16 +266,16 @@ class PassageSearcher(PassageReader):
 
     @overload
     def search(  # type: ignore[overload-overlap]  # a str is a sequence of str, and the first that fits is taken
-        self, queries: str, k: int = 5, *, batch_size: int = 32, show_progress_bar: bool = False
+        self, queries: str, k: int = 5, *, batch_size: int = 32, show_progress_bar: bool | None = None
     ) -> SearchResult: ...
 
     @overload
     def search(
-        self, queries: Sequence[str], k: int = 5, *, batch_size: int = 32, show_progress_bar: bool = False
+        self, queries: Sequence[str], k: int = 5, *, batch_size: int = 32, show_progress_bar: bool | None = None
     ) -> list[SearchResult]: ...
 
     def search(
-        self, queries: str | Sequence[str], k: int = 5, *, batch_size: int = 32, show_progress_bar: bool = False
+        self, queries: str | Sequence[str], k: int = 5, *, batch_size: int = 32, show_progress_bar: bool | None = None
     ) -> SearchResult | list[SearchResult]:
         """
         The passages that answer best to each query: text in, passages out. The query tower embeds it.
@@ -284,7 +284,7 @@ class PassageSearcher(PassageReader):
             queries (`str` or sequence of `str`): One or any number. `[MASK]` is the token, as in pre-training.
             k (`int`, *optional*, defaults to 5): Passages of each, without copies of one text.
             batch_size (`int`, *optional*, defaults to 32): Queries that are embedded at once.
-            show_progress_bar (`bool`, *optional*, defaults to `False`): Show one, of queries.
+            show_progress_bar (`bool`, *optional*): By default on a terminal, after two seconds.
 
         Returns:
             [`SearchResult`] for a `str`, else a list of them.

@@ -89,7 +89,7 @@ class SearchedRetriever(Protocol):
 
 
 def search_texts(
-    retriever: SearchedRetriever, queries: Sequence[str], k: int, *, batch_size: int, show_progress_bar: bool
+    retriever: SearchedRetriever, queries: Sequence[str], k: int, *, batch_size: int, show_progress_bar: bool | None
 ) -> list[SearchResult]:
     """
     The work of [`RealmRetriever.search`].
@@ -99,7 +99,7 @@ def search_texts(
         queries (sequence of `str`): The queries.
         k (`int`): Passages of each.
         batch_size (`int`): Queries that are embedded at once.
-        show_progress_bar (`bool`): Show one, of queries.
+        show_progress_bar (`bool`, *optional*): By default on a terminal, after two seconds.
 
     Raises:
         ValueError: There is no query tower or no tokenizer, or the tower is not of the index's dimension.
@@ -119,7 +119,7 @@ def search_texts(
 
 
 def embedded_texts(
-    retriever: SearchedRetriever, queries: Sequence[str], *, batch_size: int, show_progress_bar: bool
+    retriever: SearchedRetriever, queries: Sequence[str], *, batch_size: int, show_progress_bar: bool | None
 ) -> np.ndarray:
     """
     The embeddings of texts by the query tower, float32 `[B, D]`; the arguments are those of [`search_texts`].

@@ -15,13 +15,30 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
-__all__ = ["EVALUATION_PREFIX", "RunRecord", "parse_json", "read_log", "read_run", "retrieval_figure", "swaps_in"]
+__all__ = [
+    "EVALUATION_PREFIX",
+    "RunRecord",
+    "parse_json",
+    "read_log",
+    "read_run",
+    "retrieval_figure",
+    "stage_name",
+    "swaps_in",
+]
 
 EVALUATION_PREFIX = "eval_"
 """Of the names of held-out figures."""
 
 _RETRIEVAL = re.compile(EVALUATION_PREFIX + r"(recall|ndcg)_at_(\d+)")
 _TITLES = {"recall": "recall", "ndcg": "nDCG"}
+_STAGES = {
+    "initial": "initial weights",
+    "recurring": "after recurring spans",
+    "ict": "after ICT",
+    "realm": "after REALM",
+    "hybrid": "after REALM, with BM25",
+    "bm25": "BM25",
+}
 _CORPORA = {"passages": "passages-settings.json", "sentences": "sentences-settings.json"}
 _LOG, _SUMMARY, _SETTINGS, _EXAMPLES = "log.jsonl", "summary.json", "run.json", "examples.json"
 
@@ -130,6 +147,12 @@ class RunRecord:
         return self.summary.get("base_model")
 
     @property
+    def local_start(self) -> str | None:
+        """The last part of the folder that training started from, where no name on the Hub is known."""
+        name = self.summary.get("started_from")
+        return None if self.base_model or not name else f"{Path(str(name)).name} (a folder)"
+
+    @property
     def examples_per_step(self) -> int | None:
         """Examples of one optimizer step over all processes, from the summary."""
         return self.summary.get("examples_per_step")
@@ -137,7 +160,12 @@ class RunRecord:
     @property
     def trained_passage_tower(self) -> bool:
         """Whether training moved what embeds passages: always in pre-training, in fine-tuning with refreshes only."""
-        return "trained_questions" not in self.summary or self.arguments.get("refresh") != "off"
+        return not self.answers_questions or self.arguments.get("refresh") != "off"
+
+    @property
+    def answers_questions(self) -> bool:
+        """Whether it is a run of fine-tuning on questions that has ended."""
+        return "trained_questions" in self.summary
 
     @property
     def hardware(self) -> dict[str, Any]:
@@ -166,6 +194,11 @@ def retrieval_figure(name: str) -> str | None:
     """How a figure of retrieval is written, "recall@5" for `eval_recall_at_5`; `None` for any other name."""
     found = _RETRIEVAL.fullmatch(name)
     return None if found is None else f"{_TITLES[found[1]]}@{found[2]}"
+
+
+def stage_name(stage: str) -> str:
+    """How a stage of [`RunRecord.recall`] is written; one that is not known stays as it is."""
+    return _STAGES.get(stage, stage)
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["explain_os_errors"]
+__all__ = ["explain_os_errors", "make_output_directory"]
 
 _REMEDIES = {
     errno.ENOSPC: "the file system is full: free space there or choose another directory",
@@ -18,6 +19,7 @@ _REMEDIES = {
     errno.EACCES: "permission is denied: choose a directory that this user may write to",
     errno.EPERM: "the operation is not permitted: choose a directory that this user may write to",
     errno.ENOENT: "a folder of the path is not there and cannot be made: check the path",
+    errno.EEXIST: "a file of that name is there already: choose another path",
     errno.ENOTDIR: "a part of the path is a file: check the path",
     errno.ENOLCK: "the file system gives no locks (flock): put the directory on one that does",
     errno.EOPNOTSUPP: "the file system gives no locks (flock): put the directory on one that does",
@@ -34,3 +36,15 @@ def explain_os_errors(action: str, path: Path) -> Iterator[None]:
             raise
         remedy = _REMEDIES.get(error.errno, "check the path and the file system")
         raise OSError(error.errno, f"could not {action} ({os.strerror(error.errno)}); {remedy}", str(path)) from error
+
+
+def make_output_directory(folder: Path) -> None:
+    """
+    Make the directory that a command will write to, and try to write: to be called before its work, not after.
+
+    Raises:
+        OSError: It cannot be made or written to; in words.
+    """
+    with explain_os_errors("use the output directory", folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()

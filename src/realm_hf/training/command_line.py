@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,13 +12,16 @@ from typing import Any, NoReturn
 import yaml
 from transformers import HfArgumentParser
 
+from realm_hf.training.command_errors import one_process_speaks, unknown
+
 
 class _OneLineParser(HfArgumentParser):
     """Says what is wrong in one line: the usage of a hundred options would push it off the screen."""
 
     def error(self, message: str) -> NoReturn:
-        # Of several processes one speaks.
-        self.exit(2, f"{self.prog}: {message}. See --help.\n" if os.environ.get("RANK", "0") == "0" else None)
+        line = f"{self.prog}: {message}. See --help."
+        one_process_speaks(line)
+        self.exit(2, f"{line}\n")
 
 
 def parse_arguments(
@@ -47,15 +48,10 @@ def parse_arguments(
     if arguments and arguments[0].endswith((".yaml", ".yml")):
         arguments = _yaml_as_arguments(Path(arguments[0]), known) + arguments[1:]
     parser = _OneLineParser(list(types), allow_abbrev=False, prog=prog)
-    *parsed, unknown = parser.parse_args_into_dataclasses(args=arguments, return_remaining_strings=True)
-    if unknown:
-        raise ValueError(_unknown(unknown[0].split("=")[0].lstrip("-"), known))
+    *parsed, left = parser.parse_args_into_dataclasses(args=arguments, return_remaining_strings=True)
+    if left:
+        raise ValueError(unknown("argument", left[0].split("=")[0].lstrip("-"), known))
     return tuple(parsed)
-
-
-def _unknown(name: str, known: set[str]) -> str:
-    near = difflib.get_close_matches(name, sorted(known), n=1)
-    return f"There is no argument {name!r}." + (f" Did you mean {near[0]!r}?" if near else " See --help.")
 
 
 def _yaml_as_arguments(path: Path, known: set[str]) -> list[str]:
@@ -73,7 +69,7 @@ def _yaml_as_arguments(path: Path, known: set[str]) -> list[str]:
     words: list[str] = []
     for name, value in values.items():
         if name not in known:
-            raise ValueError(f"{path}: {_unknown(str(name), known)}")
+            raise ValueError(f"{path}: {unknown('argument', str(name), known)}")
         if value is None:
             continue
         # `--name=value` keeps values that begin with a dash; a list needs separate words.

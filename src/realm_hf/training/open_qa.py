@@ -182,8 +182,8 @@ class OpenQATrainer(IndexedTrainer):
         )
 
     def _encode(self, questions: list[str]) -> list[np.ndarray]:
-        """`[CLS] question [SEP]` of each, cut to `max_question_length`."""
-        config, most = self.model.config, self.args.max_question_length
+        """`[CLS] question [SEP]` of each, cut to `max_query_length`."""
+        config, most = self.model.config, self.args.max_query_length
         most = room_beside_prompt(config, "query", min(most, config.max_position_embeddings))
         return encode_questions(questions, self.processing_class, self.special_tokens, most)
 
@@ -315,7 +315,7 @@ class OpenQATrainer(IndexedTrainer):
             retriever,
             self.processing_class,
             batch_size=self.args.per_device_eval_batch_size,
-            max_question_length=self.args.max_question_length,
+            max_question_length=self.args.max_query_length,
         )
         return answerer(questions)
 

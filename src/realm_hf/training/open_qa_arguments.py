@@ -21,8 +21,8 @@ class OpenQATrainingArguments(RefreshArguments):
     learning_rate: float = field(default=1e-5, metadata={"help": "Peak learning rate (released: 1e-5)."})
 
     # Parameters that control the question and its beam
-    max_question_length: int = field(
-        default=MAX_QUERY_LENGTH, metadata={"help": "Wordpieces of a question, specials included."}
+    max_query_length: int = field(
+        default=MAX_QUERY_LENGTH, metadata={"help": "Wordpieces of a question, special tokens included."}
     )
     searcher_beam_size: int | None = field(
         default=None,
@@ -70,7 +70,7 @@ class OpenQATrainingArguments(RefreshArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._at_least(3, "max_question_length")
+        self._at_least(3, "max_query_length")
         self._at_least(1, "per_device_eval_batch_size")
         for name in ("searcher_beam_size", "reader_beam_size", "max_eval_questions", "early_stopping_patience"):
             if getattr(self, name) is not None:

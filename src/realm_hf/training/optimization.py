@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +16,7 @@ from transformers.optimization import Adafactor, get_scheduler
 
 from realm_hf.models.precision import native_bfloat16
 from realm_hf.refresh.builder_device import check_on_all_ranks
-from realm_hf.storage.errors import explain_os_errors
+from realm_hf.storage.errors import make_output_directory
 from realm_hf.training.arguments import RefreshArguments
 from realm_hf.training.elastic_restart import meet_restarted_ranks
 from realm_hf.training.launch_environment import check_accelerator, check_launch, launcher_precision
@@ -35,9 +34,7 @@ def make_accelerator(args: LoopArguments) -> Accelerator:
     """
     check_launch(args)
     # Here as well, before hours of preparation.
-    with explain_os_errors("use the output directory", Path(args.output_dir)):
-        Path(args.output_dir).mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=args.output_dir).close()
+    make_output_directory(Path(args.output_dir))
     meet_restarted_ranks(args.use_cpu)
     folders = ProjectConfiguration(project_dir=args.output_dir, logging_dir=f"{args.output_dir}/tracking")
     accelerator = Accelerator(

@@ -44,6 +44,9 @@ FREE = frozenset(
     }
 )
 
+_RENAMED = {"max_question_length": "max_query_length"}
+"""Arguments that checkpoints of earlier versions record by another name."""
+
 
 def recorded(args: LoopArguments, trained_on: Mapping[str, Any]) -> dict[str, Any]:
     """What a checkpoint records, so that [`check_resumed`] can compare: JSON."""
@@ -102,7 +105,7 @@ def check_resumed(
 
 def _facts(arguments: Mapping[str, Any], trained_on: Mapping[str, Any], world_size: int) -> dict[str, Any]:
     """Arguments by name, what the model's configuration makes of those left open, and examples of a step."""
-    facts = {**arguments, **trained_on}
+    facts = {**{_RENAMED.get(name, name): value for name, value in arguments.items()}, **trained_on}
     if "per_device_train_batch_size" in arguments:
         batch = arguments["per_device_train_batch_size"] * arguments["gradient_accumulation_steps"]
         facts["examples_per_step"] = batch * world_size

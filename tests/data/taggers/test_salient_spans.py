@@ -9,7 +9,7 @@ from transformers import BertConfig, BertForTokenClassification
 
 from realm_hf.data import Span, tagger_from_name
 from realm_hf.data.taggers.dates import DateTagger
-from realm_hf.data.taggers.names import CombinedTagger
+from realm_hf.data.taggers.names import CombinedTagger, check_tagger_name
 from realm_hf.data.taggers.rules import RuleTagger
 from realm_hf.data.taggers.spans import merge_spans, spans_to_wordpieces
 from realm_hf.data.taggers.with_models import HubTagger, SpacyTagger
@@ -216,5 +216,7 @@ def test_taggers_by_name(hub_model):
     assert isinstance(tagger_from_name("dates"), DateTagger)
     assert found(tagger_from_name(f"hub:{hub_model}"), "In France in 1999") == ["France", "1999"]
     for name in ("rule", "hub:", "spacy", ""):
-        with pytest.raises(ValueError, match="unknown tagger"):
-            tagger_from_name(name)
+        for asked in (tagger_from_name, check_tagger_name):
+            with pytest.raises(ValueError, match="unknown tagger"):
+                asked(name)
+    check_tagger_name("spacy:not_installed")

@@ -12,6 +12,7 @@ from realm_hf.data.flat_arrays import RaggedArray
 from realm_hf.data.passages.store import PassageStore
 from realm_hf.data.passages.terms import STOP_TERMS, TermReader
 from realm_hf.data.vocabulary import encode_texts
+from realm_hf.progress import progress_bar
 
 __all__ = ["postings_of", "stored_texts", "tokenized_texts"]
 
@@ -21,9 +22,16 @@ Texts = tuple[RaggedArray, RaggedArray]
 """Titles and bodies of some passages, as wordpieces."""
 
 
-def postings_of(reader: TermReader, texts: Iterable[Texts]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def postings_of(
+    reader: TermReader, texts: Iterable[Texts], count: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """
     Which passage holds which term.
+
+    Args:
+        reader ([`TermReader`]): Makes terms of wordpieces.
+        texts (iterable of titles and bodies): The passages, piece by piece.
+        count (`int`): How many passages they are.
 
     Returns:
         `tuple` of terms uint64 `[P]`, ascending; passages int32 `[P]`, ascending for each term; how often float32
@@ -32,6 +40,7 @@ def postings_of(reader: TermReader, texts: Iterable[Texts]) -> tuple[np.ndarray,
     parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     lengths: list[np.ndarray] = []
     done = 0
+    bar = progress_bar(count, "reading words", "passages")
     for titles, bodies in texts:
         pairs = [reader(titles), reader(bodies)]
         terms, rows = (np.concatenate(both) for both in zip(*pairs, strict=True))
@@ -45,6 +54,8 @@ def postings_of(reader: TermReader, texts: Iterable[Texts]) -> tuple[np.ndarray,
         counts = np.diff(np.append(np.flatnonzero(first), len(terms)))
         parts.append((terms[first], (done + rows[first]).astype(np.int32), counts.astype(np.float32)))
         done += len(bodies)
+        bar.update(len(bodies))
+    bar.close()
     joined = [np.concatenate(column) for column in zip(*parts, strict=True)]
     order = np.argsort(joined[0], kind="stable")
     return joined[0][order], joined[1][order], joined[2][order], np.concatenate(lengths)

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from realm_hf.data.passages.store import PassageStore
 from realm_hf.data.passages.words import Words, folded
+from realm_hf.progress import progress_bar
 from realm_hf.storage.files import replacement
 
 __all__ = ["RecurringSpans", "articles_of", "find_recurring_spans"]
@@ -141,9 +142,11 @@ def find_recurring_spans(
     common = words.common()
     articles = articles_of(passages)
     found: list[tuple[np.ndarray, ...]] = []
-    for first, last in _pieces(articles, passages.body_tokens.offsets):
-        chosen = slice(*np.searchsorted(words.rows, [first, last]))
-        found += _recurring(words, chosen, articles, common, range(longest, shortest - 1, -1), most_passages)
+    with progress_bar(len(passages), "finding recurring spans", "passages") as bar:
+        for first, last in _pieces(articles, passages.body_tokens.offsets):
+            chosen = slice(*np.searchsorted(words.rows, [first, last]))
+            found += _recurring(words, chosen, articles, common, range(longest, shortest - 1, -1), most_passages)
+            bar.update(last - first)
     if not found:
         empty = np.zeros(0, np.int64)
         return RecurringSpans(passages.fingerprint, np.zeros(1, np.int64), empty, empty, empty)

@@ -16,6 +16,7 @@ from realm_hf.data.flat_arrays import RaggedArray
 from realm_hf.data.passages.store import PassageStore
 from realm_hf.data.passages.words import Words, folded
 from realm_hf.data.sentences.store import SentenceStore
+from realm_hf.progress import progress_bar
 from realm_hf.storage.files import replacement
 
 __all__ = ["RecurringMasks", "check_masks", "find_recurring_masks"]
@@ -110,6 +111,7 @@ def find_recurring_masks(
     bodies = Words.of(passages.body_tokens, tokenizer)
     counts = np.zeros(len(spans.sizes), np.int32)
     limit = most_passages + 1
+    bar = progress_bar(int((spans.sizes > 0).sum()), "finding recurring masks", "spans")
     for size in np.unique(spans.sizes[spans.sizes > 0]).tolist():
         asked = np.flatnonzero(spans.sizes == size)
         keys, which = np.unique(spans.keys[asked], return_inverse=True)
@@ -122,6 +124,8 @@ def find_recurring_masks(
             own = held_by[: 4 * limit]
             excluded = passages.contains(spans.sentence(number, sentences.max_query_length - 2), own)
             counts[number] = min(len(held_by) - int(excluded.sum()), limit)
+        bar.update(len(asked))
+    bar.close()
     return RecurringMasks(passages.fingerprint, sentences.fingerprint, spans.offsets, counts, most_passages)
 
 

@@ -22,6 +22,7 @@ __all__ = [
     "SpacyTagger",
     "Span",
     "Tagger",
+    "check_tagger_name",
     "merge_spans",
     "tagger_from_name",
 ]
@@ -48,6 +49,21 @@ class CombinedTagger:
         return [merge_spans(*spans) for spans in zip(*found, strict=True)]
 
 
+def check_tagger_name(name: str) -> None:
+    """
+    Refuse what [`tagger_from_name`] would, without loading a model: before a corpus is prepared for it.
+
+    Raises:
+        ValueError: If the word is no tagger's.
+    """
+    kind, _, rest = name.partition(":")
+    if name not in ("rules", "dates") and not (kind in ("hub", "spacy") and rest):
+        raise ValueError(
+            f"unknown tagger {name!r}: choose 'rules', 'dates', 'hub:<model id>' such as 'hub:dslim/bert-base-NER', "
+            "or 'spacy:<pipeline>' such as 'spacy:en_core_web_sm'"
+        )
+
+
 def tagger_from_name(name: str) -> Tagger:
     """
     A tagger from one word, for command lines and configuration files. Dates are found with every one of them.
@@ -58,16 +74,12 @@ def tagger_from_name(name: str) -> Tagger:
     Raises:
         ValueError: If the word is none of these.
     """
+    check_tagger_name(name)
     kind, _, rest = name.partition(":")
     if name == "rules":
         return RuleTagger()
     if name == "dates":
         return DateTagger()
-    if kind == "hub" and rest:
+    if kind == "hub":
         return CombinedTagger(HubTagger(rest), DateTagger())
-    if kind == "spacy" and rest:
-        return CombinedTagger(SpacyTagger(rest), DateTagger())
-    raise ValueError(
-        f"unknown tagger {name!r}: choose 'rules', 'dates', 'hub:<model id>' such as 'hub:dslim/bert-base-NER', or "
-        "'spacy:<pipeline>' such as 'spacy:en_core_web_sm'"
-    )
+    return CombinedTagger(SpacyTagger(rest), DateTagger())
