@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tiny_bert import tiny_bert
 from tiny_worlds import FIXTURES, bag_of_words_start, load_world, tiny_model, tiny_tokenizer
@@ -85,6 +86,42 @@ def test_another_frameworks_retriever_finds_what_ours_finds(place, page, package
     printed = run_page(page, place, name=f"{package}_snippet.py")
     result = RealmRetriever.from_pretrained(place / "runs" / "mine").search("What is the capital of Nicaragua?", k=3)
     assert printed.splitlines() == [f"{found.score:6.2f}  {found.title}: {found.text[:60]}" for found in result]
+
+
+@pytest.mark.parametrize(
+    ("block", "packages"),
+    [
+        (1, ["sentence_transformers", "mteb"]),
+        (2, ["sentence_transformers", "langchain_huggingface"]),
+        (3, ["sentence_transformers", "llama_index.embeddings.huggingface"]),
+    ],
+    ids=["mteb", "LangChain", "LlamaIndex"],
+)
+def test_tools_for_embeddings_score_as_the_towers_do(place, monkeypatch, tmp_path, capsys, block, packages):
+    monkeypatch.setenv("MTEB_CACHE", str(tmp_path / "mteb"))  # else it makes a folder at home when it is imported
+    for package in packages:
+        pytest.importorskip(package)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").symlink_to(place / "runs")
+    (tmp_path / "dev.jsonl").symlink_to(place / "dev.jsonl")
+    blocks = python_in("how-to/embedding-tools.md")
+    names: dict = {}
+    for written in (blocks[0], blocks[block]):
+        exec(compile(written, "embedding-tools.md", "exec"), names)
+    tower = names["model"].embedder
+    tower.tokenizer = names["tokenizer"]
+    if block == 1:
+        passages, gold = names["passages"], names["gold"]
+        joined = [f"{passages.title(row)} {passages.text(row)}".strip() for row in range(len(passages))]
+        scores = tower.encode([q.question for q in names["questions"]]) @ tower.encode(joined).T
+        best = np.argsort(-scores, axis=1, kind="stable")[:, :5]
+        wanted = np.mean(
+            [len(set(rows) & set(top)) / len(rows) for rows, top in zip(gold, best.tolist(), strict=True)]
+        )
+    else:
+        question, passage = tower.encode(["What is the capital of Nicaragua?", "Nicaragua Managua is the capital."])
+        wanted = question @ passage
+    assert float(capsys.readouterr().out.splitlines()[-1]) == pytest.approx(float(wanted), abs=1e-3)
 
 
 @pytest.mark.multiprocess

@@ -39,7 +39,9 @@ def publish(folder: Path, family: str, root: Path, **fields) -> RealmRetriever:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_tower_of_any_encoder_comes_back_and_searches_the_same(tmp_path, family):
-    published = publish(tmp_path / "made", family, tmp_path / "out", **PROMPTS)
+    # Byte-level BPE cannot join titles and texts.
+    fields = PROMPTS if family in ("roberta", "modernbert") else PROMPTS | {"document_format": "joined"}
+    published = publish(tmp_path / "made", family, tmp_path / "out", **fields)
 
     found = RealmRetriever.from_pretrained(tmp_path / "out", cache_dir=tmp_path / "cache")
 
@@ -48,7 +50,7 @@ def test_a_tower_of_any_encoder_comes_back_and_searches_the_same(tmp_path, famil
         found.embedder.config.query_prompt_ids
         == train_tokenizer(family)("query: ", add_special_tokens=False)["input_ids"]
     )
-    assert {name: getattr(found.embedder.config, name) for name in PROMPTS} == PROMPTS
+    assert {name: getattr(found.embedder.config, name) for name in fields} == fields
     for titles in (None, TITLES):
         assert np.array_equal(
             found.embedder.encode(TEXT, titles=titles, tokenizer=found.tokenizer),

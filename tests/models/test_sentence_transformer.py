@@ -1,6 +1,7 @@
 """Embedders in folders of sentence-transformers: the same embeddings there, and bit for bit the same weights back."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,11 +12,15 @@ from transformers import AutoModel, AutoTokenizer
 
 from realm_hf import RealmConfig, RealmEmbedder
 from realm_hf.models.sentence_transformer_folder import norm_scale
+from realm_hf.models.sentence_transformer_reading import read_modules
 from realm_hf.models.tower_files import same_tower
 
 
 def as_the_library_does(folder, texts, route=None):
-    """What sentence-transformers computes of such a folder, written down from its modules."""
+    """What sentence-transformers computes of such a folder, written down from its modules and its prompts."""
+    settings = json.loads((folder / "config_sentence_transformers.json").read_text())
+    prompt = settings["prompts"][route] if route else ""
+    texts = [(prompt + t[0], t[1]) if isinstance(t, tuple) else prompt + t for t in texts]
     modules = json.loads((folder / "modules.json").read_text())
     chain = [(module["type"].rsplit(".", 1)[1], folder / module["path"]) for module in modules]
     if chain[0][0] == "Router":
@@ -137,9 +142,10 @@ def test_two_towers_are_two_routes(bert, tmp_path):
     for route, tower in (("query", queries), ("document", documents)):
         found = as_the_library_does(tmp_path / "out", TEXT, route)
         np.testing.assert_allclose(found, tower.encode(TEXT), atol=1e-5)
-    assert np.abs(queries.encode(TEXT) - documents.encode(TEXT)).max() > 1e-2
-    with pytest.raises(ValueError, match="with Router: it must begin with Transformer and Pooling"):
+        assert same_tower(RealmEmbedder.from_sentence_transformer(tmp_path / "out", route=route), tower)
+    with pytest.raises(ValueError, match="has the towers document, query, and `route` is None"):
         RealmEmbedder.from_sentence_transformer(tmp_path / "out")
+    assert np.abs(queries.encode(TEXT) - documents.encode(TEXT)).max() > 1e-2
 
 
 def test_no_module_is_of_another_package_and_scores_are_inner_products(bert, tmp_path):
@@ -184,24 +190,91 @@ def test_what_cannot_be_read_is_refused(bert, tmp_path):
         RealmEmbedder.from_sentence_transformer(tmp_path / "out")
 
 
-def test_the_library_itself_agrees(bert, checkpoints, tmp_path):
-    """Where it is installed."""
-    library = pytest.importorskip("sentence_transformers")
-    documents, queries = bert(**FIELDS[0]), bert(**FIELDS[0])
-    with torch.no_grad():
-        queries.cls.dense.weight.add_(0.2 * torch.randn(queries.cls.dense.weight.shape))
-    documents.to_sentence_transformer(tmp_path / "one")
-    documents.to_sentence_transformer(tmp_path / "two", query_embedder=queries)
-    model = library.SentenceTransformer(str(tmp_path / "one"), device="cpu")
-    np.testing.assert_allclose(model.encode(TEXT), documents.encode(TEXT), atol=1e-5)
-    assert model.similarity_fn_name == "dot"
+PROMPTS = {"query_prompt": "where is ", "document_prompt": "it is said : "}
+
+
+def with_prompts(tokenizer):
+    ids = {f"{name}_ids": tokenizer(text, add_special_tokens=False)["input_ids"] for name, text in PROMPTS.items()}
+    return {**PROMPTS, **ids}
+
+
+def test_prompts_go_out_and_come_back(bert, tokenizer, tmp_path):
+    embedder = bert(**FIELDS[2], **with_prompts(tokenizer))
+    embedder.to_sentence_transformer(tmp_path / "out")
+    np.testing.assert_allclose(as_the_library_does(tmp_path / "out", TEXT, "query"), embedder.encode(TEXT), atol=1e-5)
     pairs = [("Paris", TEXT[0]), ("The Seine", TEXT[1])]
-    ours = documents.encode([body for _, body in pairs], titles=[title for title, _ in pairs])
-    np.testing.assert_allclose(model.encode(pairs), ours, atol=1e-5)
-    model = library.SentenceTransformer(str(tmp_path / "two"), device="cpu")
-    np.testing.assert_allclose(model.encode_query(TEXT), queries.encode(TEXT), atol=1e-5)
-    np.testing.assert_allclose(model.encode_document(TEXT), documents.encode(TEXT), atol=1e-5)
-    # What the library itself saves is read too.
-    model = library.SentenceTransformer(str(tmp_path / "one"), device="cpu")
-    model.save(str(tmp_path / "again"))
-    assert same_tower(RealmEmbedder.from_sentence_transformer(tmp_path / "again"), documents)
+    ours = embedder.encode([body for _, body in pairs], titles=[title for title, _ in pairs])
+    np.testing.assert_allclose(as_the_library_does(tmp_path / "out", pairs, "document"), ours, atol=1e-5)
+    back = RealmEmbedder.from_sentence_transformer(tmp_path / "out")
+    assert np.array_equal(back.encode(TEXT), embedder.encode(TEXT)) and back.config.query_prompt == "where is "
+    other = RealmEmbedder.from_sentence_transformer(tmp_path / "out", query_prompt="", document_prompt="and ")
+    assert (other.config.query_prompt, other.config.document_prompt) == ("", "and ")
+
+
+@pytest.mark.parametrize(
+    ("settings", "found"),
+    [
+        ({}, ("", "")),
+        ({"prompts": {"query": "q ", "document": ""}}, ("q ", "")),
+        ({"prompts": {"query": "q ", "passage": "p "}}, ("q ", "p ")),
+        ({"prompts": {"query": "", "document": "", "passage": "p "}}, ("", "p ")),
+        ({"prompts": {"all": "a "}, "default_prompt_name": "all"}, ("a ", "a ")),
+        ({"prompts": {"all": "a ", "query": "q "}, "default_prompt_name": "all"}, ("q ", "a ")),
+        ({"prompts": {"query": "q ", "document": ""}, "default_prompt_name": "query"}, ("q ", "")),
+    ],
+    ids=str,
+)
+def test_a_role_has_the_prompt_that_encode_query_and_encode_document_use(bert, tmp_path, settings, found):
+    bert(**FIELDS[2]).to_sentence_transformer(tmp_path / "out")
+    (tmp_path / "out" / "config_sentence_transformers.json").write_text(json.dumps(settings))
+    prompts = read_modules(tmp_path / "out").prompts
+    assert (prompts.get("query_prompt", ""), prompts.get("document_prompt", "")) == found
+
+
+def files_of(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("fields", [*FIELDS, FIELDS[0] | {"document_format": "joined"}], ids=str)
+def test_out_in_and_out_again_the_files_are_the_same(bert, tokenizer, fields, tmp_path):
+    bert(**fields, **with_prompts(tokenizer)).to_sentence_transformer(tmp_path / "one", max_length=48)
+    back = RealmEmbedder.from_sentence_transformer(tmp_path / "one")
+    assert back.config.document_format == fields.get("document_format", "pair")
+    back.to_sentence_transformer(tmp_path / "two")
+    one, two = files_of(tmp_path / "one"), files_of(tmp_path / "two")
+    classes = {json.loads(files.pop(Path("tokenizer_config.json")))["tokenizer_class"] for files in (one, two)}
+    assert one == two and classes == {"BertTokenizer"}, "what transformers and the library have, not ours"
+
+
+def test_texts_are_cut_where_the_folder_says(bert, tmp_path):
+    embedder = bert(**FIELDS[2])
+    embedder.to_sentence_transformer(tmp_path / "out", max_length=12)
+    long = [" ".join(TEXT)]
+    found = RealmEmbedder.from_sentence_transformer(tmp_path / "out").encode(long)
+    np.testing.assert_allclose(found, as_the_library_does(tmp_path / "out", long), atol=1e-5)
+    assert np.abs(found - embedder.encode(long)).max() > 1e-2
+
+
+def test_joined_is_what_tools_embed_that_join_title_and_text(bert, tmp_path):
+    embedder = bert(**FIELDS[0], document_format="joined")
+    embedder.to_sentence_transformer(tmp_path / "out")
+    ours = embedder.encode(TEXT[:2], titles=["Paris", "The Seine"])
+    joined = [f"Paris {TEXT[0]}", f"The Seine {TEXT[1]}"]
+    np.testing.assert_allclose(as_the_library_does(tmp_path / "out", joined, "document"), ours, atol=1e-5)
+
+
+def test_prompts_that_would_become_other_tokens_are_refused(checkpoints, tmp_path):
+    embedder = RealmEmbedder.from_encoders(embedder=checkpoints["roberta"], retriever_proj_size=8, query_prompt="q: ")
+    with pytest.raises(ValueError, match=r"The prompt 'q: ' \(query\) and a text have other tokens joined"):
+        embedder.to_sentence_transformer(tmp_path / "out", tokenizer=train_tokenizer("roberta"))
+    plain = RealmEmbedder.from_encoders(embedder=checkpoints["roberta"], retriever_proj_size=8)
+    plain.to_sentence_transformer(tmp_path / "plain", tokenizer=train_tokenizer("roberta"))
+    settings = tmp_path / "plain" / "config_sentence_transformers.json"
+    settings.write_text(json.dumps({"prompts": {"query": "q: "}}))
+    for start in (
+        RealmEmbedder.from_sentence_transformer,
+        lambda f, **k: RealmEmbedder.from_encoders(embedder=f, **k),
+    ):
+        with pytest.raises(ValueError, match="have other tokens joined"):
+            start(tmp_path / "plain")
+        assert not start(tmp_path / "plain", query_prompt="").config.query_prompt

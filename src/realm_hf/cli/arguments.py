@@ -80,21 +80,40 @@ class ModelArguments:
         default="checkpoint",
         metadata={"help": "identity keeps the geometry of [CLS]: for sentence encoders, and BERTs without a pooler."},
     )
-    pooling_mode: Literal["cls", "mean"] = field(
-        default="cls",
-        metadata={"help": "What is embedded: [CLS], or the mean of the tokens, as sentence encoders do."},
-    )
-    projection: Literal["layer_norm", "linear", "pca", "none"] = field(
-        default="layer_norm",
+    pooling_mode: Literal["cls", "mean"] | None = field(
+        default=None,
         metadata={
-            "help": "What follows: linear and LayerNorm (paper), linear, linear fitted on the passages, nothing."
+            "help": "What is embedded: [CLS], or the mean of the tokens. Default: cls, or what a folder of "
+            "sentence-transformers (modules.json) says; so for the next six."
         },
     )
-    normalize: bool = field(default=False, metadata={"help": "Embeddings of length 1, as most sentence encoders'."})
-    query_prompt: str = field(default="", metadata={"help": "Text before each query, e.g. 'query: '."})
-    document_prompt: str = field(default="", metadata={"help": "Text before each passage, e.g. 'passage: '."})
-    retriever_proj_size: int = field(
-        default=128, metadata={"help": "Dimensions of an embedding; with --projection none the encoder's own."}
+    projection: Literal["layer_norm", "linear", "pca", "none"] | None = field(
+        default=None,
+        metadata={
+            "help": "What follows: linear and LayerNorm (paper; default), linear, linear fitted on passages, nothing."
+        },
+    )
+    normalize: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Embeddings of length 1, as most sentence encoders'. Default: no.",
+            "nargs": "?",  # a switch, as an option of two values is
+            "const": True,
+        },
+    )
+    query_prompt: str | None = field(
+        default=None, metadata={"help": "Text before each query, e.g. 'query: '. Default: none."}
+    )
+    document_prompt: str | None = field(
+        default=None, metadata={"help": "Text before each passage, e.g. 'passage: '. Default: none."}
+    )
+    document_format: Literal["pair", "joined"] | None = field(
+        default=None,
+        metadata={"help": "Title and text as a pair, or joined to one text, for tools without pairs. Default: pair."},
+    )
+    retriever_proj_size: int | None = field(
+        default=None,
+        metadata={"help": "Dimensions of an embedding; with --projection none the encoder's own. Default: 128."},
     )
     score_scale: str | None = field(
         default=None,

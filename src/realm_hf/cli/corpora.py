@@ -22,12 +22,26 @@ from realm_hf.data import (
     passages_from_rows,
 )
 from realm_hf.generations.projection import fit_projection
+from realm_hf.models.configuration_realm import RealmConfig
 from realm_hf.models.modeling_realm import RealmForPreTraining
+from realm_hf.models.sentence_transformer_reading import find_folder
 from realm_hf.models.tokenization_realm import RealmTokenizer
 from realm_hf.training import RankGroup, TrainingLoop, TrainingResult, resume_command, save_trained_model
 
 # Longest that the preparation of a corpus may use no processor: it may download, in threads, for hours.
 _DOWNLOAD_SECONDS = 24 * 3600.0
+
+
+_READING: dict[str, Any] = {
+    "pooling_mode": "cls",
+    "projection": "layer_norm",
+    "normalize": False,
+    "query_prompt": "",
+    "document_prompt": "",
+    "document_format": "pair",
+    "retriever_proj_size": RealmConfig.retriever_proj_size,
+}
+"""How an encoder is read where neither the caller nor a folder of sentence-transformers says it: as in the paper."""
 
 
 def is_another_encoder(config: PreTrainedConfig) -> bool:
@@ -57,13 +71,15 @@ def load_model(args: ModelArguments, seed: int, passages: PassageStore | None = 
     # An encoder of `warm-start masked-lm` is of type "realm", too, but a start as a BERT is.
     if config.model_type == "realm" and "RealmKnowledgeAugEncoder" not in (config.architectures or []):
         return RealmForPreTraining.from_pretrained(args.model_name_or_path)
-    fields: dict[str, Any] = {
-        name: getattr(args, name)
-        for name in ("pooling_mode", "normalize", "query_prompt", "document_prompt", "projection_dropout")
-    }
-    fields["projection"] = "linear" if args.projection == "pca" else args.projection
-    if args.projection != "none":
-        fields["retriever_proj_size"] = args.retriever_proj_size
+    asked = {name: getattr(args, name) for name in _READING}
+    fields = {name: value for name, value in asked.items() if value is not None}
+    if find_folder(args.model_name_or_path) is None:
+        fields = _READING | fields
+    if fields.get("projection") == "none":
+        fields.pop("retriever_proj_size", None)
+    elif fields.get("projection") == "pca":
+        fields["projection"] = "linear"
+    fields["projection_dropout"] = args.projection_dropout
     if args.score_scale is not None:
         fields["score_scale"] = args.score_scale if args.score_scale == "auto" else float(args.score_scale)
     name = args.model_name_or_path

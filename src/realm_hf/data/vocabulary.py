@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
-from realm_hf.data.word_edges import first_word_differs, marks_continuations
-from realm_hf.models.templates import separators_between
+from realm_hf.data.word_edges import marks_continuations
+from realm_hf.models.templates import first_word_differs, separators_between
 
 
 @dataclass(frozen=True)

@@ -25,12 +25,6 @@ def marks_continuations(tokenizer: PreTrainedTokenizerBase) -> bool:
     return type(tokenizer.backend_tokenizer.model).__name__ == "WordPiece"
 
 
-def first_word_differs(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether a word has other ids at the beginning of a text than behind a space, as in byte-level BPE."""
-    once, twice = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("the", "the the"))
-    return list(twice) != [*once, *once]
-
-
 @dataclass(frozen=True)
 class WordEdges:
     """
@@ -124,4 +118,4 @@ def _is_of_word(letter: str) -> bool:
     return letter.isalnum() or unicodedata.category(letter).startswith("M")
 
 
-__all__ = ["WordEdges", "first_word_differs", "marks_continuations"]
+__all__ = ["WordEdges", "marks_continuations"]

@@ -111,10 +111,22 @@ def embed_passages(
 
 
 def pad_passages(embedder: RealmEmbedder, passages: PassageTokens, rows: np.ndarray) -> dict[str, torch.Tensor]:
-    """The padded inputs `[R, L]` of passage rows on the host, with the embedder's prompt before each."""
-    room = room_beside_prompt(embedder.config, "document", passages.max_length)
+    """
+    The padded inputs `[R, L]` of passage rows on the host, as the embedder reads them: see [`with_prompt`].
+
+    Raises:
+        ValueError: Titles and bodies are to be joined, and the tokenizer's tokens cannot be.
+    """
+    config = embedder.config
+    room = room_beside_prompt(config, "document", passages.max_length)
     padded = to_device(passages.pad_candidates(rows, room), None)
-    return embedder.with_prompt("document", padded)[0] if prompt_ids(embedder.config, "document") else padded
+    if config.document_format == "joined" and passages.special_tokens.first_word_differs:
+        raise ValueError(
+            "The embedder joins titles and texts (document_format='joined'), but the passages' tokenizer has other "
+            "tokens for a word behind a space than at the beginning of a text: use document_format='pair'."
+        )
+    as_it_is = config.document_format == "pair" and not prompt_ids(config, "document")
+    return padded if as_it_is else embedder.with_prompt("document", padded)[0]
 
 
 def _check_fits(embedder: RealmEmbedder, passages: PassageTokens, out: np.ndarray | None, numbers: np.ndarray) -> None:

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from os import PathLike
-from typing import Any, Literal, Self
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import nn
@@ -14,6 +15,8 @@ from transformers.utils import logging
 
 from realm_hf.models.configuration_realm import RealmConfig
 from realm_hf.models.prompts import tokenize_prompts
+from realm_hf.models.sentence_transformer_folder import FolderModules
+from realm_hf.models.sentence_transformer_reading import own_reading
 
 logger = logging.get_logger(__name__)
 
@@ -62,6 +65,7 @@ class BertStart:
         head (`dict[str, torch.Tensor]`): Weights of the prediction head, `cls.predictions.*`; empty if there is none.
         pooler (`str`): `"checkpoint"` or `"identity"`, see [`~FromBertModel.from_bert`].
         seed (`int`): Seed of what the checkpoint does not contain.
+        modules ([`FolderModules`], *optional*): Of a folder of sentence-transformers: what follows its encoder.
     """
 
     source: str
@@ -69,6 +73,7 @@ class BertStart:
     head: dict[str, torch.Tensor]
     pooler: Pooler
     seed: int
+    modules: FolderModules | None = None
 
 
 def load_bert(name_or_path: str | PathLike[str], **overrides: Any) -> tuple[RealmConfig, dict[str, torch.Tensor]]:
@@ -156,6 +161,9 @@ def initialize_prediction_head(predictions: BertLMPredictionHead) -> None:
 class FromBertModel(BertPreTrainedModel):
     """A model with towers that can start from a BERT checkpoint."""
 
+    parts: ClassVar[frozenset[str]] = frozenset()
+    """What `from_encoders` must be given: `"embedder"`, `"encoder"`, and `"head"` where the encoder fills in words."""
+
     @classmethod
     def from_bert(
         cls, name_or_path: str | PathLike[str], *, pooler: Pooler = "checkpoint", seed: int = 0, **overrides: Any
@@ -176,7 +184,8 @@ class FromBertModel(BertPreTrainedModel):
                 Seed of everything the checkpoint does not contain.
             overrides (*optional*):
                 Fields of [`RealmConfig`], such as `retriever_proj_size=128`; what is not given comes from the
-                checkpoint. A sentence encoder is read as it was made with `pooling_mode="mean"`,
+                checkpoint. A folder of sentence-transformers (with `modules.json`) says itself how its embeddings are
+                made; other sentence encoders are read as they were made with `pooling_mode="mean"`,
                 `projection="none"` and `normalize=True`; `retriever_proj_size` is then the size of its hidden states,
                 and `score_scale` is 20 where it is not given. `score_scale="auto"` is 20 with `normalize`, the
                 inverse square root of `retriever_proj_size` after a layer normalization, else 1; without it layer
@@ -198,6 +207,16 @@ class FromBertModel(BertPreTrainedModel):
         """
         if pooler not in ("checkpoint", "identity"):
             raise ValueError(f"`pooler` is {pooler!r}: choose 'checkpoint' or 'identity'.")
+        modules = None
+        if "embedder" in cls.parts:
+            overrides, modules = own_reading(name_or_path, overrides)
+        if modules is not None:
+            name_or_path = modules.encoder if Path(name_or_path).is_dir() else name_or_path
+            if modules.pooler is None and overrides["pooling_mode"] == "cls" and pooler == "checkpoint":
+                # BERT's own tower has a pooler; that of any encoder has none.
+                overrides["embedder_config"] = AutoConfig.from_pretrained(name_or_path).to_dict() | {
+                    "_name_or_path": ""
+                }
         overrides = with_score_scale(tokenize_prompts(name_or_path, overrides))
         config, weights = load_bert(name_or_path, **overrides)
         start = BertStart(
@@ -206,6 +225,7 @@ class FromBertModel(BertPreTrainedModel):
             head={key: w for key, w in weights.items() if key.startswith("cls.predictions.")},
             pooler=pooler,
             seed=seed,
+            modules=modules,
         )
         if not start.head:
             logger.info("%s has no prediction head: the encoder's starts from its word embeddings.", name_or_path)

@@ -58,6 +58,10 @@ class RealmConfig(BertConfig):
             Token ids of `query_prompt`, without special tokens; [`~RealmPreTrainedModel.from_bert`] finds them.
         document_prompt_ids (`list[int]`, *optional*):
             Token ids of `document_prompt`.
+        document_format (`str`, *optional*, defaults to `"pair"`):
+            How the embedder reads a passage: `"pair"`, title and body as two texts (the released format), or
+            `"joined"`, `title body` as one text, which is what tools embed that know no pairs. The reader always reads
+            the body alone.
         num_candidates (`int`, *optional*, defaults to 8):
             Candidates K per query, the null passage included. The models read K from their inputs; this value is what
             trainer and retriever use when nothing else is said.
@@ -120,6 +124,7 @@ class RealmConfig(BertConfig):
     document_prompt: str = ""
     query_prompt_ids: list[int] | None = None
     document_prompt_ids: list[int] | None = None
+    document_format: Literal["pair", "joined"] = "pair"
     num_candidates: int = 8
     span_hidden_size: int = 256
     max_span_width: int = 10

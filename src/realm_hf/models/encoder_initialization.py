@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from os import PathLike
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import torch
 from transformers import (
@@ -22,7 +22,9 @@ from realm_hf.models.any_encoder import check_is_encoder, has_masked_language_mo
 from realm_hf.models.bert_initialization import FromBertModel, quiet_loading, with_score_scale
 from realm_hf.models.configuration_realm import RealmConfig
 from realm_hf.models.modeling_any_tower import without_pooler
-from realm_hf.models.prompts import tokenize_prompts
+from realm_hf.models.prompts import check_joined, tokenize_prompts
+from realm_hf.models.sentence_transformer_folder import FolderModules
+from realm_hf.models.sentence_transformer_reading import own_reading
 
 Place = str | PathLike[str]
 
@@ -39,18 +41,17 @@ class EncoderStart:
         encoder (`PreTrainedModel`, *optional*): Of the knowledge-augmented encoder, a masked language model; of a
             reader, that or an encoder without a head.
         seed (`int`): Seed of what the checkpoints do not contain.
+        modules ([`FolderModules`], *optional*): Of a folder of sentence-transformers: what follows its encoder.
     """
 
     embedder: PreTrainedModel | None
     encoder: PreTrainedModel | None
     seed: int
+    modules: FolderModules | None = None
 
 
 class FromEncodersModel(FromBertModel):
     """A model whose parts can start from any encoders of transformers."""
-
-    parts: ClassVar[frozenset[str]] = frozenset()
-    """What `from_encoders` must be given: `"embedder"`, `"encoder"`, and `"head"` where the encoder fills in words."""
 
     @classmethod
     def from_encoders(
@@ -80,10 +81,12 @@ class FromEncodersModel(FromBertModel):
                 Whether an encoder without a prediction head, as all sentence encoders are, gets a new one, tied to its
                 word embeddings where its kind does that. It must learn first: see [`MaskedLMTrainer`].
             overrides (*optional*):
-                Fields of [`RealmConfig`]. `pooling_mode` is `"mean"` where it is not given; `"cls"` is the last hidden
-                state of the first token, without a pooler. With `projection="none"`, `retriever_proj_size` is the size
-                of the embedder's hidden states; with `normalize=True`, `score_scale` is 20 where it is not given.
-                Prompts and `score_scale="auto"` are as for [`~RealmPreTrainedModel.from_bert`].
+                Fields of [`RealmConfig`]. A folder of sentence-transformers (with `modules.json`) as `embedder` says
+                itself how its embeddings are made; of other encoders, `pooling_mode` is `"mean"` where it is not
+                given. `"cls"` is the last hidden state of the first token, without a pooler. With
+                `projection="none"`, `retriever_proj_size` is the size of the embedder's hidden states; with
+                `normalize=True`, `score_scale` is 20 where it is not given. Prompts and `score_scale="auto"` are as
+                for [`~RealmPreTrainedModel.from_bert`].
 
         Returns:
             The model in evaluation mode, in float32. A projection starts as a random map that keeps angles.
@@ -100,8 +103,20 @@ class FromEncodersModel(FromBertModel):
         ... )
         ```
         """
+        modules = None
+        if embedder is not None and "embedder" in cls.parts:
+            overrides, modules = own_reading(embedder, overrides)
+            if modules is not None and Path(embedder).is_dir():
+                embedder = modules.encoder
+        if modules is not None and modules.pooler is not None:
+            raise ValueError(
+                f"{str(embedder)!r} has a Dense with tanh behind its pooling, BERT's pooler, which the tower of "
+                "another encoder has no place for: start from it with `from_bert`."
+            )
         given = {name: place for name, place in (("embedder", embedder), ("encoder", encoder)) if place is not None}
         configs = _checked(cls.__name__, cls.parts, given)
+        if overrides.get("document_format") == "joined":
+            check_joined(AutoTokenizer.from_pretrained(next(iter(given.values())), trust_remote_code=False))
         if embedder is not None:
             overrides = tokenize_prompts(embedder, overrides)
         config = _realm_config(configs, with_score_scale(overrides))
@@ -111,6 +126,7 @@ class FromEncodersModel(FromBertModel):
             if encoder
             else None,
             seed=seed,
+            modules=modules,
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

@@ -11,26 +11,23 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers.models.bert.modeling_bert import BertPooler
 from transformers.utils.generic import can_return_tuple
 
-from realm_hf.models.bert_initialization import BertStart, initialize_pooler, initialize_projection
 from realm_hf.models.configuration_realm import RealmConfig
-from realm_hf.models.encoder_initialization import EncoderStart
+from realm_hf.models.embedder_start import EmbedderStart
 from realm_hf.models.host_facts import RowFacts
 from realm_hf.models.losses import relevance_scores
-from realm_hf.models.modeling_any_tower import RealmAnyTower
 from realm_hf.models.modeling_base import RealmPreTrainedModel, RealmTowerModel, flatten_candidates, refuse_head_mask
 from realm_hf.models.modeling_bert_tower import padding_mask, word_inputs
 from realm_hf.models.modeling_outputs import RealmEmbedderOutput, RealmScorerOutput
 from realm_hf.models.pooling import RealmScorerProjection, mean_of_tokens
-from realm_hf.models.prompts import ROLES, Role, add_prompt, prompt_ids
+from realm_hf.models.prompts import ROLES, Role, add_prompt, join_pairs, prompt_ids
 from realm_hf.models.ragged_encoding import ragged_apply
 from realm_hf.models.sentence_transformer import SentenceTransformerBridge
 from realm_hf.models.text_encoding import TextEncoder
 
 
-class RealmEmbedder(SentenceTransformerBridge, TextEncoder, RealmTowerModel):
+class RealmEmbedder(EmbedderStart, SentenceTransformerBridge, TextEncoder, RealmTowerModel):
     r"""
     A tower that embeds queries or passages: Embed(x) = LayerNorm(W tanh(pooler(BERT_CLS(x)))), or as the fields
     `pooling_mode`, `projection` and `normalize` of the configuration say.
@@ -60,6 +57,8 @@ class RealmEmbedder(SentenceTransformerBridge, TextEncoder, RealmTowerModel):
             if ids := prompt_ids(config, role):
                 # Among the weights, so that whatever compares towers by these knows of their prompts.
                 self.register_buffer(f"{role}_prompt_ids", torch.tensor(ids))
+        if config.document_format == "joined":
+            self.register_buffer("documents_are_joined", torch.tensor([1]))  # for the same reason
         self.post_init()
 
     @can_return_tuple
@@ -126,7 +125,8 @@ class RealmEmbedder(SentenceTransformerBridge, TextEncoder, RealmTowerModel):
         self, role: Role, rows: Mapping[str, torch.Tensor | None], facts: RowFacts | None = None
     ) -> tuple[dict[str, Any], RowFacts]:
         """
-        Rows with the prompt of queries or passages behind their first token; as they are if it is empty.
+        Rows as the tower reads them: with the prompt of queries or passages behind their first token, if there is one,
+        and passages joined to one text where the configuration says so.
 
         Args:
             role (`str`): `"query"` or `"document"`.
@@ -137,7 +137,9 @@ class RealmEmbedder(SentenceTransformerBridge, TextEncoder, RealmTowerModel):
         Returns:
             The rows, at most as long as the tower has positions, and their facts.
         """
-        if facts is None:
+        if role == "document" and self.config.document_format == "joined":
+            rows, facts = join_pairs(rows)
+        elif facts is None:
             facts = RowFacts.of(cast(torch.Tensor, rows["input_ids"]), rows.get("attention_mask"))
         return add_prompt(prompt_ids(self.config, role), self.config.max_position_embeddings, rows, facts)
 
@@ -145,26 +147,6 @@ class RealmEmbedder(SentenceTransformerBridge, TextEncoder, RealmTowerModel):
         if self.config.pooling_mode == "cls":
             return outputs.pooler_output
         return mean_of_tokens(outputs.last_hidden_state, attention_mask)
-
-    def start_from_bert(self, start: BertStart) -> None:
-        """Copy the tower; `"identity"` also sets the pooler. What follows a mean or such a pooler starts as a map that
-        keeps angles.
-        """
-        of_cls = self.config.pooling_mode == "cls"
-        if of_cls and start.pooler == "checkpoint" and "realm.pooler.dense.weight" not in start.tower:
-            raise ValueError(f"{start.source!r} has no pooler: pass `pooler='identity'`, or `pooling_mode='mean'`.")
-        self.load_state_dict(start.tower, strict=False)
-        if of_cls and start.pooler == "identity":
-            initialize_pooler(cast(BertPooler, self.realm.pooler).dense)
-        if self.cls.dense is not None and not (of_cls and start.pooler == "checkpoint"):
-            initialize_projection(self.cls.dense, torch.Generator().manual_seed(start.seed))
-
-    def start_from_encoders(self, start: EncoderStart) -> None:
-        """Copy the encoder; the projection starts as a map that keeps angles."""
-        assert isinstance(self.realm, RealmAnyTower) and start.embedder is not None
-        self.realm.model.load_state_dict(start.embedder.state_dict())
-        if self.cls.dense is not None:
-            initialize_projection(self.cls.dense, torch.Generator().manual_seed(start.seed))
 
     def encode_tokens(
         self,

@@ -13,15 +13,25 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from realm_hf.models.host_facts import RowFacts, RowLengths
+from realm_hf.models.templates import first_word_differs
 from realm_hf.models.transfer import to_device
 
 if TYPE_CHECKING:
     from realm_hf.models.configuration_realm import RealmConfig
 
-__all__ = ["Role", "add_prompt", "prompt_ids", "room_beside_prompt", "tokenize_prompts"]
+__all__ = [
+    "Role",
+    "add_prompt",
+    "check_joined",
+    "check_prompts",
+    "join_pairs",
+    "prompt_ids",
+    "room_beside_prompt",
+    "tokenize_prompts",
+]
 
 Role = Literal["query", "document"]
 ROLES: tuple[Role, Role] = ("query", "document")
@@ -69,6 +79,44 @@ def prompt_ids(config: RealmConfig, role: Role) -> list[int]:
     return ids
 
 
+def check_joined(tokenizer: PreTrainedTokenizerBase) -> None:
+    """
+    Refuse a tokenizer with which stored titles and bodies cannot be joined: `document_format="joined"`.
+
+    Raises:
+        ValueError: Words have other tokens behind a space than at the beginning of a text.
+    """
+    if first_word_differs(tokenizer):
+        raise ValueError(
+            f"{type(tokenizer).__name__} cuts a word into other tokens behind a space than at the beginning of a "
+            "text, so that titles and texts, stored as tokens, cannot be joined: use `document_format='pair'`."
+        )
+
+
+def check_prompts(prompts: Mapping[str, str], tokenizer: PreTrainedTokenizerBase) -> None:
+    """
+    Refuse prompts that sentence-transformers tokenizes otherwise: there prompt and text are one string, here each has
+    tokens of its own.
+
+    Args:
+        prompts (`Mapping[str, str]`): Prompts, each with a name for the message.
+        tokenizer (`PreTrainedTokenizerBase`): Of prompts and texts.
+
+    Raises:
+        ValueError: The tokens are others, as with byte-level BPE, whose words have other tokens behind a space.
+    """
+    for name, prompt in prompts.items():
+        one, text, both = (
+            tokenizer(part, add_special_tokens=False)["input_ids"] for part in (prompt, "the", f"{prompt}the")
+        )
+        if [*one, *text] != both:
+            raise ValueError(
+                f"The prompt {prompt!r} ({name}) and a text have other tokens joined than each by itself with "
+                f"{type(tokenizer).__name__}, so that embeddings would not equal those of sentence-transformers: give "
+                "an embedder without prompts, or make the prompts empty (`query_prompt=''`, `document_prompt=''`)."
+            )
+
+
 def room_beside_prompt(config: RealmConfig, role: Role, max_length: int) -> int:
     """
     What a prompt leaves of a length, in wordpieces: lengths are cut to this before the prompt is put in.
@@ -84,6 +132,39 @@ def room_beside_prompt(config: RealmConfig, role: Role, max_length: int) -> int:
             f"at least {max_length - room + 4}."
         )
     return room
+
+
+def join_pairs(rows: Mapping[str, torch.Tensor | None]) -> tuple[dict[str, Any], RowFacts]:
+    """
+    Pairs of title and body as one text, `document_format="joined"`: `[CLS] title body [SEP]`, all of it segment 0.
+
+    Their facts are read back from the device, since only the rows tell how many `[SEP]` stood between the two.
+
+    Args:
+        rows (`Mapping[str, torch.Tensor]`): `input_ids`, `attention_mask` and `token_type_ids`, `(N, L)`, padded on
+            the right; the last two may be `None`. Of rows `[CLS] title [SEP] body [SEP]`, segment 1 begins with the
+            body; rows without it are one text already.
+
+    Returns:
+        The rows, as long as the longest of them, and their facts.
+    """
+    input_ids, segments = cast(torch.Tensor, rows["input_ids"]), rows.get("token_type_ids")
+    mask = rows.get("attention_mask")
+    made = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids) if mask is None else mask}
+    if segments is not None:
+        second = segments != 0
+        body = second.int().argmax(dim=1, keepdim=True)
+        last, before = (input_ids.gather(1, (body - back).clamp(min=0)) for back in (1, 2))
+        count = torch.where(second.any(dim=1, keepdim=True), 1 + (last == before).int(), 0)
+        columns = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
+        source = columns + count * (columns >= body - count)
+        beyond = source >= input_ids.shape[1]
+        made = {name: row.gather(1, source.clamp(max=input_ids.shape[1] - 1)) for name, row in made.items()}
+        made["attention_mask"] = made["attention_mask"].masked_fill(beyond, 0)
+        made["token_type_ids"] = torch.zeros_like(segments)
+    facts = RowFacts.of(made["input_ids"], made["attention_mask"])
+    longest = int(facts.lengths.ends.max())
+    return {"token_type_ids": None, **{name: row[:, :longest] for name, row in made.items()}}, facts
 
 
 def add_prompt(

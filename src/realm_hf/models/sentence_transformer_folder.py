@@ -1,7 +1,7 @@
-"""Embedders as folders of sentence-transformers, written and read without that library.
+"""Embedders as folders of sentence-transformers, written without that library; [`sentence_transformer_reading`] reads.
 
     FOLDER/modules.json                       the modules, in order: Transformer, Pooling, Dense, LayerNorm, Normalize
-    FOLDER/config_sentence_transformers.json  dot product as similarity
+    FOLDER/config_sentence_transformers.json  prompts; dot product as similarity
     FOLDER/config.json, model.safetensors     the encoder, with its tokenizer
 
 Its layer normalization has epsilon 1e-5 and no setting for it. An embedder's is smaller, so that the layer before is
@@ -18,13 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
+from transformers import BertTokenizer, PreTrainedTokenizerBase
+
+from realm_hf.models.tokenization_realm import RealmTokenizer
 
 _PACKAGE = "sentence_transformers.models."  # the names that all its versions resolve
-_NORM_EPSILON = 1e-5  # of torch's LayerNorm
-_POOLINGS = ("cls", "mean")
-_LEGACY_POOLINGS = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean"}
+NORM_EPSILON = 1e-5  # of torch's LayerNorm
+POOLING_FLAGS = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean"}
 
 
 @dataclass
@@ -39,7 +41,9 @@ class FolderModules:
         norm (`nn.LayerNorm`, *optional*): Its normalization, with the epsilon of the folder.
         normalize (`bool`, *optional*, defaults to `False`): Whether embeddings have length 1.
         encoder (`Path`, *optional*): Where the encoder lies.
-        max_length (`int`, *optional*): Where texts are cut.
+        max_length (`int`, *optional*): Where texts are cut, in tokens.
+        prompts (`dict[str, str]`, *optional*): `"query_prompt"` and `"document_prompt"`, those that are not empty.
+        document_format (`str`, *optional*, defaults to `"pair"`): How titles are read; see [`RealmConfig`].
     """
 
     pooling: str
@@ -49,16 +53,13 @@ class FolderModules:
     normalize: bool = False
     encoder: Path = field(default_factory=Path)
     max_length: int | None = None
+    prompts: dict[str, str] = field(default_factory=dict)
+    document_format: str = "pair"
 
 
 def norm_scale(epsilon: float) -> float:
     """The power of two that a layer before a normalization with this epsilon is written larger by."""
-    return 2.0 ** round(math.log2(math.sqrt(_NORM_EPSILON / epsilon)))
-
-
-def is_sentence_transformer(folder: Path) -> bool:
-    """Whether a folder is one of sentence-transformers."""
-    return (folder / "modules.json").is_file()
+    return 2.0 ** round(math.log2(math.sqrt(NORM_EPSILON / epsilon)))
 
 
 def write_modules(folder: Path, modules: FolderModules, *, prefix: str = "") -> list[tuple[str, str]]:
@@ -91,7 +92,7 @@ def write_modules(folder: Path, modules: FolderModules, *, prefix: str = "") -> 
         "Pooling",
         {
             "word_embedding_dimension": size,
-            **{name: kind == modules.pooling for name, kind in _LEGACY_POOLINGS.items()},
+            **{name: kind == modules.pooling for name, kind in POOLING_FLAGS.items()},
         },
     )
     for layer, activation in ((modules.pooler, "activation.Tanh"), (modules.dense, "linear.Identity")):
@@ -120,8 +121,19 @@ def modules_size(modules: FolderModules) -> int:
     return int(config.get("hidden_size", config.get("dim", 0)))
 
 
-def write_description(folder: Path, modules: list[tuple[str, str]]) -> None:
-    """Write what makes a folder one of sentence-transformers: its modules, kind and path each, and the similarity."""
+def write_description(
+    folder: Path, modules: list[tuple[str, str]], prompts: dict[str, str], document_format: str = "pair"
+) -> None:
+    """
+    Write what makes a folder one of sentence-transformers.
+
+    Args:
+        folder (`Path`): Where to.
+        modules (`list[tuple[str, str]]`): Kind and path of each, in order.
+        prompts (`dict[str, str]`): Of `"query"` and `"document"`; `encode_query` and `encode_document` use them.
+        document_format (`str`, *optional*, defaults to `"pair"`): How titles are read, where it is not `"pair"`; that
+            library passes over it.
+    """
     described = [
         {"idx": number, "name": str(number), "path": path, "type": f"{_PACKAGE}{kind}"}
         for number, (kind, path) in enumerate(modules)
@@ -131,9 +143,10 @@ def write_description(folder: Path, modules: list[tuple[str, str]]) -> None:
         folder / "config_sentence_transformers.json",
         {
             "model_type": "SentenceTransformer",
-            "prompts": {"query": "", "document": ""},
+            "prompts": prompts,
             "default_prompt_name": None,
             "similarity_fn_name": "dot",
+            **({} if document_format == "pair" else {"document_format": document_format}),
         },
     )
 
@@ -153,96 +166,12 @@ def write_encoder_settings(folder: Path, max_length: int) -> None:
     _write(folder / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": False})
 
 
-def read_modules(folder: Path) -> FolderModules:
-    """
-    Read a folder of sentence-transformers with one encoder.
-
-    Raises:
-        `ValueError`: It has a module that an embedder has no place for, or in another order.
-    """
-    listed = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
-    kinds = [str(module["type"]).rsplit(".", 1)[-1] for module in listed]
-    paths = [folder / module["path"] for module in listed]
-    if kinds[:2] != ["Transformer", "Pooling"]:
-        raise _unreadable(folder, kinds, "it must begin with Transformer and Pooling")
-    pooling = json.loads((paths[1] / "config.json").read_text(encoding="utf-8"))
-    found = FolderModules(pooling=_pooling_of(folder, kinds, pooling), encoder=paths[0])
-    settings = paths[0] / "sentence_bert_config.json"
-    if settings.is_file():
-        found.max_length = json.loads(settings.read_text(encoding="utf-8")).get("max_seq_length")
-    for kind, path in zip(kinds[2:], paths[2:], strict=True):
-        if found.normalize or (found.norm is not None and kind != "Normalize"):
-            raise _unreadable(folder, kinds, f"nothing but Normalize may follow, and {kind} does")
-        if kind == "Normalize":
-            found.normalize = True
-        elif kind == "LayerNorm":
-            found.norm = _read_norm(path)
-        elif kind == "Dense":
-            _read_dense(folder, kinds, path, found)
-        else:
-            raise _unreadable(folder, kinds, f"an embedder has no {kind}")
-    if found.norm is not None and found.dense is None:
-        found.dense = _identity(len(found.norm.weight))
-    return found
-
-
-def _identity(size: int) -> nn.Linear:
-    """The layer that an embedder has before its normalization, where the folder has none."""
-    layer = nn.Linear(size, size)
-    with torch.no_grad():
-        layer.weight.copy_(torch.eye(size))
-        layer.bias.zero_()
-    return layer
-
-
-def _pooling_of(folder: Path, kinds: list[str], content: dict[str, Any]) -> str:
-    named = content.get("pooling_mode")
-    if named is None:
-        active = [name for name, value in content.items() if name.startswith("pooling_mode_") and value]
-        named = _LEGACY_POOLINGS.get(active[0], active[0]) if len(active) == 1 else active
-    if named not in _POOLINGS:
-        raise _unreadable(folder, kinds, f"its pooling is {named}, and an embedder's 'cls' or 'mean'")
-    return str(named)
-
-
-def _read_dense(folder: Path, kinds: list[str], path: Path, found: FolderModules) -> None:
-    content = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    weights = _weights(path)
-    layer = nn.Linear(int(content["in_features"]), int(content["out_features"]))
-    bias = weights.get("linear.bias")
-    with torch.no_grad():
-        layer.weight.copy_(weights["linear.weight"])
-        layer.bias.copy_(torch.zeros_like(layer.bias) if bias is None else bias)
-    activation = str(content.get("activation_function", "torch.nn.modules.activation.Tanh")).rsplit(".", 1)[-1]
-    if activation == "Tanh" and found.pooler is None and found.dense is None and found.pooling == "cls":
-        found.pooler = layer
-    elif activation == "Identity" and found.dense is None:
-        found.dense = layer
-    else:
-        raise _unreadable(folder, kinds, f"an embedder has no such Dense (activation {activation}) at that place")
-
-
-def _read_norm(path: Path) -> nn.LayerNorm:
-    weights = _weights(path)
-    norm = nn.LayerNorm(len(weights["norm.weight"]), eps=_NORM_EPSILON)
-    with torch.no_grad():
-        norm.weight.copy_(weights["norm.weight"])
-        norm.bias.copy_(weights["norm.bias"])
-    return norm
-
-
-def _weights(path: Path) -> dict[str, torch.Tensor]:
-    file = path / "model.safetensors"
-    if not file.is_file():
-        raise ValueError(f"{path} has no model.safetensors: pickled weights are not loaded; save it anew.")
-    return load_file(file)
-
-
-def _unreadable(folder: Path, kinds: list[str], why: str) -> ValueError:
-    return ValueError(
-        f"{folder} is a folder of sentence-transformers with {', '.join(kinds)}: {why}. Transformer, Pooling and, "
-        "each at most once, Dense (without activation), LayerNorm and Normalize are read."
-    )
+def save_plain_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Save a tokenizer under the name of a class that transformers has, so that it loads without this package."""
+    tokenizer.save_pretrained(folder)
+    if isinstance(tokenizer, RealmTokenizer):
+        file = folder / "tokenizer_config.json"
+        _write(file, {**json.loads(file.read_text(encoding="utf-8")), "tokenizer_class": BertTokenizer.__name__})
 
 
 def _write(path: Path, content: Any) -> None:
@@ -251,9 +180,8 @@ def _write(path: Path, content: Any) -> None:
 
 __all__ = [
     "FolderModules",
-    "is_sentence_transformer",
     "norm_scale",
-    "read_modules",
+    "save_plain_tokenizer",
     "write_description",
     "write_encoder_settings",
     "write_modules",

@@ -1,4 +1,4 @@
-"""How a tokenizer writes two texts: `[CLS] a [SEP] b [SEP]`, or with two `[SEP]` between them."""
+"""How a tokenizer writes two texts: `[CLS] a [SEP] b [SEP]`, perhaps with two `[SEP]` between, or joined to one."""
 
 from transformers import PreTrainedTokenizerBase
 
@@ -32,4 +32,10 @@ def separators_between(tokenizer: PreTrainedTokenizerBase) -> int:
     )
 
 
-__all__ = ["separators_between"]
+def first_word_differs(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a word has other ids at the beginning of a text than behind a space, as in byte-level BPE."""
+    once, twice = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("the", "the the"))
+    return list(twice) != [*once, *once]
+
+
+__all__ = ["first_word_differs", "separators_between"]

@@ -1,7 +1,8 @@
 """Texts in, embeddings out: what a tower does for somebody who has strings, as in sentence-transformers.
 
 The formats are the release's: a query is `[CLS] text [SEP]`, a passage `[CLS] title [SEP] text [SEP]` with segments 0
-and 1. Texts are sorted by length before they are cut into batches, so that little is spent on padding.
+and 1, or `[CLS] title text [SEP]` where the configuration's `document_format` is `"joined"`. Texts are sorted by
+length before they are cut into batches, so that little is spent on padding.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ class TextEncoder:
 
     tokenizer: PreTrainedTokenizerBase | None = None
     """For texts; by default it is loaded from where the tower came from, when it is first needed."""
+    max_text_length: int | None = None
+    """Where `encode` cuts texts, of a tower that came from sentence-transformers; it is not saved with the weights."""
 
     @overload
     def encode(
@@ -80,7 +83,7 @@ class TextEncoder:
             tokenizer (`PreTrainedTokenizerBase`, *optional*): `tower.tokenizer`, or that of the tower's directory or
                 repository, by default.
             max_length (`int`, *optional*): Wordpieces of a row, special tokens and prompt counted; what is longer is
-                cut. As many as the tower has positions by default.
+                cut. `tower.max_text_length` or else as many as the tower has positions by default.
 
         Returns:
             `np.ndarray` or `torch.Tensor`: float32 `[N, D]`; `[D]` for a single `str`.
@@ -118,11 +121,13 @@ class TextEncoder:
         is_single = isinstance(texts, str)
         rows = [texts] if isinstance(texts, str) else list(texts)
         pairs = [titles] * len(rows) if isinstance(titles, str) else None if titles is None else list(titles)
-        length = tower.config.max_position_embeddings if max_length is None else max_length
+        length = self._longest() if max_length is None else max_length
         _check(rows, pairs, batch_size, length)
         role: Role = "query" if pairs is None else "document"
         room = room_beside_prompt(tower.config, role, length)
-        inputs = _Inputs(tokenizer or self._own_tokenizer(), rows, pairs, room)
+        if pairs is not None and tower.config.document_format == "joined":
+            rows, pairs = [f"{title} {text}" for title, text in zip(pairs, rows, strict=True)], None
+        inputs = _Inputs(tokenizer or self._own_tokenizer(), rows, pairs, room, may_mask=role == "query")
         result = torch.empty(len(rows), tower.config.retriever_proj_size, device=tower.device)
         was_training = tower.training
         tower.eval()
@@ -139,6 +144,11 @@ class TextEncoder:
             tower.train(was_training)
         wanted = result[0] if is_single else result
         return wanted.cpu().numpy() if convert_to_numpy else wanted
+
+    def _longest(self) -> int:
+        tower: Any = self
+        positions: int = tower.config.max_position_embeddings
+        return positions if self.max_text_length is None else min(positions, self.max_text_length)
 
     def _own_tokenizer(self) -> PreTrainedTokenizerBase:
         if self.tokenizer is None:
@@ -169,7 +179,13 @@ class _Inputs:
     """Token ids of all rows, and batches of rows of similar length."""
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, texts: list[str], titles: list[str] | None, max_length: int
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        texts: list[str],
+        titles: list[str] | None,
+        max_length: int,
+        *,
+        may_mask: bool,
     ):
         self.pad = tokenizer.pad_token_id
         cls, sep = [tokenizer.cls_token_id], [tokenizer.sep_token_id]
@@ -179,7 +195,7 @@ class _Inputs:
         for first in range(0, len(texts), _TEXTS_A_PIECE):
             piece = slice(first, first + _TEXTS_A_PIECE)
             # A passage that happens to contain "[SEP]" gets its characters, as in a passage store.
-            bodies = _ids(tokenizer, texts[piece], split_special_tokens=titles is not None)
+            bodies = _ids(tokenizer, texts[piece], split_special_tokens=not may_mask)
             heads = [[]] * len(bodies) if titles is None else _ids(tokenizer, titles[piece], split_special_tokens=True)
             for title, body in zip(heads, bodies, strict=True):
                 # A title may take half of the room at most, as in a passage store.
