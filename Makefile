@@ -17,7 +17,7 @@ SCRATCH := $(CURDIR)/.cache/tmp
 export NO_MKDOCS_2_WARNING := 1
 CODE := src tests examples docs $(wildcard benchmarks)
 
-.PHONY: help demo test faults portable bench style quality docs constraints clean
+.PHONY: help demo test faults portable bench style quality lint types pages docs constraints clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -65,11 +65,17 @@ style: $(VENV)/.dev  ## format, and fix what can be fixed
 	$(BIN)/ruff format $(CODE)
 	$(BIN)/ruff check --fix $(CODE)
 
-quality: $(VENV)/.dev  ## format, lint, types, layers, docs: changes nothing
+quality: lint types pages  ## format, lint, types, layers, docs: changes nothing; -j2 makes two at once
+
+lint: $(VENV)/.dev
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/ruff check $(CODE)
-	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+pages: $(VENV)/.dev
 	@# Not --quiet: it would drop the warnings before --strict counts them.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@# A link in a place that mkdocstrings escapes is shown as a tag, and --strict says nothing.

@@ -34,7 +34,6 @@ from transformers import BertConfig, BertForMaskedLM, set_seed
 from realm_hf import RealmForPreTraining, RealmTokenizer
 from realm_hf.runs.records import read_log
 from realm_hf.training.arguments import InverseClozeTrainingArguments, RealmTrainingArguments
-from realm_hf.training.evaluation import retrieval_ranks
 from realm_hf.training.inverse_cloze import InverseClozeTrainer
 from realm_hf.training.pretraining import RealmTrainer
 
@@ -46,6 +45,7 @@ from factbook_task import (
     bm25_ranks,
     index_now,
     prepare_task,
+    ranks_of,
     start_model,
 )
 
@@ -86,8 +86,7 @@ class Seed:
         """Rank every question's gold passage with the model's own embeddings, freshly computed."""
         model.eval()
         retriever = index_now(model.embedder, self.task)
-        texts, gold = [q.question for q in self.questions], [q.passage for q in self.questions]
-        ranks = retrieval_ranks(model.query_embedder, self.task.tokenizer, retriever, texts, gold, depth=20)
+        ranks = ranks_of(model.query_embedder, retriever, self.task, self.questions)
         self.results[arm] = {"ranks": ranks.tolist(), "seconds": round(seconds, 1), **figures}
         heldout = np.array([not q.country_seen and q.field_seen for q in self.questions])
         print(f"  seed {self.seed} {arm:20s} recall@1 {100 * (ranks[heldout] < 1).mean():5.1f}", figures, flush=True)

@@ -29,10 +29,10 @@ from realm_hf.qa.evaluation import evaluate_open_qa
 from realm_hf.qa.predictions import write_predictions
 from realm_hf.report.answers import write_answer_report
 from realm_hf.training.arguments import InverseClozeTrainingArguments
-from realm_hf.training.evaluation import retrieval_ranks
 from realm_hf.training.inverse_cloze import InverseClozeTrainer
 from realm_hf.training.open_qa import OpenQATrainer
 from realm_hf.training.open_qa_arguments import OpenQATrainingArguments
+from realm_hf.training.retrieval_evaluation import RetrievalQuestions
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 from bm25 import bm25_rows
@@ -170,8 +170,9 @@ def main() -> None:
     before = RealmEmbedder.from_pretrained(folder / "embedder").eval()
     sparse = bm25_rows(passages, dev.texts, max(KS))
     found = passages.duplicate_groups[sparse] == passages.duplicate_groups[np.array(dev.gold)][:, None]
+    asked_of_towers = RetrievalQuestions(dev.examples, passages, tokenizer, gold_rows=dev.gold)
     recalls = {
-        name: recall(retrieval_ranks(tower, tokenizer, retriever, dev.texts, dev.gold, depth=max(KS)))
+        name: recall(asked_of_towers.ranks(tower, retriever, max(KS)))
         for name, tower in (("after ICT", before), ("fine-tuned", model.embedder))
     }
     recalls["BM25"] = recall(np.where(found.any(1), found.argmax(1), max(KS)))

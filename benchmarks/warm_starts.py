@@ -44,7 +44,7 @@ from realm_hf.data.passages.recurring import articles_of, find_recurring_spans
 from realm_hf.generations.embedding import embed_passages
 from realm_hf.models.fingerprints import state_fingerprint
 from realm_hf.training.contrastive import ContrastiveTrainer
-from realm_hf.training.evaluation import retrieval_ranks
+from realm_hf.training.retrieval_evaluation import RetrievalQuestions
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 from bm25 import bm25_rows
@@ -86,6 +86,7 @@ class Comparison:
         )
         dev = every.sample(args.dev_questions or len(every.gold), 0)
         self.questions, self.gold = dev.texts, np.searchsorted(rows, dev.gold)
+        self.asked = RetrievalQuestions(dev.examples, self.passages, self.tokenizer, gold_rows=self.gold.tolist())
         self.articles = articles_of(self.passages)[self.gold]
         self.recurring = find_recurring_spans(self.passages, self.tokenizer)
 
@@ -156,7 +157,7 @@ class Comparison:
         """At which rank each question's paragraph is found, `[Q]`."""
         embeddings = embed_passages(model, self.passages)
         retriever = RealmRetriever(self.passages, self.tokenizer, embeddings=embeddings)
-        return retrieval_ranks(model, self.tokenizer, retriever, self.questions, self.gold.tolist(), depth=DEPTH)
+        return self.asked.ranks(model, retriever, DEPTH)
 
     def run(self, arm: str, seed: int) -> Line:
         """What is measured of one arm."""

@@ -1,4 +1,4 @@
-"""The sparse baseline: BM25 over title and text of a passage store."""
+"""The sparse baseline of the benchmarks: the library bm25s over title and text of a passage store."""
 
 import logging
 from collections.abc import Sequence

@@ -24,8 +24,8 @@ import numpy as np
 from tqdm import tqdm
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
-from bm25 import bm25_rows
-from realm_hf import RealmEmbedder, RealmForPreTraining, RealmRetriever, build_index, embed_passages
+from by_words import word_rows
+from realm_hf import BM25Source, RealmEmbedder, RealmForPreTraining, RealmRetriever, build_index, embed_passages
 from realm_hf.data import MAX_QUERY_LENGTH, PassageStore, load_questions
 from realm_hf.training import RetrievalQuestions
 
@@ -124,7 +124,8 @@ def main() -> int:
         table[name] = recall(dense_rows(checkpoint, args, passages, questions, k))
         table[name]["seconds"] = round(time.perf_counter() - started, 1)
     if not args.no_bm25:
-        table["BM25"] = recall(bm25_rows(passages, questions, k))
+        words = BM25Source.build(passages, tokenizer_of(args))
+        table["BM25"] = recall(word_rows(words, passages, asked.ids, k))
 
     by = "gold passages" if args.gold_column else "answer string"
     print(f"\n{len(questions):,} questions over {len(passages):,} passages, in percent by {by}\n")

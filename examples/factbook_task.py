@@ -6,13 +6,14 @@ import hashlib
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from datasets import Dataset
 
-from bm25 import bm25_rows
+from by_words import word_rows
 from factbook import FactbookQuestion, factbook_passages, factbook_questions, factbook_statements
 from realm_hf import (
     BM25Source,
@@ -26,6 +27,7 @@ from realm_hf import (
     embed_passages,
 )
 from realm_hf.data import (
+    OpenQAExample,
     PassageStore,
     SentenceStore,
     Span,
@@ -34,7 +36,7 @@ from realm_hf.data import (
     passages_from_rows,
     tagger_from_name,
 )
-from realm_hf.training import retrieval_ranks
+from realm_hf.training import RetrievalQuestions
 
 KS = (1, 5, 20)
 MAX_PASSAGE_LENGTH = 96
@@ -87,6 +89,16 @@ class FactbookTask:
         """The questions of one cell of the table country (seen, held out) x field (seen, held out)."""
         cell = [q for q in self.questions if q.country_seen == country_seen and q.field_seen == field_seen]
         return cell[:limit]
+
+    @cached_property
+    def words(self) -> BM25Source:
+        """The passages by their words, indexed once."""
+        return BM25Source.build(self.passages, self.tokenizer)
+
+    def judged(self, questions: Sequence[FactbookQuestion]) -> RetrievalQuestions:
+        """Questions with the passages that are right for them."""
+        asked, gold = [OpenQAExample(q.question, ()) for q in questions], [q.passage for q in questions]
+        return RetrievalQuestions(asked, self.passages, self.tokenizer, gold_rows=gold)
 
 
 def prepare_task(folder: Path, tokenizer: RealmTokenizer, *, seed: int = 0, per_fact: int = 2) -> FactbookTask:
@@ -154,15 +166,14 @@ def ranks_of(
     embedder: RealmEmbedder, retriever: RealmRetriever, task: FactbookTask, questions: Sequence[FactbookQuestion]
 ) -> np.ndarray:
     """Rank of each question's gold passage, from 0; int64 `[Q]`, 20 where it is deeper."""
-    texts, gold = [q.question for q in questions], [q.passage for q in questions]
-    return retrieval_ranks(embedder, task.tokenizer, retriever, texts, gold, depth=max(KS))
+    return task.judged(questions).ranks(embedder, retriever, max(KS))
 
 
 def bm25_ranks(task: FactbookTask, questions: Sequence[FactbookQuestion]) -> np.ndarray:
     """Rank of each question's gold passage for BM25 over title and text; int64 `[Q]`, 20 where it is deeper."""
-    rows = bm25_rows(task.passages, [q.question for q in questions], max(KS))
-    hits = rows == np.array([q.passage for q in questions])[:, None]
-    return np.where(hits.any(1), hits.argmax(1), max(KS))
+    asked = task.judged(questions)
+    found = word_rows(task.words, task.passages, asked.ids, max(KS))
+    return asked.judge(range(len(asked)), found).ranks()
 
 
 def hybrid_ranks(
@@ -170,7 +181,7 @@ def hybrid_ranks(
 ) -> np.ndarray:
     """Likewise for the retriever's index and BM25, fused by reciprocal ranks."""
     fused = retriever.snapshot()  # what is served stays as it is
-    fused.candidate_source = FusedSource([BM25Source.build(task.passages, task.tokenizer), IndexSource()])
+    fused.candidate_source = FusedSource([task.words, IndexSource()])
     return ranks_of(embedder, fused, task, questions)
 
 

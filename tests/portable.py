@@ -17,7 +17,7 @@ import torch
 ROOT = Path(__file__).parents[1]
 TWO_RANKS = "test_two_ranks_with_accumulation_equal_one_process_with_the_same_global_batch"
 
-# What computes with a model and compares; of what starts processes, the tests that compare what two of them compute.
+# What computes with a model and compares.
 NUMERIC = [
     "tests/qa/test_answering.py",
     "tests/models/test_bert_initialization.py",
@@ -35,6 +35,11 @@ NUMERIC = [
     "tests/training/test_inverse_cloze.py",
     "tests/training/test_loop.py",
     "tests/training/test_open_qa.py",
+]
+
+# Of what starts processes, the tests that compare what two of them compute: with one thread each, whatever is set
+# here, so that the variants of one thread are enough.
+PROCESSES = [
     f"tests/distributed/test_two_processes.py::{TWO_RANKS}",
     "tests/hub/test_publish.py::test_another_process_answers_the_same_by_name_tag_and_commit",
 ]
@@ -86,7 +91,8 @@ def processor() -> str:
 def run(name: str, settings: dict[str, str], arguments: list[str]) -> bool:
     """Run the numeric tests under a variant; print its name, pytest's closing line, and all of pytest if one fails."""
     began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "worksteal", *NUMERIC]
+    tests = [*NUMERIC, *(PROCESSES if settings["OMP_NUM_THREADS"] == "1" else [])]
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "worksteal", *tests]
     command += ["-k", f"not ({' or '.join(BOOKKEEPING)})", *arguments]
     environment = {**os.environ, "OMP_WAIT_POLICY": "passive", **settings}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)

@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 from tiny_encoders import FAMILIES, tiny_configuration
+from tiny_worlds import tiny_tokenizer
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForMaskedLM, BertConfig, GPT2Config
 
@@ -13,6 +14,8 @@ from realm_hf import RealmConfig
 from realm_hf.cli.main import main
 from realm_hf.estimate import MODELS, ModelShape, Plan, Rates, estimate_run, packaged_rates
 from realm_hf.estimate.encoder_shapes import shape_of_encoder
+from realm_hf.estimate.index_costs import bm25_bytes
+from realm_hf.knowledge.bm25 import build_bm25
 
 RATES = Rates(train_tflops=1.0, encode_tflops=2.0, index_tflops=0.5, disk_gigabytes=1.0, source="test")
 SIZES = {
@@ -67,6 +70,20 @@ def test_serving_takes_embeddings_and_index(passages, factory, dtype, bytes_a_ro
     found = changed(passages=passages, factory=factory, dtype=dtype)
     assert found.serving_bytes == passages * bytes_a_row
     assert found.disk_bytes > 3 * found.serving_bytes, "two generations are kept while a third is written"
+
+
+def test_a_bm25_source_takes_eight_bytes_for_each_word_of_a_passage_once(countries):
+    plain, found = (
+        changed(passages=1000, passage_tokens=100.0),
+        changed(passages=1000, passage_tokens=100.0, bm25=True),
+    )
+    assert found.bm25_bytes == pytest.approx(1000 * 100 * 0.43 * 8)
+    assert found.disk_bytes == plain.disk_bytes + found.bm25_bytes and plain.bm25_bytes == 0
+    assert found.serving_bytes == plain.serving_bytes and found.built_bm25_bytes > 5 * found.bm25_bytes
+    # On real text: the tiny vocabulary cuts words into more wordpieces than BERT's.
+    index = build_bm25(countries, tiny_tokenizer())
+    tokens = len(countries.title_tokens.values) + len(countries.body_tokens.values)
+    assert bm25_bytes(tokens) / 2 < 8 * len(index.rows) < 1.2 * bm25_bytes(tokens)
 
 
 def test_lists_take_more_while_they_are_built():
@@ -164,6 +181,13 @@ def test_the_command_prints_what_it_assumed(capsys):
     assert "train_tflops as given" in told
     for word in ("refresh", "staleness", "total", "memory", "disk"):
         assert f"\n{word} " in told
+
+
+def test_the_command_tells_of_bm25_where_there_is_one(capsys):
+    words = ["estimate", "--passages", "13353718", "--steps", "200000"]
+    assert main(words) == 0 and "BM25" not in capsys.readouterr().out
+    assert main([*words, "--bm25"]) == 0
+    assert "\nBM25         8.6 GiB mapped a host; built once, in 59.9 GiB\n" in capsys.readouterr().out
 
 
 def test_the_command_as_json_and_with_the_model_of_a_folder(tmp_path, capsys):

@@ -6,9 +6,8 @@ import importlib.util
 import io
 import json
 import re
+import runpy
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -62,21 +61,22 @@ def place(world, tmp_path_factory):
 
 
 def run_page(page: str, folder: Path, changes: dict[str, str] | None = None, name: str = "snippets.py") -> str:
-    """Runs all Python of a page in `folder` as one program; returns what it printed."""
+    """Runs all Python of a page in `folder` as one program; returns what it printed. In this process: another would
+    import torch and transformers again.
+    """
     program = "\n".join(python_in(page))
     for written, here in (changes or {}).items():
         assert written in program, written
         program = program.replace(written, here)
     (folder / name).write_text(program)
-    done = subprocess.run([sys.executable, name], cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+    with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()) as printed:
+        runpy.run_path(name, run_name="__main__")
+    return printed.getvalue()
 
 
 # Where people already are
 
 
-@pytest.mark.multiprocess
 @pytest.mark.parametrize(
     ("page", "package"), [("how-to/langchain.md", "langchain_core"), ("how-to/llama-index.md", "llama_index")]
 )
@@ -124,7 +124,6 @@ def test_tools_for_embeddings_score_as_the_towers_do(place, monkeypatch, tmp_pat
     assert float(capsys.readouterr().out.splitlines()[-1]) == pytest.approx(float(wanted), abs=1e-3)
 
 
-@pytest.mark.multiprocess
 def test_run_file_and_qrels_of_the_page_name_each_question_and_its_passage(place):
     run_page("how-to/trec.md", place, name="trec_snippet.py")
     run = [line.split() for line in (place / "mine.run").read_text().splitlines()]
@@ -135,7 +134,6 @@ def test_run_file_and_qrels_of_the_page_name_each_question_and_its_passage(place
         assert [f"q{row}", "0", str(row), "1"] in qrels
 
 
-@pytest.mark.multiprocess
 def test_a_hybrid_retriever_is_made_fitted_and_saved(place):
     printed = run_page("how-to/hybrid-search.md", place, name="hybrid_snippet.py").splitlines()
     assert len(printed) == 6 and all(re.match(r"0\.0\d+  \w", line) for line in printed[:5])
@@ -177,7 +175,6 @@ def fresh(place, tmp_path):
     return tmp_path
 
 
-@pytest.mark.multiprocess
 def test_tensorboard_gets_the_figures_and_what_the_callback_adds_until_it_stops_the_run(fresh):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     run_page("how-to/trackers.md", fresh, trackers_program("tensorboard"))
@@ -186,7 +183,6 @@ def test_tensorboard_gets_the_figures_and_what_the_callback_adds_until_it_stops_
     assert {"loss", "retrieval_utility", "null_mass"} <= set(events.Tags()["scalars"])
 
 
-@pytest.mark.multiprocess
 def test_wandb_takes_the_run_offline(fresh, monkeypatch):
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -194,7 +190,6 @@ def test_wandb_takes_the_run_offline(fresh, monkeypatch):
     assert list(fresh.rglob("*.wandb"))
 
 
-@pytest.mark.multiprocess
 def test_trackio_keeps_the_run_on_this_computer(fresh, monkeypatch):
     pytest.importorskip("trackio")
     monkeypatch.setenv("TRACKIO_DIR", str(fresh / "trackio"))

@@ -1,10 +1,13 @@
 """When a bar is shown: on a terminal, after two seconds, by one process; or at once, if it was asked for."""
 
 import io
+from types import SimpleNamespace
 
 import pytest
 
-from realm_hf import progress
+from realm_hf import embed_passages, progress
+from realm_hf.data import find_recurring_spans
+from realm_hf.knowledge.bm25 import build_bm25
 from realm_hf.progress import progress_bar
 from realm_hf.storage import files
 
@@ -60,3 +63,38 @@ def test_a_large_file_is_hashed_as_a_small_one_is_and_counted_to_its_end(monkeyp
     monkeypatch.setattr(files, "_BYTES_WITHOUT_BAR", 1000)
     monkeypatch.setattr(files, "_BYTES_A_WRITE", 4096)
     assert files.file_sha256(file) == at_once and counted == [4096, 4096, 2048]
+
+
+WAITS = {
+    "generations.embedding": lambda passages, tokenizer, embedder: embed_passages(embedder, passages),
+    "models.text_encoding": lambda passages, tokenizer, embedder: embedder.encode(["a"] * 50, tokenizer=tokenizer),
+    "data.passages.postings": lambda passages, tokenizer, embedder: build_bm25(passages, tokenizer),
+    "data.passages.recurring": lambda passages, tokenizer, embedder: find_recurring_spans(passages, tokenizer),
+}
+
+
+@pytest.mark.parametrize("module", WAITS)
+def test_a_bar_counts_to_its_end(module, tiny_passages, tokenizer, embedder, monkeypatch):
+    made = []
+
+    class Bar(SimpleNamespace):
+        def update(self, count):
+            self.done += count
+
+        def close(self):
+            self.is_closed = True
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.close()
+
+    def bar(total, doing, unit, is_shown=None):
+        made.append(Bar(total=total, done=0, is_shown=is_shown, is_closed=False))
+        return made[-1]
+
+    monkeypatch.setattr(f"realm_hf.{module}.progress_bar", bar)
+    WAITS[module](tiny_passages, tokenizer, embedder)
+    (one,) = made
+    assert one.done == one.total > 1 and one.is_closed and one.is_shown is None

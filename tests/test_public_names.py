@@ -4,8 +4,10 @@ import ast
 import importlib
 import json
 import re
+import runpy
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -23,7 +25,7 @@ EXAMPLES = sorted((ROOT / "examples").rglob("*.py"))
 # Commands, not imports.
 # What takes long to import, and is not needed to say what there is. (`estimate` asks FAISS which index a corpus gets.)
 HEAVY = {
-    *("datasets", "evaluate", "faiss", "pandas", "pyarrow", "spacy", "tensorboard", "torch._dynamo"),
+    *("torch", "datasets", "evaluate", "faiss", "pandas", "pyarrow", "spacy", "tensorboard", "torch._dynamo"),
     *("transformers.modeling_utils", "realm_hf.retriever.retriever", "realm_hf.training.loop"),
 }
 BUILDER, COMMAND = "realm_hf.refresh.builder", "realm_hf.cli.main"
@@ -82,9 +84,14 @@ def test_what_is_not_used_is_not_imported():
         "import sys, realm_hf, realm_hf.data, realm_hf.training\n"
         f"loaded = {HEAVY} & set(sys.modules)\n"
         "assert 'RealmRetriever' in dir(realm_hf) and not loaded, loaded\n"
+        "assert 'transformers' not in sys.modules\n"
         # What is registered is imported when transformers calls it.
         "from transformers import AutoModel\n"
-        "model = AutoModel.from_config(realm_hf.RealmConfig(num_hidden_layers=1, vocab_size=9))\n"
+        "from transformers import AutoConfig\n"
+        "assert not {'transformers.modeling_utils', 'realm_hf.models.configuration_realm'} & set(sys.modules)\n"
+        "config = AutoConfig.for_model('realm', num_hidden_layers=1, vocab_size=9)\n"
+        "assert type(config) is realm_hf.RealmConfig\n"
+        "model = AutoModel.from_config(config)\n"
         "assert type(model) is realm_hf.RealmEmbedder and 'transformers.modeling_utils' in sys.modules\n"
         "assert not {'faiss', 'datasets'} & set(sys.modules)\n"
         "from transformers import pipelines\n"
@@ -93,6 +100,21 @@ def test_what_is_not_used_is_not_imported():
         "assert 'def pipeline(' in inspect.getsource(pipelines) and 'realm_hf.qa.pipeline' not in sys.modules\n"
         "from realm_hf import *\n"
         "assert RealmRetriever.__module__ == 'realm_hf.retriever.retriever' and 'faiss' in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.multiprocess
+def test_a_tokenizer_without_a_model_is_found_by_its_name(tiny_vocab, tmp_path):
+    """As in RUN/tokenizer: no configuration says that it is REALM's, and nothing of this package has been used."""
+    (tmp_path / "vocab.txt").symlink_to(tiny_vocab)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "RealmTokenizer"}))
+    program = (
+        "import realm_hf\n"
+        "from transformers import AutoTokenizer\n"
+        f"found = AutoTokenizer.from_pretrained({str(tmp_path)!r})\n"
+        "assert type(found) is realm_hf.RealmTokenizer, type(found)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -119,10 +141,12 @@ def test_help_of_no_command_imports_models_or_datasets():
     assert done.returncode == 0 and done.stdout.count("usage: realm-hf") > 12, done.stderr
 
 
-@pytest.mark.multiprocess
-def test_the_builder_is_still_a_command():
-    done = subprocess.run([sys.executable, "-m", BUILDER, "--help"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0 and "--watch" in done.stdout, done.stderr
+def test_the_builder_is_still_a_command(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["builder", "--help"])
+    with warnings.catch_warnings(), pytest.raises(SystemExit) as ended:
+        warnings.simplefilter("ignore")  # another test may have imported it
+        runpy.run_module(BUILDER, run_name="__main__")
+    assert ended.value.code == 0 and "--watch" in capsys.readouterr().out
 
 
 # Documents and examples
@@ -162,9 +186,8 @@ def place(world, tmp_path_factory):
     return folder
 
 
-@pytest.mark.multiprocess
 @pytest.mark.parametrize("document", ["README.md", "docs/tutorial.md"])
-def test_snippets_train_search_and_ask_as_they_are_written(place, document, tmp_path):
+def test_snippets_train_search_and_ask_as_they_are_written(place, document, tmp_path, monkeypatch, capsys):
     """Only the BERT and the numbers of steps are others."""
     for name in ("my_articles.jsonl", "bert"):
         (tmp_path / name).symlink_to(place / name)
@@ -182,8 +205,9 @@ def test_snippets_train_search_and_ask_as_they_are_written(place, document, tmp_
         program = program.replace(written, here)
     (tmp_path / "snippets.py").write_text(program)
 
-    done = subprocess.run([sys.executable, "snippets.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path("snippets.py", run_name="__main__")
 
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert len(re.findall(r"^ *-?\d+\.\d\d  [\w ]+: ", done.stdout, flags=re.MULTILINE)) == 5, done.stdout
+    printed = capsys.readouterr().out
+    assert len(re.findall(r"^ *-?\d+\.\d\d  [\w ]+: ", printed, flags=re.MULTILINE)) == 5, printed
     assert json.loads((tmp_path / "runs/mine/config.json").read_text())["architectures"] == ["RealmForPreTraining"]

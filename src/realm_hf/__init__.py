@@ -1,26 +1,14 @@
 """REALM for Hugging Face: `import realm_hf` registers models and pipeline with transformers.
 
-What a user needs is imported from here, from [`realm_hf.data`] or from [`realm_hf.training`]. At once only the
-configuration and the tokenizer are, with which transformers brings torch. Models, the pipeline and the rest, which
-brings FAISS and datasets, are imported when they are first used; transformers gets stand-ins of them.
+What a user needs is imported from here, from [`realm_hf.data`] or from [`realm_hf.training`], when it is first used:
+torch, transformers, FAISS and datasets take seconds. What transformers gets is in [`realm_hf.registration`].
 """
 
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForMaskedLM,
-    AutoModelForPreTraining,
-    AutoModelForQuestionAnswering,
-    AutoTokenizer,
-)
-
-from realm_hf.lazy_exports import lazy_class, lazy_exports, when_imported
-from realm_hf.models.configuration_realm import RealmConfig
-from realm_hf.models.tokenization_realm import RealmTokenizer
-from realm_hf.qa.task import register_pipeline
+from realm_hf.lazy_exports import lazy_exports
+from realm_hf.registration import register
 
 if TYPE_CHECKING:
     from realm_hf.generations.embedding import embed_passages
@@ -32,6 +20,7 @@ if TYPE_CHECKING:
     from realm_hf.index.ranking import RankingIndex
     from realm_hf.legacy.tensorflow_names import from_tensorflow
     from realm_hf.metrics import metric_path
+    from realm_hf.models.configuration_realm import RealmConfig
     from realm_hf.models.modeling_embedder import RealmEmbedder, RealmScorer
     from realm_hf.models.modeling_encoder import RealmKnowledgeAugEncoder
     from realm_hf.models.modeling_outputs import (
@@ -44,6 +33,7 @@ if TYPE_CHECKING:
     from realm_hf.models.modeling_reader import RealmReader
     from realm_hf.models.modeling_realm import RealmForPreTraining
     from realm_hf.models.modeling_realm_qa import RealmForOpenQA
+    from realm_hf.models.tokenization_realm import RealmTokenizer
     from realm_hf.qa.answerer import QuestionAnswerer
     from realm_hf.qa.answers import Answer, Evidence
     from realm_hf.qa.evaluation import evaluate_open_qa
@@ -60,16 +50,7 @@ if TYPE_CHECKING:
 
 __version__ = version("realm-hf")
 
-AutoConfig.register("realm", RealmConfig)
-AutoTokenizer.register(RealmConfig, tokenizer_class=RealmTokenizer)
-for kind, module, model in (
-    (AutoModel, "modeling_embedder", "RealmEmbedder"),
-    (AutoModelForMaskedLM, "modeling_encoder", "RealmKnowledgeAugEncoder"),
-    (AutoModelForPreTraining, "modeling_realm", "RealmForPreTraining"),
-    (AutoModelForQuestionAnswering, "modeling_realm_qa", "RealmForOpenQA"),
-):
-    kind.register(RealmConfig, lazy_class(f"realm_hf.models.{module}", model, config_class=RealmConfig))
-when_imported("transformers.pipelines", register_pipeline)
+register()
 
 __all__ = [
     "Answer",
@@ -128,6 +109,7 @@ __getattr__, __dir__ = lazy_exports(
         "index.ranking": ["RankingIndex"],
         "legacy.tensorflow_names": ["from_tensorflow"],
         "metrics": ["metric_path"],
+        "models.configuration_realm": ["RealmConfig"],
         "models.modeling_embedder": ["RealmEmbedder", "RealmScorer"],
         "models.modeling_encoder": ["RealmKnowledgeAugEncoder"],
         "models.modeling_outputs": [
@@ -140,6 +122,7 @@ __getattr__, __dir__ = lazy_exports(
         "models.modeling_reader": ["RealmReader"],
         "models.modeling_realm": ["RealmForPreTraining"],
         "models.modeling_realm_qa": ["RealmForOpenQA"],
+        "models.tokenization_realm": ["RealmTokenizer"],
         "qa.answerer": ["QuestionAnswerer"],
         "qa.answers": ["Answer", "Evidence"],
         "qa.evaluation": ["evaluate_open_qa"],

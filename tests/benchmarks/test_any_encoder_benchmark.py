@@ -37,7 +37,7 @@ def test_an_answer_counts_as_a_slice_only_where_it_stands(tmp_path):
     line = any_encoder.answered(tmp_path)
     assert line["slices"] == 1 and line["examples"][0]["passage"] == text
     run = {"phase": "realm", "steps": 200, "loss": [5.0, 3.25], "held_out": [4.5, 3.5], "seconds": 120}
-    table = any_encoder.table([run, {"phase": "answers", **line}])
+    table = any_encoder.table([run, {"phase": "answers", "given_gold": 1.0, "from_bm25": 0.5, **line}])
     assert "| REALM, jointly | 200 | 5.000 to 3.250 | 4.500 to 3.500 | 2 |" in table
     assert "exact match 66.7%" in table and "100.0% in 5" in table and f"| {text} |" in table
 

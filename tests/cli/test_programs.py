@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from launching import finish, start_programs
 from tiny_bert import tiny_bert
 from tiny_worlds import FIXTURES
 from tqdm import tqdm
@@ -59,25 +60,32 @@ def test_a_line_of_the_log_is_not_glued_to_a_bar(capsys):
 
 
 @pytest.mark.multiprocess
-def test_two_processes_pretrain_under_accelerate_launch(words, tmp_path):
-    done = launch("pretrain", *words, "--num_candidates", 2, "--refresh", "off", "--heldout_fraction", 0.2)
-    assert done.returncode == 0, done.stderr[-4000:]
-    assert "on 2 x cpu" in done.stdout and done.stdout.count("Done at step 2") == 1
+def test_two_processes_pretrain_together(words, tmp_path):
+    words = ["pretrain", *words, "--num_candidates", "2", "--refresh", "off", "--heldout_fraction", "0.2"]
+    printed = "".join(finish(start_programs("realm_hf.cli.main", [words], tmp_path), timeout=300))
+    assert "on 2 x cpu" in printed and printed.count("Done at step 2") == 1
     assert (tmp_path / "run" / "model" / "model.safetensors").is_file()
 
 
 @pytest.mark.multiprocess
-@pytest.mark.parametrize(
-    ("more", "said"),
-    [
-        (["--max_stepss", "3"], "There is no argument 'max_stepss'. Did you mean 'max_steps'?"),
-        (["--knowledge_corpus", "no/such.jsonl"], "no/such.jsonl"),
-    ],
-)
-def test_what_cannot_be_used_is_one_line_of_one_rank(words, more, said):
-    done = launch("pretrain", *words, *more)
+def test_a_typo_is_one_line_of_one_rank(words, tmp_path):
+    ranks = start_programs("realm_hf.cli.main", [["pretrain", *words, "--max_stepss", "3"]], tmp_path)
+    try:
+        assert ranks[0].wait() != 0
+        assert ranks[1].returncode is None, "it gives the launcher time to end it"
+    finally:
+        for rank in ranks:
+            rank.kill()
+    own = [line for line in ranks[0].output.splitlines() if line.startswith("realm-hf pretrain: ")]
+    assert len(own) == 1 and "Did you mean 'max_steps'?" in own[0], ranks[0].output
+    assert "Traceback" not in ranks[0].output and "realm-hf" not in ranks[1].output
+
+
+@pytest.mark.multiprocess
+def test_what_cannot_be_used_is_one_line_of_one_rank(words):
+    done = launch("pretrain", *words, "--knowledge_corpus", "no/such.jsonl")
     own = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("realm-hf pretrain: ")]
-    assert done.returncode != 0 and len(own) == 1 and said in own[0], done.stderr[-4000:]
+    assert done.returncode != 0 and len(own) == 1 and "no/such.jsonl" in own[0], done.stderr[-4000:]
     assert "cli/pretrain.py" not in done.stderr, "no traceback of the command; the launcher's own is its own"
     # The launcher's report ends with the line.
     assert f"traceback : {own[0]}" in done.stderr.strip().splitlines()[-2], done.stderr[-4000:]

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from datasets import Dataset
+from tiny_worlds import store_of
 
-from realm_hf.data import find_recurring_spans, passages_from_rows
+from realm_hf.data import find_recurring_spans
 from realm_hf.data.masked_lm import MaskedLMCollator, MaskedLMDataset
 
 TEXTS = [
@@ -20,9 +20,8 @@ TEXTS = [
 
 
 @pytest.fixture(scope="module")
-def store(tokenizer, tmp_path_factory):
-    rows = Dataset.from_dict({"title": [title for title, _ in TEXTS], "text": [text for _, text in TEXTS]})
-    return passages_from_rows(rows, tokenizer, tmp_path_factory.mktemp("masked") / "passages", max_length=128)
+def store(tmp_path_factory):
+    return store_of(TEXTS, tmp_path_factory.mktemp("masked") / "passages", max_length=128)
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from launching import Program
 from refreshing import next_generation
 
 from realm_hf import RealmConfig, RealmEmbedder
@@ -184,20 +185,19 @@ def is_leased(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def builder_at_work(run: RunDirectory) -> Iterator[subprocess.Popen[bytes]]:
+def builder_at_work(run: RunDirectory) -> Iterator[Program]:
     """A builder of its own, as "external" has them, stopped in its build of step 1, however quick it is."""
-    command = [sys.executable, "-m", "realm_hf.refresh.builder", str(run.root), "--once", "--name", "slow"]
-    builder = subprocess.Popen(command, env=builder_environment(1), stderr=subprocess.DEVNULL)
+    words = [str(run.root), "--once", "--name", "slow", "--threads", "1"]
+    builder = Program("builder_program", [words], run.root.parent / "builder.out", {})
     try:
         deadline = time.monotonic() + 60
         while not is_leased(run.snapshots / "step-1-e0" / "snapshot.json"):
-            assert builder.poll() is None and time.monotonic() < deadline
+            assert builder.returncode is None and time.monotonic() < deadline, builder.output
             time.sleep(0.002)
-        builder.send_signal(signal.SIGSTOP)
+        builder.stop()
         yield builder
     finally:
         builder.kill()
-        builder.wait()
 
 
 def test_a_snapshot_is_kept_while_a_builder_works_from_it(slow_run, slow_embedder):
@@ -205,8 +205,8 @@ def test_a_snapshot_is_kept_while_a_builder_works_from_it(slow_run, slow_embedde
     with builder_at_work(slow_run) as builder:
         write_snapshot(slow_run, slow_embedder, 2, 0)
         assert collect_snapshots(slow_run) == []
-        builder.send_signal(signal.SIGCONT)
-        assert builder.wait(120) == 0
+        builder.go_on()
+        assert builder.wait(120) == 0, builder.output
     assert [info.snapshot_step for info in GenerationStore(slow_run.index).list()] == [1]
     assert collect_snapshots(slow_run) == ["step-1-e0"]
 

@@ -1,5 +1,6 @@
 """Calls that publish a model with its retriever and load them again, each in a process of its own."""
 
+import os
 from copy import deepcopy
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from realm_hf.hub.cards import CardFacts
 from realm_hf.hub.publish import publish
 from realm_hf.models.modeling_realm_qa import RealmForOpenQA
 from realm_hf.qa.answerer import QuestionAnswerer
-from realm_hf.qa.task import register_pipeline
+from realm_hf.registration import register_pipeline
 
 QUESTIONS = ["How many people has island number 2?", "Where lies the harbour?", "What?", "road"]
 
@@ -58,6 +59,12 @@ def answer(name: str, revision: str | None = None, **hub) -> list[dict]:
     retriever = RealmRetriever.from_pretrained(name, revision=revision, **hub)
     retriever.check_model(model)
     return answers_of(model, retriever)
+
+
+def answer_as(user_token: str, name: str) -> list[dict]:
+    """The same for another user, whose token the library reads at each call."""
+    os.environ["HF_TOKEN"] = user_token
+    return answer(name)
 
 
 def answer_by_pipeline(name: str, revision: str | None = None) -> list[dict]:

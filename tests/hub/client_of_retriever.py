@@ -38,19 +38,8 @@ def push(folder: str, repo_id: str, **arguments) -> str:
 def load_and_search(name: str, out: str, queries: str, **arguments) -> dict:
     """Everything that can be compared with the original goes into `out`."""
     retriever = RealmRetriever.from_pretrained(name, **arguments)
-    batch = retriever.retrieve(np.load(queries), k=5)
     store = retriever.passages
-    np.savez(
-        out,
-        rows=batch.rows,
-        scores=batch.scores,
-        embeddings=retriever.embeddings,
-        body=store.body_tokens.values,
-        body_offsets=store.body_tokens.offsets,
-        duplicates=store.duplicate_groups,
-        documents=store.documents,
-        null=retriever.null_embedding(),
-    )
+    save_arrays(retriever, out, queries)
     return {
         "fingerprint": store.fingerprint,
         "texts": store.rows["text"][:3],
@@ -64,7 +53,11 @@ def load_and_search(name: str, out: str, queries: str, **arguments) -> dict:
 
 
 def original(folder: str, out: str, queries: str) -> None:
-    retriever = retriever_of(folder)
+    save_arrays(retriever_of(folder), out, queries)
+
+
+def save_arrays(retriever: RealmRetriever, out: str, queries: str) -> None:
+    """What is found for queries, and the arrays that it is found in."""
     batch = retriever.retrieve(np.load(queries), k=5)
     store = retriever.passages
     np.savez(

@@ -5,15 +5,33 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hub_client import HubClient
 from hub_server import HubServer
 from published_folder import DIMENSION, ROWS, Folder
 
+HERE = Path(__file__).parent
+CLIENTS = "client_of_publishing,client_of_retriever"
 
-@pytest.fixture(scope="module")
+
+@pytest.fixture(scope="session")
 def hub(tmp_path_factory):
-    """A Hub of the test module's own."""
+    """One Hub, in which each test module has repositories of its own."""
     with HubServer(tmp_path_factory.mktemp("hub")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def at_home(hub, tmp_path_factory):
+    """A client that publishes; it takes seconds to start, and serves all test modules."""
+    with HubClient(hub.url, tmp_path_factory.mktemp("publisher"), CLIENTS, HERE) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def elsewhere(hub, tmp_path_factory):
+    """Another client, with another cache, which is empty at first."""
+    with HubClient(hub.url, tmp_path_factory.mktemp("loader"), CLIENTS, HERE) as client:
+        yield client
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from hub_client import ClientFailedError, HubClient
+from hub_client import Calls, ClientFailedError, HubClient
 from promises import same_answers
 
 pytestmark = pytest.mark.multiprocess
@@ -23,10 +23,8 @@ def folder(tmp_path_factory, tiny_passages, tokenizer):
 
 
 @pytest.fixture(scope="module")
-def publisher(hub, tmp_path_factory):
-    home = tmp_path_factory.mktemp("publisher")
-    with HubClient(hub.url, home, "client_of_publishing", HERE) as client:
-        yield client
+def publisher(at_home):
+    return Calls(at_home, "client_of_publishing")
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +33,8 @@ def published(publisher, folder):
 
 
 @pytest.fixture(scope="module")
-def loader(hub, tmp_path_factory, published):
-    home = tmp_path_factory.mktemp("loader")
-    with HubClient(hub.url, home, "client_of_publishing", HERE) as client:
-        yield client
+def loader(elsewhere, published):
+    return Calls(elsewhere, "client_of_publishing")
 
 
 def test_another_process_answers_the_same_by_name_tag_and_commit(loader, published):
@@ -57,7 +53,7 @@ def test_the_pipeline_brings_model_and_retriever(loader, published):
 def test_offline_it_answers_from_the_cache(loader, hub, published, tmp_path):
     loader.call("answer", name=MODEL, revision="v1")
     asked = len(hub.requests)
-    home = loader._said.parent
+    home = loader.client.home
 
     with HubClient(hub.url, home, "client_of_publishing", HERE, HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1") as client:
         assert same_answers(client.call("answer", name=MODEL), published["answers"])
@@ -154,16 +150,13 @@ def test_a_branch_leaves_main_alone(publisher, loader, folder, hub):
     assert same_answers(loader.call("answer", name=repo_id), first["answers"])
 
 
-def test_private_repositories_open_for_their_owner_only(publisher, hub, folder, tmp_path):
+def test_private_repositories_open_for_their_owner_only(publisher, loader, folder):
     repo_id, data = "alice/secret", "alice/secret-passages"
     published = publisher.call("publish_it", folder=folder, repo_id=repo_id, dataset_repo_id=data, private=True)
     assert same_answers(publisher.call("answer", name=repo_id), published["answers"])
 
-    with (
-        HubClient(hub.url, tmp_path / "bob", "client_of_publishing", HERE, token="hf_bob") as bob,
-        pytest.raises(ClientFailedError, match="alice/secret"),
-    ):
-        bob.call("answer", name=repo_id)
+    with pytest.raises(ClientFailedError, match="alice/secret"):
+        loader.call("answer_as", user_token="hf_bob", name=repo_id)  # its cache does not hold what is alice's
 
 
 def test_a_moved_branch_is_refused(publisher, hub, folder, published):

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hub_client import ClientFailedError, HubClient
+from hub_client import Calls, ClientFailedError
 
 pytestmark = pytest.mark.multiprocess
-HERE = Path(__file__).parent
 REPO = "alice/passages"
 
 
@@ -33,9 +32,8 @@ def made(tmp_path_factory, tiny_passages, tokenizer, tiny_vocab):
 
 
 @pytest.fixture(scope="module")
-def publisher(hub, tmp_path_factory):
-    with HubClient(hub.url, tmp_path_factory.mktemp("publisher"), "client_of_retriever", HERE) as client:
-        yield client
+def publisher(at_home):
+    return Calls(at_home, "client_of_retriever")
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +42,8 @@ def pushed(publisher, made):
 
 
 @pytest.fixture(scope="module")
-def loader(hub, tmp_path_factory, pushed):
-    """Another home: its cache is empty at first."""
-    with HubClient(hub.url, tmp_path_factory.mktemp("loader"), "client_of_retriever", HERE) as client:
-        yield client
+def loader(elsewhere, pushed):
+    return Calls(elsewhere, "client_of_retriever")
 
 
 @pytest.fixture(scope="module")
@@ -117,11 +113,10 @@ def test_a_second_push_of_the_same_uploads_nothing(publisher, hub, made, pushed)
     assert publisher.call("head", repo_id=REPO) == commit
 
 
-def test_only_what_is_asked_for_is_downloaded(hub, made, pushed, tmp_path):
-    with HubClient(hub.url, tmp_path / "home", "client_of_retriever", HERE) as client:
-        before = len(hub.downloads)
-        found = client.call("load", name=REPO, index=False, embedder=False)
-        asked = {path.split("/", 5)[-1] for path in hub.downloads[before:]}
+def test_only_what_is_asked_for_is_downloaded(loader, hub, tmp_path):
+    before = len(hub.downloads)
+    found = loader.call("load", name=REPO, index=False, embedder=False, cache_dir=str(tmp_path / "empty"))
+    asked = {path.split("/", 5)[-1] for path in hub.downloads[before:]}
 
     assert found == {"rows": 48, "has index": False}
     assert not [name for name in asked if "index/" in name or "embedder/" in name]

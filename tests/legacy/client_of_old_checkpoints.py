@@ -1,10 +1,9 @@
-"""Calls that put old checkpoints on the local Hub and load them by name, each in a process of its own."""
+"""Calls that load old checkpoints by name from the local Hub, each in a process of its own."""
 
 import importlib.util
 import sys
 from pathlib import Path
 
-from huggingface_hub import HfApi
 from safetensors.torch import load_file
 
 import realm_hf
@@ -15,11 +14,6 @@ PARITY = Path(__file__).parents[1] / "parity"
 _SPEC = importlib.util.spec_from_file_location("make_fixtures", PARITY / "make_fixtures.py")
 port = sys.modules.setdefault("make_fixtures", importlib.util.module_from_spec(_SPEC))
 _SPEC.loader.exec_module(port)
-
-
-def upload(folder: str, repo_id: str) -> None:
-    HfApi().create_repo(repo_id)
-    HfApi().upload_folder(folder_path=folder, repo_id=repo_id)
 
 
 def differences(repo_id: str, kind: str, expected: str) -> dict:

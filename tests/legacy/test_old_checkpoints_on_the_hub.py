@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 from hub_client import ClientFailedError, HubClient
-from hub_server import TOKENS, HubServer
+from hub_repos import Repository
+from hub_server import HubServer
 
 pytestmark = pytest.mark.multiprocess
 HERE = Path(__file__).parent
@@ -25,12 +26,13 @@ NAMES = {
 def reader(tmp_path_factory):
     """A client with an empty cache, on a Hub that holds all of them."""
     folder = tmp_path_factory.mktemp("hub")
-    with pytest.MonkeyPatch.context() as patch, HubServer(folder / "hub") as server:
-        patch.setitem(TOKENS, "hf_google", "google")
-        with HubClient(server.url, folder / "writer", "client_of_old_checkpoints", HERE, token="hf_google") as writer:
-            for name, (shape, kind) in NAMES.items():
-                writer.call("upload", folder=str(FIXTURES / shape / kind / "bin"), repo_id=name)
-            writer.call("upload", folder=str(FIXTURES / "bert" / "RealmReader" / "bin"), repo_id="google/no-retriever")
+    with HubServer(folder / "hub") as server:
+        for number, (name, (shape, kind)) in enumerate(
+            [*NAMES.items(), ("google/no-retriever", ("bert", "RealmReader"))]
+        ):
+            repository = Repository("model", name, False, folder / f"repository-{number}")
+            repository.add_folder(FIXTURES / shape / kind / "bin")
+            server.repositories["model", name] = repository
         environment = {"DISABLE_SAFETENSORS_CONVERSION": "1"}
         with HubClient(
             server.url, folder / "reader", "client_of_old_checkpoints", HERE, token=None, **environment

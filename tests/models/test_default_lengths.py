@@ -12,8 +12,12 @@ from realm_hf import QuestionAnswerer, RealmConfig
 from realm_hf.data import MAX_PASSAGE_LENGTH, MAX_QUERY_LENGTH, build_passages, build_sentences, passages_from_rows
 from realm_hf.data.collators import InverseClozeCollator, PreTrainingCollator
 from realm_hf.data.masking import mask_example
-from realm_hf.training import InverseClozeTrainingArguments, OpenQATrainingArguments, RealmTrainingArguments
-from realm_hf.training.evaluation import retrieval_ranks
+from realm_hf.training import (
+    InverseClozeTrainingArguments,
+    OpenQATrainingArguments,
+    RealmTrainingArguments,
+    RetrievalQuestions,
+)
 
 SOURCE = Path(realm_hf.__file__).parent
 ROOT = SOURCE.parents[1]
@@ -31,7 +35,7 @@ USERS = [
     (passages_from_rows, "max_length", MAX_PASSAGE_LENGTH),
     (build_sentences, "max_query_length", MAX_QUERY_LENGTH),
     (mask_example, "max_query_length", MAX_QUERY_LENGTH),
-    (retrieval_ranks, "max_length", MAX_QUERY_LENGTH),
+    (RetrievalQuestions, "max_length", MAX_QUERY_LENGTH),
 ]
 
 

@@ -1,13 +1,11 @@
-"""The script over benchmarks, run by two processes as a user would, and its refusals."""
+"""The command over benchmarks, run by two processes as a launcher would, and its refusals."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from accelerate import Accelerator
+from launching import finish, start_programs
 from tiny_answerers import tiny_answerer
 
 from realm_hf.cli import evaluate
@@ -16,7 +14,6 @@ from realm_hf.data.questions.load import load_questions
 from realm_hf.qa.evaluation import evaluate_open_qa
 from realm_hf.qa.predictions import read_predictions
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 QUESTIONS = [
     {"question": "How many people has the island number 8?", "answer": ["59 people", "59"]},
     {"question": "Where does the river lie?", "answer": "in the north"},
@@ -46,23 +43,10 @@ def saved(tiny_passages, tmp_path_factory) -> Path:
 @pytest.mark.multiprocess
 def test_two_processes_find_what_one_finds(saved, tiny_passages):
     output = saved / "evaluation"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += [
-        str(EXAMPLES / "evaluate_open_qa.py"),
-        "--use_cpu",
-        "true",
-        "--ks",
-        "1",
-        "5",
-        "--latency_questions",
-        "2",
-    ]
-    command += ["--model", str(saved / "model"), "--questions", str(saved / "questions.jsonl")]
-    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
-    done = subprocess.run(
-        [*command, "--output_dir", str(output)], env=environment, capture_output=True, text=True, timeout=900
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+    words = ["evaluate", "--use_cpu", "true", "--ks", "1", "5", "--latency_questions", "2"]
+    words += ["--model", str(saved / "model"), "--questions", str(saved / "questions.jsonl")]
+    ranks = start_programs("realm_hf.cli.main", [[*words, "--output_dir", str(output)]], saved)
+    printed = "".join(finish(ranks, timeout=600))
 
     examples = load_questions(saved / "questions.jsonl")
     alone = evaluate_open_qa(tiny_answerer(tiny_passages), examples, (1, 5), latency_questions=0)
@@ -76,7 +60,7 @@ def test_two_processes_find_what_one_finds(saved, tiny_passages):
     ]
     assert said == [(record.id, record.answer.text, record.correct) for record in alone.records]
     assert "<details" in (output / "answers.html").read_text(encoding="utf-8")
-    assert "exact match" in done.stdout and done.stdout.count("questions a second") == 1, "one process prints"
+    assert "exact match" in printed and printed.count("questions a second") == 1, "one process prints"
 
 
 def asked(example, **options):

@@ -13,7 +13,7 @@ from transformers.pipelines.pt_utils import KeyDataset
 
 from realm_hf.models.modeling_realm_qa import RealmForOpenQA
 from realm_hf.qa.pipeline import OpenQAPipeline
-from realm_hf.qa.task import TASK, register_pipeline
+from realm_hf.registration import TASK, register_pipeline
 from realm_hf.retriever.retriever import RealmRetriever
 
 QUESTIONS = ["How many people has the island?", "Where does the river lie?", "", "What is in the north?", "road"]

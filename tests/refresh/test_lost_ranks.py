@@ -1,34 +1,22 @@
 """Two processes (gloo), one of which fails, hangs, stops or dies: the other hears of it in words, and soon."""
 
 import json
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from launching import start_programs
 
 pytestmark = pytest.mark.multiprocess
-
-WORKER = Path(__file__).parent / "lost_ranks_worker.py"
 
 
 def both(folder: Path, how: str) -> list[dict[str, tuple[str, float]]]:
     """What each rank was told, and after how many seconds; at the end rank 1 stops, or it dies at once."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    workers = [
-        subprocess.Popen([sys.executable, str(WORKER), str(rank), str(port), str(folder), how], stderr=subprocess.PIPE)
-        for rank in range(2)
-    ]
+    workers = start_programs("lost_ranks_worker", [folder, how], folder)
     try:
-        _, errors = workers[0].communicate(timeout=180)
-        assert workers[0].returncode == 0, errors.decode()
+        assert workers[0].wait(timeout=180) == 0, workers[0].output
     finally:
         for worker in workers:
             worker.kill()
-            worker.communicate()
     return [json.loads(path.read_text()) for path in sorted(folder.glob("rank-*.json"))]
 
 

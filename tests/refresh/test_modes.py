@@ -15,12 +15,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from launching import Program
 from refreshing import next_generation
 
 from realm_hf import RealmConfig, RealmEmbedder
 from realm_hf.generations.embedding import embed_passages
 from realm_hf.generations.store import GenerationInfo
 from realm_hf.refresh.base import RefreshError
+from realm_hf.refresh.build import builds_of
 from realm_hf.refresh.builder import Builder
 from realm_hf.refresh.builder_process import BuilderProcess, builder_environment, mark_failed, prune_logs
 from realm_hf.refresh.modes import AsyncRefresher, ExternalRefresher, make_refresher
@@ -254,12 +256,15 @@ def test_collection_keeps_the_served_generation_and_the_snapshot_behind_it(run, 
     infos = []
     for step in (0, 5, 10):
         infos.append(refresher.build(step, perturb(embedder)))
-        (run.shards / f"step-{step}-e0-1234abcd").mkdir(parents=True)  # as ranks that were killed leave them
+        (builds_of(refresher.store) / f"step-{step}-e0-1234abcd-8").mkdir(
+            parents=True
+        )  # as killed builders leave them
         refresher.mark_served(infos[0])
     refresher.stop()
     assert [info.name for info in refresher.store.list()] == [infos[0].name, infos[2].name]
     assert sorted(path.name for path in run.snapshots.iterdir()) == ["step-0-e0", "step-10-e0"]
-    assert sorted(path.name for path in run.shards.iterdir()) == ["step-0-e0-1234abcd", "step-10-e0-1234abcd"]
+    left = sorted(path.name for path in builds_of(refresher.store).iterdir())
+    assert left == ["step-0-e0-1234abcd-8", "step-10-e0-1234abcd-8"]
 
 
 def test_centroids_are_reused_until_recall_falls(tmp_path, tiny_passages, tokenizer, embedder):
@@ -394,18 +399,15 @@ def test_a_builder_that_fails_again_and_again_is_told_and_is_no_sign_of_work(run
 
 
 @pytest.mark.multiprocess
-def test_external_builders_are_found_by_what_they_leave_in_the_run(run, embedder):
+def test_external_builders_are_found_by_what_they_leave_in_the_run(run, embedder, tmp_path):
     """`--watch` builds the newest snapshot, beats while it waits, and ends in order."""
     with run.lock():
         refresher = make_refresher("external", run, ALONE)
         refresher.submit(3, embedder)
         assert refresher.poll() is None
         assert not refresher.check_health().building
-        builder = subprocess.Popen(
-            [sys.executable, "-m", "realm_hf.refresh.builder", str(run.root), "--watch", "--poll-seconds", "0.1"],
-            env=builder_environment(1),
-            stderr=subprocess.PIPE,
-        )
+        words = [str(run.root), "--watch", "--poll-seconds", "0.1"]
+        builder = Program("builder_program", [words], tmp_path / "printed", {})
         try:
             info = next_generation(refresher, 60)
             assert (info.snapshot_step, info.builder_pid) == (3, builder.pid)
@@ -413,12 +415,12 @@ def test_external_builders_are_found_by_what_they_leave_in_the_run(run, embedder
             assert wait_until(lambda: refresher.check_health().heartbeat_age_seconds < 2.0, 10)
             refresher.mark_served(info)
             assert next_generation(refresher, 0.5) is None, "one generation a snapshot"
-            builder.send_signal(signal.SIGTERM)
-            _, log = builder.communicate(timeout=20)
+            builder.terminate()
+            ended = builder.wait(timeout=20)
         finally:
             builder.kill()
         refresher.stop()
-    assert builder.returncode == 0, log.decode()
+    assert ended == 0, builder.output
     assert list(run.heartbeats.iterdir()) == []
 
 

@@ -1,24 +1,19 @@
 """Two processes (gloo): always one generation, and an index built together equals one built alone."""
 
 import json
-import socket
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from launching import finish, start_programs
 
 from realm_hf.data.passages.store import PassageStore
 from realm_hf.generations.store import GenerationStore
-from realm_hf.refresh.build import build_generation
+from realm_hf.refresh.build import build_generation, builds_of
 from realm_hf.runs.directory import RunDirectory
 from realm_hf.runs.snapshots import load_snapshot, read_snapshot, write_snapshot
 
 pytestmark = pytest.mark.multiprocess
-
-WORKER = Path(__file__).parent / "two_ranks_worker.py"
 
 
 @pytest.fixture(scope="module")
@@ -40,19 +35,7 @@ def shared_run(tmp_path_factory, tiny_passages, tokenizer) -> RunDirectory:
 def told(shared_run) -> list[dict[str, Any]]:
     """What each rank saw."""
     folder = shared_run.root.parent
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, str(WORKER)]
-    arguments = [[str(rank), str(port), str(folder), str(shared_run.root)] for rank in range(2)]
-    workers = [subprocess.Popen([*command, *each], stderr=subprocess.PIPE) for each in arguments]
-    try:
-        for worker in workers:
-            _, errors = worker.communicate(timeout=180)
-            assert worker.returncode == 0, errors.decode()
-    finally:
-        for worker in workers:
-            worker.kill()
+    finish(start_programs("two_ranks_worker", [folder, shared_run.root], folder), timeout=180)
     return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(2)]
 
 
@@ -93,7 +76,7 @@ def test_ranks_that_embed_a_share_each_build_what_one_process_builds(told, share
     with store.open(told[0]["built"]) as together, store.open(alone.name) as single:
         np.testing.assert_allclose(together.embeddings, single.embeddings, atol=1e-6)
         assert together.info.embedder_fingerprint == single.info.embedder_fingerprint
-    assert not list(shared_run.shards.iterdir()), "the shares are removed once they are joined"
+    assert not list(builds_of(store).iterdir()), "the parts are removed once they are joined"
 
 
 def test_a_builder_under_a_launcher_builds_once_and_not_once_a_rank(told, shared_run):

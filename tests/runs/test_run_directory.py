@@ -14,8 +14,9 @@ import pytest
 from realm_hf.data.passages.store import PassageStore
 from realm_hf.runs.directory import RunDirectory
 from realm_hf.runs.errors import RunDirectoryError, RunLocked
-from realm_hf.runs.lock import LockHolder, boot_id, process_start, read_holder
+from realm_hf.runs.lock import LockHolder, read_holder
 from realm_hf.storage.files import write_json
+from realm_hf.storage.processes import boot_id, process_start
 
 HOLD_THE_LOCK = """
 import sys, time

@@ -1,13 +1,11 @@
 """A corpus is built once, by one rank, and a build that was killed leaves nothing half done."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
 from datasets import Dataset
-from example_programs import EXAMPLES
+from example_programs import run_example
 from tiny_bert import tiny_bert
 from tiny_worlds import FIXTURES
 
@@ -49,8 +47,7 @@ def test_a_sentence_encoder_is_read_as_it_was_made_and_its_projection_is_fitted_
     assert (paper.score_scale, paper.retriever_proj_size, len(paper.document_prompt_ids)) == (0.5, 128, 2)
 
 
-@pytest.mark.multiprocess
-def test_towers_and_encoder_start_from_what_train_masked_lm_leaves(tmp_path):
+def test_towers_and_encoder_start_from_what_train_masked_lm_leaves(tmp_path, monkeypatch, capsys):
     sizes = "hidden_size=32,num_hidden_layers=1,num_attention_heads=2,intermediate_size=64"
     settings = {
         "knowledge_corpus": FIXTURES / "countries.jsonl",
@@ -63,12 +60,10 @@ def test_towers_and_encoder_start_from_what_train_masked_lm_leaves(tmp_path):
         "eval_examples": 4,
         "use_cpu": "true",
     }
-    options = [str(part) for name, value in settings.items() for part in (f"--{name}", value)]
-    command = [sys.executable, str(EXAMPLES / "train_masked_lm.py"), *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
+    options = [part for name, value in settings.items() for part in (f"--{name}", value)]
+    run_example("train_masked_lm", monkeypatch, *options)
     folder = tmp_path / "run" / "model"
-    assert f"Done at step 2: {folder}" in done.stdout
+    assert f"Done at step 2: {folder}" in capsys.readouterr().out
 
     model = corpora.load_model(corpora.ModelArguments(str(folder), pooler="identity", retriever_proj_size=16), seed=0)
     words = RealmKnowledgeAugEncoder.from_pretrained(folder).realm.embeddings.word_embeddings.weight

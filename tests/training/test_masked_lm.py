@@ -5,28 +5,19 @@ import json
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
-from tiny_worlds import VOCAB, tiny_model, tiny_tokenizer
+from tiny_worlds import articles_that_share_words, tiny_model, tiny_tokenizer
 from torch.nn import functional as F
 
 from realm_hf import RealmForPreTraining, RealmKnowledgeAugEncoder
-from realm_hf.data import find_recurring_spans, passages_from_rows
+from realm_hf.data import find_recurring_spans
 from realm_hf.training import MaskedLMTrainer, MaskedLMTrainingArguments, save_trained_model
-
-WORDS = [word for word in VOCAB.read_text(encoding="utf-8").split() if word.isalpha() and len(word) >= 4][:80]
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     """Articles of two passages that share two words, drawn at random."""
-    rng = np.random.default_rng(0)
-    titles, texts = [], []
-    for number in range(40):
-        shared = " ".join(rng.choice(WORDS, 2, replace=False))
-        titles += [f"Article {number}"] * 2
-        texts += [f"They say {shared} here.", f"And {shared} is what is said."]
-    rows = Dataset.from_dict({"title": titles, "text": texts})
-    passages = passages_from_rows(rows, tiny_tokenizer(), tmp_path_factory.mktemp("pairs") / "passages", max_length=64)
+    folder = tmp_path_factory.mktemp("pairs") / "passages"
+    passages = articles_that_share_words(folder, 40, ["They say {} here.", "And {} is what is said."], words=80)
     return passages, find_recurring_spans(passages, tiny_tokenizer())
 
 

@@ -9,15 +9,15 @@ import torch
 from tiny_worlds import bag_of_words_start, fact_world, load_world, tiny_model, tiny_tokenizer
 from transformers import TrainerCallback
 
-from realm_hf.data import find_recurring_masks
+from realm_hf.data import OpenQAExample, find_recurring_masks
 from realm_hf.generations.embedding import embed_passages
 from realm_hf.index.faiss_index import build_index
 from realm_hf.retriever.retriever import RealmRetriever
 from realm_hf.runs.errors import RunDirectoryError
 from realm_hf.runs.records import read_log
 from realm_hf.training.arguments import RealmTrainingArguments
-from realm_hf.training.evaluation import retrieval_recall
 from realm_hf.training.pretraining import RealmTrainer
+from realm_hf.training.retrieval_evaluation import RetrievalQuestions
 
 
 def pretrainer(world, run, model=None, heldout=True, sentences=None, masks=None, **overrides):
@@ -72,8 +72,10 @@ def recall_of_places(model, world, places):
     passages, _ = load_world(world)
     embeddings = embed_passages(model.embedder, passages)
     retriever = RealmRetriever(passages, index=build_index(embeddings), embeddings=embeddings)
-    questions = [f"{place} buys [MASK] here." for place in places]
-    return retrieval_recall(model.embedder, tiny_tokenizer(), retriever, questions, list(range(len(places))), (1, 5))
+    asked = [OpenQAExample(f"{place} buys [MASK] here.", ()) for place in places]
+    questions = RetrievalQuestions(asked, passages, tiny_tokenizer(), gold_rows=range(len(places)))
+    ranks = questions.ranks(model.embedder, retriever)
+    return {k: (ranks < k).mean() for k in (1, 5)}
 
 
 def test_loss_falls_utility_and_recall_rise_where_only_the_passage_has_the_answer(large_world, tmp_path):

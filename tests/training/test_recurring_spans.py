@@ -5,26 +5,17 @@ import json
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
-from tiny_worlds import VOCAB, bag_of_words_start, tiny_model, tiny_tokenizer
+from tiny_worlds import articles_that_share_words, bag_of_words_start, tiny_model, tiny_tokenizer
 
-from realm_hf.data import find_recurring_spans, passages_from_rows
+from realm_hf.data import find_recurring_spans
 from realm_hf.training import RecurringSpanTrainer, RecurringSpanTrainingArguments
-
-WORDS = [word for word in VOCAB.read_text(encoding="utf-8").split() if word.isalpha() and len(word) >= 4][:120]
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     """Articles of three passages, of which two share two words."""
-    rng = np.random.default_rng(0)
-    titles, texts = [], []
-    for number in range(48):
-        shared = " ".join(rng.choice(WORDS, 2, replace=False))
-        titles += [f"Article {number}"] * 3
-        texts += [f"They say {shared} here and go on with it.", f"And {shared} is what is said.", "It is late today."]
-    rows = Dataset.from_dict({"title": titles, "text": texts})
-    passages = passages_from_rows(rows, tiny_tokenizer(), tmp_path_factory.mktemp("spans") / "passages", max_length=64)
+    texts = ["They say {} here and go on with it.", "And {} is what is said.", "It is late today."]
+    passages = articles_that_share_words(tmp_path_factory.mktemp("spans") / "passages", 48, texts)
     return passages, find_recurring_spans(passages, tiny_tokenizer())
 
 

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from realm_hf import data
-from realm_hf.models.configuration_realm import MAX_PASSAGE_LENGTH, MAX_QUERY_LENGTH
+from realm_hf.models.cut_lengths import MAX_PASSAGE_LENGTH, MAX_QUERY_LENGTH
 from realm_hf.training.arguments import (
     InverseClozeTrainingArguments,
     MaskedLMTrainingArguments,
@@ -158,7 +158,7 @@ class SentenceArguments:
 
 @dataclass
 class EvaluationArguments:
-    """Parameters that control which questions the served index is asked at each swap and evaluation."""
+    """Parameters that control which questions the retrieval is asked at evaluations, and at swaps of the index."""
 
     eval_questions: str | None = field(
         default=None, metadata={"help": "Questions (JSON lines, Parquet, Hub): recall and nDCG while training."}
@@ -319,7 +319,7 @@ class MeasureArguments:
     report_questions: int = field(default=1000, metadata={"help": "Questions that the HTML page shows."})
 
 
-_TOWERS = (KnowledgeArguments, LengthArguments, ModelArguments)
+_TOWERS = (KnowledgeArguments, LengthArguments, ModelArguments, EvaluationArguments)
 ARGUMENTS: Mapping[str, tuple[Any, ...]] = MappingProxyType(
     {
         "pretrain": (
@@ -329,7 +329,10 @@ ARGUMENTS: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "warm-start inverse-cloze": (*_TOWERS, InverseClozeTrainingArguments),
         "warm-start recurring-spans": (*_TOWERS, RecurringSpanTrainingArguments),
         "warm-start masked-lm": (KnowledgeArguments, LengthArguments, EncoderArguments, MaskedLMTrainingArguments),
-        "finetune": (QuestionArguments, PassageArguments, StartArguments, OpenQATrainingArguments),
+        "finetune": (
+            *(QuestionArguments, PassageArguments, StartArguments),
+            *(EvaluationArguments, OpenQATrainingArguments),
+        ),
         "evaluate": (ModelAndCorpusArguments, AskedArguments, MeasureArguments),
     }
 )

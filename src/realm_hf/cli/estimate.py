@@ -43,6 +43,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--index_factory", default="auto", metavar="FACTORY", help="(default: %(default)s)")
     for name in ("train_tflops", "encode_tflops", "index_tflops", "disk_gigabytes"):
         parser.add_argument(f"--{name}", type=float, metavar="X", help="instead of the measured rate of the device")
+    parser.add_argument("--bm25", action="store_true", help="with a BM25 source, as --candidate_mix bm25=4,dense=3")
     parser.add_argument("--json", action="store_true", help="as JSON, in seconds and bytes")
     parser.set_defaults(command=_run)
 
@@ -111,10 +112,17 @@ def in_words(found: Estimate) -> list[str]:
         f"total        {time_in_words(found.total_seconds)}, with {found.refreshes:,} refreshes",
         f"memory       {_size(found.device_bytes)} on each device, and activations; builder "
         f"{_size(found.builder_bytes)}; index and embeddings mapped {_size(found.serving_bytes)} a host",
+        *_words(found),
         f"disk         {_size(found.disk_bytes)}",
         "assumed:",
         *(f"  - {line}" for line in found.assumed),
     ]
+
+
+def _words(found: Estimate) -> list[str]:
+    if not found.bm25_bytes:
+        return []
+    return [f"BM25         {_size(found.bm25_bytes)} mapped a host; built once, in {_size(found.built_bm25_bytes)}"]
 
 
 def _size(count: float) -> str:

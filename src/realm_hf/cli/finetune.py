@@ -18,13 +18,14 @@ from typing import Any
 import numpy as np
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
-from realm_hf.cli.arguments import PassageArguments, QuestionArguments, StartArguments
+from realm_hf.cli.arguments import EvaluationArguments, PassageArguments, QuestionArguments, StartArguments
 from realm_hf.cli.corpora import (
     end_interrupted,
     load_model,
     load_tokenizer,
     prepare_passages,
 )
+from realm_hf.cli.eval_questions import load_eval_questions
 from realm_hf.cli.programs import one_line_errors, set_up_logging
 from realm_hf.data import OpenQAExample, PassageStore, load_questions
 from realm_hf.models.modeling_embedder import RealmEmbedder
@@ -37,7 +38,11 @@ SHOWN = 5
 
 
 def main(
-    questions: QuestionArguments, knowledge: PassageArguments, start: StartArguments, args: OpenQATrainingArguments
+    questions: QuestionArguments,
+    knowledge: PassageArguments,
+    start: StartArguments,
+    evaluation: EvaluationArguments,
+    args: OpenQATrainingArguments,
 ) -> int:
     """Run the command with these arguments; returns its exit code."""
     with one_line_errors("finetune"):
@@ -56,6 +61,7 @@ def main(
             processing_class=tokenizer,
             passages=passages,
             passage_embedder=passage_embedder,
+            eval_retrieval=load_eval_questions(evaluation),
             index_from=start.index_from or origin,
             accelerator=accelerator,
         )

@@ -17,7 +17,7 @@ from importlib import import_module
 from typing import NamedTuple
 
 from realm_hf import __version__
-from realm_hf.training.command_errors import one_process_speaks, unknown
+from realm_hf.training.command_errors import in_one_line, one_process_speaks, unknown
 
 __all__ = ["EXIT_UNUSABLE", "main"]
 
@@ -71,7 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code: int = options.command(options)
     except (OSError, RuntimeError, ValueError) as error:
-        sys.stderr.write(f"realm-hf: {error}\n")
+        line = in_one_line("realm-hf", error)
+        one_process_speaks(line)
+        sys.stderr.write(f"{line}\n")
         return EXIT_UNUSABLE
     return code
 

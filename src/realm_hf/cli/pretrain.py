@@ -31,17 +31,16 @@ from realm_hf.cli.corpora import (
     once,
     prepare_passages,
 )
+from realm_hf.cli.eval_questions import load_eval_questions
 from realm_hf.cli.pretrain_warm_starts import warm_up
 from realm_hf.cli.programs import one_line_errors, set_up_logging
 from realm_hf.data import (
-    OpenQAExample,
     PassageStore,
     RecurringMasks,
     SentenceStore,
     build_sentences,
     find_recurring_masks,
     load_documents,
-    load_questions,
     tagger_from_name,
 )
 from realm_hf.data.taggers.names import check_tagger_name
@@ -134,13 +133,6 @@ def prepare_sentences(
     settings = {**asdict(corpus), "source": list(source), "column": column, "max_query_length": args.max_query_length}
     once(directory, settings, build)
     return SentenceStore(directory)
-
-
-def load_eval_questions(args: EvaluationArguments) -> list[OpenQAExample]:
-    """The questions that the index is asked while training; none by default."""
-    if args.eval_questions is None:
-        return []
-    return load_questions(args.eval_questions, gold_column=args.eval_gold_column, need_answers=False)
 
 
 def prepare_masks(

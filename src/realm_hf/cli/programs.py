@@ -14,7 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from realm_hf.cli.arguments import ARGUMENTS
 from realm_hf.runs.errors import RunDirectoryError
-from realm_hf.training.command_errors import one_process_speaks
+from realm_hf.training.command_errors import in_one_line, one_process_speaks
 from realm_hf.training.command_line import parse_arguments
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def _arguments(name: str, words: Sequence[str]) -> tuple[Any, ...]:
     try:
         return parse_arguments(ARGUMENTS[name], words, prog=f"realm-hf {name}")
     except (FileNotFoundError, ValueError) as error:
-        line = f"realm-hf {name}: {error}"
+        line = in_one_line(f"realm-hf {name}", error)
         one_process_speaks(line)
         sys.stderr.write(f"{line}\n")
         raise SystemExit(_EXIT_NOT_UNDERSTOOD) from None
@@ -70,7 +70,7 @@ def one_line_errors(name: str) -> Iterator[None]:
     try:
         yield
     except (OSError, RunDirectoryError, ValueError) as error:
-        line = f"realm-hf {name}: {' '.join(str(error).split())}"
+        line = in_one_line(f"realm-hf {name}", error)
         one_process_speaks(line)
         raise SystemExit(line) from None
     except SystemExit as end:

@@ -25,7 +25,8 @@ def add_build_index(commands: Commands[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "build-index",
         description="Build the index of the newest snapshot of RUN; with --watch, of each that training writes "
-        "(refresh='external'). Under `accelerate launch` or `torchrun` the ranks embed a share each.",
+        "(refresh='external'). Started several times, on any nodes that share RUN, the builders make one index "
+        "together; so do the ranks of `accelerate launch` or `torchrun`.",
         epilog="exit codes: 0 built, 1 the build failed, 3 nothing to build, 4 RUN cannot be used",
     )
     add_arguments(parser)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from realm_hf.data.sentences.store import SentenceStore
     from realm_hf.data.taggers.names import tagger_from_name
     from realm_hf.data.taggers.spans import Span, Tagger
-    from realm_hf.models.configuration_realm import MAX_PASSAGE_LENGTH, MAX_QUERY_LENGTH
+    from realm_hf.models.cut_lengths import MAX_PASSAGE_LENGTH, MAX_QUERY_LENGTH
 
 __all__ = [
     "MAX_PASSAGE_LENGTH",
@@ -55,7 +55,7 @@ __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         # A cut length belongs to the models' configuration: the reader's input has a default made of it.
-        ".models.configuration_realm": ["MAX_PASSAGE_LENGTH", "MAX_QUERY_LENGTH"],
+        ".models.cut_lengths": ["MAX_PASSAGE_LENGTH", "MAX_QUERY_LENGTH"],
         "documents": ["load_documents"],
         "passages.build": ["build_passages", "passages_from_rows"],
         "passages.recurring": ["RecurringSpans", "articles_of", "find_recurring_spans"],

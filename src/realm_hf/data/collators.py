@@ -20,7 +20,8 @@ from realm_hf.data.inverse_cloze import InverseClozeExample
 from realm_hf.data.masking import MaskedQuery
 from realm_hf.data.passages.store import NULL_PASSAGE, PassageStore
 from realm_hf.data.vocabulary import SpecialTokens, tokenizer_fingerprint
-from realm_hf.models.configuration_realm import MAX_PASSAGE_LENGTH, MAX_QUERY_LENGTH, RealmConfig
+from realm_hf.models.configuration_realm import RealmConfig
+from realm_hf.models.cut_lengths import MAX_PASSAGE_LENGTH, MAX_QUERY_LENGTH
 from realm_hf.models.host_facts import IGNORED_LABEL
 from realm_hf.models.prompts import room_beside_prompt
 

@@ -170,6 +170,11 @@ def scatter_rows(
     target[rows, columns[rows] + within] = values[starts[rows] + within]
 
 
+def map_flat(path: Path, dtype: np.dtype) -> np.ndarray:
+    """The numbers of a flat file as a read-only map, shared by all processes that map it."""
+    return _map_file(path, dtype)[1]
+
+
 def _map_file(path: Path, dtype: np.dtype) -> tuple["bytes | mmap.mmap", np.ndarray]:
     """Map a file read-only. An empty file, which cannot be mapped, becomes an empty array."""
     size = path.stat().st_size

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from realm_hf.data.vocabulary import SpecialTokens
-from realm_hf.models.configuration_realm import MAX_QUERY_LENGTH
+from realm_hf.models.cut_lengths import MAX_QUERY_LENGTH
 
 MaskingMode = Literal["salient", "span", "uniform"]
 SkipReason = Literal["no_salient_span", "mask_outside_query", "empty_sentence"]

@@ -20,7 +20,7 @@ from realm_hf.data.masking import RECURRING_SPAN_STREAM, example_rng
 from realm_hf.data.passages.recurring import RecurringSpans, articles_of
 from realm_hf.data.passages.store import NULL_PASSAGE, PassageStore
 from realm_hf.data.word_edges import WordEdges
-from realm_hf.models.configuration_realm import MAX_QUERY_LENGTH
+from realm_hf.models.cut_lengths import MAX_QUERY_LENGTH
 
 __all__ = ["RecurringSpanCollator", "RecurringSpanDataset", "RecurringSpanExample"]
 

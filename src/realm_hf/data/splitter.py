@@ -9,6 +9,8 @@ space, so a sentence's wordpieces are the same inside its document and alone.
 import re
 from collections.abc import Callable
 
+from datasets.fingerprint import Hasher
+
 from realm_hf.data.common_words import SENTENCE_STARTERS
 
 Splitter = Callable[[str], list[tuple[int, int]]]
@@ -43,6 +45,13 @@ _MAYBE_LAST = frozenset(
     oct p.m ph.d plc rd u.k u.n u.s u.s.a u.s.s.r univ
     """.split()
 )
+
+
+def splitter_key(splitter: Splitter) -> tuple[str, str]:
+    """Which splitter it is, and the version of the rules here, which one of somebody else's may call."""
+    # `datasets` hashes a function by its module's name, which must be free to change.
+    name = SPLITTER_NAME if splitter is split_sentences else Hasher.hash(splitter)
+    return name, SPLITTER_VERSION
 
 
 def split_sentences(text: str) -> list[tuple[int, int]]:

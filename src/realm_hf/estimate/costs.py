@@ -7,7 +7,14 @@ import math
 from dataclasses import dataclass, field
 from importlib.resources import files
 
-from realm_hf.estimate.index_costs import DTYPE_BYTES, built_index_bytes, index_bytes, index_operations
+from realm_hf.estimate.index_costs import (
+    DTYPE_BYTES,
+    bm25_bytes,
+    built_bm25_bytes,
+    built_index_bytes,
+    index_bytes,
+    index_operations,
+)
 from realm_hf.estimate.shapes import ModelShape
 from realm_hf.index.default_index import plan_index
 from realm_hf.runs.snapshot_schedule import SnapshotSchedule
@@ -76,6 +83,7 @@ class Plan:
         dtype (`str`): Of stored embeddings.
         factory (`str`): As `--index_factory`.
         keep_generations (`int`): As `--keep_generations`.
+        bm25 (`bool`): Some candidates are found by their words: `--candidate_mix` names bm25.
     """
 
     passages: int
@@ -95,6 +103,7 @@ class Plan:
     dtype: str = "float32"
     factory: str = "auto"
     keep_generations: int = 2
+    bm25: bool = False
     refresh_schedule: str | None = None
     encoder_shape: ModelShape | None = None
 
@@ -111,17 +120,8 @@ class Plan:
         return SnapshotSchedule.every(self.refresh_steps)
 
     def __post_init__(self) -> None:
-        counts = (
-            "passages",
-            "steps",
-            "devices",
-            "index_cores",
-            "batch_size",
-            "candidates",
-            "refresh_steps",
-            "dimension",
-        )
-        for name in counts:
+        counts = ("passages", "steps", "devices", "index_cores", "batch_size", "candidates", "refresh_steps")
+        for name in (*counts, "dimension"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 1.")
         for name in ("train_tflops", "encode_tflops", "index_tflops", "disk_gigabytes"):
@@ -154,7 +154,9 @@ class Estimate:
         device_bytes (`float`): On each training device, without activations.
         builder_bytes (`float`): Embeddings and index while they are built.
         serving_bytes (`float`): Of a generation, mapped by each host that trains.
-        disk_bytes (`float`): Passages, kept generations and the one being written.
+        disk_bytes (`float`): Passages, kept generations and the one being written, and the BM25 index.
+        bm25_bytes (`float`): Of the BM25 index, mapped by each host that trains; 0 without one.
+        built_bm25_bytes (`float`): The same in the process that builds it, once, before the first step.
         assumed (`list[str]`): In words.
     """
 
@@ -171,6 +173,8 @@ class Estimate:
     builder_bytes: float
     serving_bytes: float
     disk_bytes: float
+    bm25_bytes: float
+    built_bm25_bytes: float
     assumed: list[str] = field(default_factory=list)
 
     @property
@@ -217,6 +221,7 @@ def estimate_run(plan: Plan) -> Estimate:
     build = embed_seconds + index_seconds + write_seconds
     ages = _ages(plan, step_seconds, build)
     tokens = plan.passages * plan.passage_tokens
+    by_words = tokens if plan.bm25 else 0.0
     return Estimate(
         factory=chosen.factory,
         step_seconds=step_seconds,
@@ -233,7 +238,11 @@ def estimate_run(plan: Plan) -> Estimate:
         device_bytes=(plan.shape.parameters + plan.reading_shape.parameters) * _ADAM_BYTES,
         builder_bytes=embeddings + built + 4 * plan.shape.parameters,
         serving_bytes=embeddings + index,
-        disk_bytes=tokens * (2 + _TEXT_BYTES) + (plan.keep_generations + 1) * (embeddings + index),
+        disk_bytes=tokens * (2 + _TEXT_BYTES)
+        + (plan.keep_generations + 1) * (embeddings + index)
+        + bm25_bytes(by_words),
+        bm25_bytes=bm25_bytes(by_words),
+        built_bm25_bytes=built_bm25_bytes(by_words),
         assumed=_assumed(plan, chosen.factory),
     )
 

@@ -1,10 +1,16 @@
 """What an index takes, from its factory: operations to build it, bytes while it is built and when it is."""
 
-__all__ = ["DTYPE_BYTES", "built_index_bytes", "index_bytes", "index_operations"]
+__all__ = ["DTYPE_BYTES", "bm25_bytes", "built_bm25_bytes", "built_index_bytes", "index_bytes", "index_operations"]
 
 DTYPE_BYTES = {"float16": 2, "float32": 4}
 _KMEANS_ITERATIONS = 10  # FAISS's for inverted lists
 _LISTS_GROWTH = 1.5  # a list takes twice its room when it is full
+# Different words of a passage for each of its wordpieces, stop words left out: 0.430 in 2,000 paragraphs of SQuAD of
+# 151 wordpieces, 0.428 in as many passages of Wikipedia of 134.
+_WORDS_A_WORDPIECE = 0.43
+_POSTING_BYTES = 4 + 4  # row and score
+# Term, row and count: as they were found, joined, and sorted, and the order that sorts them.
+_BUILT_POSTING_BYTES = 3 * (8 + 4 + 4) + 8
 
 
 def index_operations(rows: int, dimension: int, factory: str, train_size: int | None) -> float:
@@ -67,3 +73,29 @@ def built_index_bytes(rows: int, dimension: int, factory: str, train_size: int |
     if "IVF" not in factory:
         return index
     return _LISTS_GROWTH * index + min(train_size or rows, rows) * dimension * DTYPE_BYTES["float32"]
+
+
+def bm25_bytes(tokens: float) -> float:
+    """
+    Of a BM25 index on disk and mapped: its postings; the words themselves are few beside them.
+
+    Args:
+        tokens (`float`): Wordpieces of all passages.
+
+    Returns:
+        `float`
+    """
+    return tokens * _WORDS_A_WORDPIECE * _POSTING_BYTES
+
+
+def built_bm25_bytes(tokens: float) -> float:
+    """
+    Of a BM25 index in the memory of the process that builds it.
+
+    Args:
+        tokens (`float`): Wordpieces of all passages.
+
+    Returns:
+        `float`
+    """
+    return tokens * _WORDS_A_WORDPIECE * _BUILT_POSTING_BYTES

@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from realm_hf.data.passages.tokens import PassageTokens
     from realm_hf.models.modeling_realm import RealmEmbedder
 
-__all__ = ["embed_passages", "evaluating", "pad_passages", "shard"]
+__all__ = ["ROWS_A_WINDOW", "embed_passages", "evaluating", "pad_passages", "shard"]
 
-_ROWS_A_WINDOW = 16_384
+ROWS_A_WINDOW = 16_384
+"""Rows that are sorted by length and cut into batches together."""
 
 
 def shard(n: int, rank: int, world: int) -> slice:
@@ -145,8 +146,8 @@ def _check_fits(embedder: RealmEmbedder, passages: PassageTokens, out: np.ndarra
 
 def _batches(lengths: np.ndarray, max_tokens: int, min_tokens: int) -> Iterator[np.ndarray]:
     """Positions within `lengths`, batch by batch."""
-    for start in range(0, len(lengths), _ROWS_A_WINDOW):
-        window = lengths[start : start + _ROWS_A_WINDOW].tolist()
+    for start in range(0, len(lengths), ROWS_A_WINDOW):
+        window = lengths[start : start + ROWS_A_WINDOW].tolist()
         for chunk in plan_chunks(window, max_tokens, min_tokens):
             yield start + np.array(chunk)
 

@@ -7,11 +7,9 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, BertConfig, PreTrainedConfig
 
 from realm_hf.models.any_encoder import encoder_configuration, fields_of_encoder, positions_of
+from realm_hf.models.cut_lengths import MAX_PASSAGE_LENGTH, MAX_QUERY_LENGTH
+from realm_hf.registration import register_classes
 
-MAX_QUERY_LENGTH = 64
-"""Where queries and questions are cut by default: wordpieces, special tokens included (released with 96)."""
-MAX_PASSAGE_LENGTH = 288
-"""Where passages are cut by default: wordpieces, title and special tokens included (section 4.3 of the paper)."""
 _READER_QUESTION_LENGTH = 32
 
 _MOST_LABELS = 10_000
@@ -204,5 +202,7 @@ def _check_bounds(content: Mapping[str, Any]) -> None:
     if max(labels) > _MOST_LABELS:
         raise ValueError(f"The configuration has {max(labels)} labels; at most {_MOST_LABELS} are read.")
 
+
+register_classes(RealmConfig)
 
 __all__ = ["MAX_PASSAGE_LENGTH", "MAX_QUERY_LENGTH", "RealmConfig"]

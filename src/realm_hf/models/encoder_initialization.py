@@ -122,9 +122,11 @@ class FromEncodersModel(FromBertModel):
         config = _realm_config(configs, with_score_scale(overrides))
         start = EncoderStart(
             embedder=_load(given["embedder"], configs["embedder"], AutoModel) if embedder is not None else None,
-            encoder=_load_encoder(given["encoder"], configs["encoder"], cls.parts, seed, new_head)
-            if encoder
-            else None,
+            encoder=(
+                _load_encoder(given["encoder"], configs["encoder"], cls.parts, seed, new_head)
+                if encoder is not None
+                else None
+            ),
             seed=seed,
             modules=modules,
         )

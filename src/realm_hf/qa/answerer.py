@@ -17,7 +17,7 @@ from realm_hf.data.passages.build import NULL_PASSAGE, PassageStore
 from realm_hf.data.reader_batch import encode_questions
 from realm_hf.data.vocabulary import SpecialTokens, require_fast_tokenizer
 from realm_hf.index.base import ABSENT
-from realm_hf.models.configuration_realm import MAX_QUERY_LENGTH
+from realm_hf.models.cut_lengths import MAX_QUERY_LENGTH
 from realm_hf.models.host_facts import RowFacts
 from realm_hf.models.losses import relevance_scores
 from realm_hf.models.precision import in_float64

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import AutoTokenizer, Pipeline
 
 from realm_hf.models.modeling_realm_qa import RealmForOpenQA
-from realm_hf.qa.task import TASK
+from realm_hf.registration import TASK
 
 if TYPE_CHECKING:
     from realm_hf.retriever.retriever import RealmRetriever

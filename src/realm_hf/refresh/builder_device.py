@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from realm_hf.models.ragged_encoding import CHUNK_TOKENS
+from realm_hf.refresh.builder_options import devices_of
 from realm_hf.refresh.builder_process import builder_environment
 from realm_hf.refresh.rank_group import RankGroup
 
@@ -37,15 +38,19 @@ def check_builder_device(device: str, needed_bytes: int = 0) -> None:
     Refuse a builder's device on which a build would fail.
 
     Args:
-        device (`str`): As `builder_device`.
+        device (`str`): As `builder_device`: one, or several with commas between them.
         needed_bytes (`int`, *optional*, defaults to 0): Memory that a build takes there, see [`build_bytes`].
 
     Raises:
         ValueError: Torch does not know it, this machine does not have it, nothing can be computed there, or too little
             of its memory is free. The message says what to give instead.
     """
-    if known_device(device).type == "cpu":
-        return
+    for one in devices_of(device):
+        if known_device(one).type != "cpu":
+            _try(one, needed_bytes)
+
+
+def _try(device: str, needed_bytes: int) -> None:
     try:
         trial = subprocess.run(
             [sys.executable, "-c", _TRIAL, device],

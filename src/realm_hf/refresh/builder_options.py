@@ -48,6 +48,11 @@ class BuilderOptions:
         return cls(**{field.name: getattr(parsed, field.name) for field in fields(cls)})
 
 
+def devices_of(device: str) -> list[str]:
+    """The devices of a trainer's builder: names with commas between them, `"cuda:1,cuda:2"`."""
+    return [name.strip() for name in device.split(",")]
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """
     Add the options of a builder to a parser.

@@ -13,6 +13,7 @@ refresh.)
 Requests on standard input, answers on standard output, one a line:
 
     build NAME      ->  started NAME PID        a process was forked; its log is RUN/logs/NAME.log
+                                                (with several devices one for each: NAME-1, NAME-2 ... help NAME)
                         ended NAME STATUS       its exit code, or minus the signal that killed it
     stop, or end of file                        kill the build and end
 
@@ -36,7 +37,7 @@ from typing import NoReturn
 
 import realm_hf.data.passages.store
 import realm_hf.models.modeling_realm  # noqa: F401 - what a build needs is loaded before the fork
-from realm_hf.refresh.builder_options import BuilderOptions, add_arguments
+from realm_hf.refresh.builder_options import BuilderOptions, add_arguments, devices_of
 from realm_hf.refresh.parent_guard import ParentGuard
 
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
@@ -55,6 +56,7 @@ class BuilderServer:
         self.options = options
         self._trainer = trainer
         self._build: tuple[str, int] | None = None
+        self._helpers: dict[str, int] = {}
         self._unread = b""
 
     def serve(self) -> None:
@@ -78,12 +80,19 @@ class BuilderServer:
         return bool(received)
 
     def _fork(self, name: str) -> None:
+        device, *others = devices_of(self.options.device)
+        self._build = (name, self._start(name, device))
+        for number, other in enumerate(others, 1):
+            helper = f"{name}-{number}"
+            self._helpers[helper] = self._start(helper, other)
+        _answer(f"started {name} {self._build[1]}")
+
+    def _start(self, name: str, device: str) -> int:
         server = os.getpid()
         pid = os.fork()
         if pid == 0:
-            _build_and_exit(replace(self.options, name=name), server)
-        self._build = (name, pid)
-        _answer(f"started {name} {pid}")
+            _build_and_exit(replace(self.options, name=name, device=device), server)
+        return pid
 
     def _reap(self) -> None:
         if self._build is None:
@@ -92,14 +101,22 @@ class BuilderServer:
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:
             self._build = None
+            self._kill_helpers()  # of a build that is over, or that begins anew with all of them
             _answer(f"ended {name} {os.waitstatus_to_exitcode(status)}")
 
     def _kill_build(self) -> None:
         if self._build is not None:
-            name, pid = self._build
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-            (self.options.run / "heartbeats" / f"{name}.json").unlink(missing_ok=True)
+            self._kill(*self._build)
+            self._kill_helpers()
+
+    def _kill_helpers(self) -> None:
+        while self._helpers:
+            self._kill(*self._helpers.popitem())
+
+    def _kill(self, name: str, pid: int) -> None:
+        os.kill(pid, signal.SIGKILL)  # not waited for yet, so that the number is still its own
+        os.waitpid(pid, 0)
+        (self.options.run / "heartbeats" / f"{name}.json").unlink(missing_ok=True)
 
 
 def _answer(line: str) -> None:

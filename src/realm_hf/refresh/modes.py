@@ -150,7 +150,8 @@ class AsyncRefresher(SnapshotRefresher):
         accelerator (`Accelerator`): See [`StoreRefresher`].
         builder_threads (`int`, *optional*, defaults to 1): Processor threads of the builder.
         index_threads (`int`, *optional*, defaults to `builder_threads`): Those of its index.
-        builder_device (`str`, *optional*, defaults to `"cpu"`): Its device, such as `"cuda:1"`.
+        builder_device (`str`, *optional*, defaults to `"cpu"`): Its device, such as `"cuda:1"`, or several:
+            `"cuda:1,cuda:2"` has a process on each, which build one generation together.
         heartbeat_timeout (`float`, *optional*, defaults to 120.0): Seconds without progress after which a builder is
             killed and replaced.
         retry_seconds (`float`, *optional*, defaults to 1.0): See [`SnapshotRefresher`].
@@ -321,7 +322,8 @@ def make_refresher(
         build_threads (`int`, *optional*): Threads of the index where this process builds it, and training stands
             still; FAISS's own by default.
         index_threads (`int`, *optional*): Threads of the index in the builder ("async"); `builder_threads` by default.
-        builder_device (`str`, *optional*, defaults to `"cpu"`): The builder's device ("async").
+        builder_device (`str`, *optional*, defaults to `"cpu"`): The builder's device, or several with commas between
+            them ("async").
         keep_generations (`int`, *optional*, defaults to 2): How many of the newest generations stay on disk; `None`
             keeps all.
 

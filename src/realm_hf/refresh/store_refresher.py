@@ -18,7 +18,7 @@ from realm_hf.generations.manifest import newest_generation
 from realm_hf.generations.store import GenerationInfo, GenerationStore
 from realm_hf.refresh.background import Background
 from realm_hf.refresh.base import RefreshError, RefreshHealth, RefreshMode
-from realm_hf.refresh.build import build_generation
+from realm_hf.refresh.build import build_generation, builds_of, snapshot_of_build
 from realm_hf.refresh.rank_group import RankGroup
 from realm_hf.runs.directory import RunDirectory
 from realm_hf.runs.snapshots import (
@@ -186,10 +186,10 @@ class StoreRefresher:
             self.store.collect({served} | self.run.named_by_checkpoints(), keep_newest=keep_generations, place=place)
             behind = {snapshot_name(info.snapshot_step, info.epoch) for info in self.store.list()}
             collect_snapshots(self.run, behind)
-            for shards in self.run.shards.glob("*"):
-                # Left by ranks that were killed; without their snapshot nobody goes on with that build.
-                if not (self.run.snapshots / shards.name.rpartition("-")[0]).exists():
-                    retire_directory(shards, place)
+            for build in builds_of(self.store).glob("step-*"):
+                # Left by builders that were killed; without its snapshot nobody goes on with it.
+                if not (self.run.snapshots / snapshot_of_build(build)).exists():
+                    retire_directory(build, place)
         except (OSError, ValueError) as error:
             logger.warning("old generations could not be removed: %s", error)
 

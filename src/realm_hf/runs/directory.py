@@ -3,10 +3,9 @@
     RUN/run.json                what the run was created with, and its epoch
     RUN/passages/ tokenizer/    the corpus as token ids, and the tokenizer that made them
     RUN/snapshots/              embedder weights, each the source of one generation
-    RUN/index/                  immutable generations
+    RUN/index/                  immutable generations; below .builds those that builders are making
     RUN/checkpoints/            of the training loop
     RUN/heartbeats/ logs/       of the builders
-    RUN/shards/                 what ranks that build together hand to rank 0
     RUN/trainer.lock            who trains here
     RUN/terms/                  the place through which that trainer changes the run: see [`Term`]
 
@@ -238,11 +237,6 @@ class RunDirectory:
     def heartbeats(self) -> Path:
         """One file for each living builder."""
         return self.root / "heartbeats"
-
-    @property
-    def shards(self) -> Path:
-        """Shares of an index that ranks are building together; gone when it is built."""
-        return self.root / "shards"
 
     @property
     def logs(self) -> Path:

@@ -18,11 +18,10 @@ from pathlib import Path
 from transformers.utils import logging
 
 from realm_hf.storage.files import read_json, write_json
+from realm_hf.storage.processes import WorkMeter
 
 logger = logging.get_logger(__name__)
 
-# Processor seconds between two beats that count as work; the beating thread's own are not among them.
-_WORK_CPU_SECONDS = 0.01
 # Of a process that is watched from outside: more than one uses that only waits for a request.
 _WATCHED_CPU_SECONDS = 0.1
 # A file system that has gone away does not keep a builder from ending.
@@ -77,7 +76,7 @@ class Heartbeat:
         self.path = path
         self.interval = interval
         self._beat = Beat(counter=0, host=socket.gethostname(), pid=os.getpid(), phase="starting")
-        self._marks = 0
+        self._meter = WorkMeter()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
         self._thread.start()
@@ -85,12 +84,12 @@ class Heartbeat:
     def mark(self, phase: str, snapshot: str = "", done: int = 0, total: int = 0) -> None:
         """Record that work was done; cheap enough for every batch."""
         self._beat = replace(self._beat, phase=phase, snapshot=snapshot, done=done, total=total)
-        self._marks += 1
+        self._meter.mark()
 
     def report_failure(self, failures: int, error: str = "") -> None:
         """Record how many builds failed in a row and why the last one did, for whoever waits for one."""
         self._beat = replace(self._beat, failures=failures, error=error)
-        self._marks += 1
+        self._meter.mark()
 
     def stop(self) -> None:
         """End the thread and remove the file."""
@@ -99,11 +98,10 @@ class Heartbeat:
         self.path.unlink(missing_ok=True)
 
     def _run(self) -> None:
-        counter, marks, work = 0, -1, 0.0
+        counter = 0
         is_written = True
         while not self._ended.is_set():
-            now, marked = time.process_time() - time.thread_time(), self._marks
-            if marks != marked or now - work > _WORK_CPU_SECONDS:
+            if self._meter.has_moved():
                 try:
                     write_json(self.path, asdict(self._beat) | {"counter": counter + 1}, durable=False)
                 except OSError as error:
@@ -113,7 +111,8 @@ class Heartbeat:
                         )
                     is_written = False
                 else:
-                    counter, marks, work = counter + 1, marked, now
+                    counter += 1
+                    self._meter.note()
                     if not is_written:
                         logger.warning("the heartbeat is written again")
                     is_written = True

@@ -16,9 +16,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import platform
-import socket
-import subprocess
 import time
 import uuid
 from collections.abc import Iterator
@@ -31,94 +28,29 @@ from realm_hf.runs.errors import RunDirectoryError, RunLocked
 from realm_hf.runs.term import Term
 from realm_hf.storage.errors import explain_os_errors
 from realm_hf.storage.files import fsync_path, read_json
+from realm_hf.storage.processes import ProcessIdentity
 
 _GUARD_SECONDS = 30.0
 
 
-def boot_id() -> str:
-    """An identifier of this boot of this machine; process ids compare only within it."""
-    linux = Path("/proc/sys/kernel/random/boot_id")
-    if linux.exists():
-        return linux.read_text(encoding="ascii").strip()
-    if platform.system() == "Darwin":
-        answer = subprocess.run(["sysctl", "-n", "kern.bootsessionuuid"], capture_output=True, text=True, check=True)
-        return answer.stdout.strip()
-    return f"unknown-{uuid.uuid4().hex}"
-
-
-def pid_namespace() -> str:
-    """The container's process id namespace: the same boot may run many, each with a process 1 of its own."""
-    link = Path("/proc/self/ns/pid")
-    return str(link.readlink()) if link.exists() else "none"
-
-
-def process_start(pid: int) -> str | None:
-    """
-    When a process started, in the kernel's ticks since boot, or `None` if there is no such process.
-
-    Where /proc does not exist the answer for a living process is `""`: a recycled process id then counts as alive.
-    """
-    if Path("/proc/self/stat").exists():
-        try:
-            stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-        except (FileNotFoundError, ProcessLookupError):
-            return None
-        # The second field, the command in parentheses, may itself hold spaces and parentheses.
-        fields = stat.rpartition(")")[2].split()
-        return None if fields[0] in ("Z", "X") else fields[19]
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return None
-    except PermissionError:
-        return ""
-    return ""
-
-
 @dataclass(frozen=True)
-class LockHolder:
+class LockHolder(ProcessIdentity):
     """
-    Who holds the run.
+    Who holds the run: a process, with the fields of [`ProcessIdentity`].
 
     Args:
-        host (`str`): Host name.
-        pid (`int`): Process id on that host.
-        process_start (`str`): Its start time in the kernel's ticks: so that a recycled process id is not taken for the
-            holder.
-        boot_id (`str`): Boot of the host.
-        pid_namespace (`str`): Process id namespace (containers).
         term (`int`): Number of the holder's [`Term`].
         since (`str`): Time of acquisition, ISO 8601, UTC.
     """
 
-    host: str
-    pid: int
-    process_start: str
-    boot_id: str
-    pid_namespace: str
     term: int
     since: str
 
     @classmethod
     def of_this_process(cls, term: int) -> LockHolder:
         """This process as a holder."""
-        return cls(
-            host=socket.gethostname(),
-            pid=os.getpid(),
-            process_start=process_start(os.getpid()) or "",
-            boot_id=boot_id(),
-            pid_namespace=pid_namespace(),
-            term=term,
-            since=datetime.now(UTC).isoformat(timespec="seconds"),
-        )
-
-    def is_judged_from_here(self) -> bool:
-        """Whether this process can tell if the holder is alive: same host, same boot, same process id namespace."""
-        return (self.host, self.boot_id, self.pid_namespace) == (socket.gethostname(), boot_id(), pid_namespace())
-
-    def is_alive(self) -> bool:
-        """Whether the holder still runs; means something only if `is_judged_from_here()`."""
-        return process_start(self.pid) == self.process_start
+        since = datetime.now(UTC).isoformat(timespec="seconds")
+        return cls(**cls.fields_of_this_process(), term=term, since=since)  # type: ignore[arg-type]
 
 
 class TrainerLock:

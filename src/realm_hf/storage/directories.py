@@ -15,6 +15,7 @@ import re
 import shutil
 import uuid
 import weakref
+from collections.abc import Collection
 from pathlib import Path
 from typing import Self
 
@@ -24,8 +25,10 @@ __all__ = [
     "TWINS",
     "FileLock",
     "StagedDirectory",
+    "fsync_tree",
     "move_into",
     "remove_stale_staging",
+    "require_vacant",
     "retire_directory",
 ]
 
@@ -109,9 +112,8 @@ class StagedDirectory:
         return file
 
     def __enter__(self) -> Self:
-        taken = self.final.exists() and (not self.final.is_dir() or any(self.final.iterdir()))
-        if taken and not (self.replace and self.final.is_dir()):
-            raise self._occupied()
+        if not (self.replace and self.final.is_dir()):
+            require_vacant(self.final)
         self.final.parent.mkdir(parents=True, exist_ok=True)
         remove_stale_staging(self.final.parent, self.final.name)
         self._lock = self._take_lock()
@@ -139,12 +141,7 @@ class StagedDirectory:
             self._clean_up()
 
     def _publish(self) -> None:
-        synced = {file.path for file in self._files if file.is_synced}
-        for folder, _, names in os.walk(self.path):
-            for path in (Path(folder) / name for name in names):
-                if path not in synced:  # a library wrote it
-                    fsync_path(path)
-            fsync_path(Path(folder))
+        fsync_tree(self.path, {file.path for file in self._files if file.is_synced})
         if self.place is not None:
             # Libraries write into the directory, and make missing parents: had they written below `place`, they would
             # have made one anew that was taken away.
@@ -155,19 +152,38 @@ class StagedDirectory:
             self.path.rename(self.final)
         except OSError as error:
             if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):  # somebody was faster
-                raise self._occupied() from error
+                raise _occupied(self.final) from error
             raise
         fsync_path(self.final.parent)
-
-    def _occupied(self) -> FileExistsError:
-        return FileExistsError(
-            f"{self.final} already exists and is not empty: nothing is overwritten; load it or name another"
-        )
 
     def _clean_up(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
         self._lock_path.unlink(missing_ok=True)
         self._lock.release()
+
+
+def require_vacant(final: Path) -> None:
+    """
+    Refuse a place that holds something already; an empty directory may be there.
+
+    Raises:
+        FileExistsError: It does.
+    """
+    if final.exists() and (not final.is_dir() or any(final.iterdir())):
+        raise _occupied(final)
+
+
+def _occupied(final: Path) -> FileExistsError:
+    return FileExistsError(f"{final} already exists and is not empty: nothing is overwritten; load it or name another")
+
+
+def fsync_tree(path: Path, synced: Collection[Path] = ()) -> None:
+    """Fsync all files and directories below `path`, and itself; not the files in `synced`, which are already."""
+    for folder, _, names in os.walk(path):
+        for file in (Path(folder) / name for name in names):
+            if file not in synced:
+                fsync_path(file)
+        fsync_path(Path(folder))
 
 
 def retire_directory(path: Path, place: Path | None = None) -> None:

@@ -244,7 +244,9 @@ def check_files(root: Path, files: Mapping[str, Mapping[str, Any]], verify: bool
             raise ValueError(f"{file} does not have its recorded sha256: it was changed; build the store again")
 
 
-def read_description(path: Path, format_version: int, what: str, how: str) -> dict[str, Any]:
+def read_description(
+    path: Path, format_version: int, what: str, how: str, *, oldest: int | None = None
+) -> dict[str, Any]:
     """
     Read the description of a store of files, and compare the sizes of the files that it names.
 
@@ -253,6 +255,7 @@ def read_description(path: Path, format_version: int, what: str, how: str) -> di
         format_version (`int`): What this release reads.
         what (`str`): The store in words, e.g. `"sentences"`.
         how (`str`): How to get one, for messages.
+        oldest (`int`, *optional*, defaults to `format_version`): The oldest version that this release reads, too.
 
     Raises:
         FileNotFoundError: If there is no store.
@@ -261,7 +264,7 @@ def read_description(path: Path, format_version: int, what: str, how: str) -> di
     if not path.is_file():
         raise FileNotFoundError(f"{path.parent} holds no {what} ({path.name} is missing): {how}")
     info = read_json(path)
-    if info["format_version"] != format_version:
+    if info["format_version"] not in range(format_version if oldest is None else oldest, format_version + 1):
         raise ValueError(
             f"{path} has format_version {info['format_version']}, this release reads {format_version}: build it again"
         )

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from realm_hf.training.checkpoints import list_checkpoints
     from realm_hf.training.command_line import parse_arguments
     from realm_hf.training.data_order import permute
-    from realm_hf.training.evaluation import retrieval_ranks
     from realm_hf.training.inverse_cloze import InverseClozeTrainer
     from realm_hf.training.loop import TrainingLoop
     from realm_hf.training.masked_lm import MaskedLMTrainer
@@ -54,7 +53,6 @@ __all__ = [
     "parse_arguments",
     "permute",
     "resume_command",
-    "retrieval_ranks",
     "save_trained_model",
 ]
 
@@ -72,7 +70,6 @@ __getattr__, __dir__ = lazy_exports(
         "callbacks": ["RealmCallback"],
         "checkpoints": ["list_checkpoints"],
         "data_order": ["permute"],
-        "evaluation": ["retrieval_ranks"],
         "inverse_cloze": ["InverseClozeTrainer"],
         "loop": ["TrainingLoop"],
         "masked_lm": ["MaskedLMTrainer"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from realm_hf.models.configuration_realm import MAX_PASSAGE_LENGTH, MAX_QUERY_LENGTH
+from realm_hf.models.cut_lengths import MAX_PASSAGE_LENGTH, MAX_QUERY_LENGTH
 from realm_hf.runs.snapshot_schedule import SnapshotSchedule
 from realm_hf.training.candidate_counts import written_mix
 from realm_hf.training.loop_arguments import LoopArguments
@@ -127,7 +127,9 @@ class RefreshArguments(LoopArguments):
         metadata={"help": "CPU threads of the index; default: all cores where training does not need them."},
     )
     builder_threads: int = field(default=1, metadata={"help": "CPU threads of the builder process."})
-    builder_device: str = field(default="cpu", metadata={"help": "Device of the builder process, e.g. cuda:1."})
+    builder_device: str = field(
+        default="cpu", metadata={"help": "Device of the builder, e.g. cuda:1, or cuda:1,cuda:2."}
+    )
     keep_generations: int = field(
         default=2, metadata={"help": "Newest generations left on disk, with their snapshots; 0: all."}
     )

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["one_process_speaks", "unknown"]
+__all__ = ["in_one_line", "one_process_speaks", "unknown"]
 
 _ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 _MOST_NAMED = 20
@@ -37,6 +37,11 @@ def unknown(what: str, word: str, known: Iterable[str]) -> str:
     if near:
         hint = f"Did you mean {near[0]!r}?"
     return f"There is no {what} {word!r}. {hint}"
+
+
+def in_one_line(command: str, error: object) -> str:
+    """What a command says of an error; messages of libraries may have several lines."""
+    return f"{command}: {' '.join(str(error).split())}"
 
 
 def one_process_speaks(message: str) -> None:

@@ -23,14 +23,19 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from realm_hf.data.passages.build import PassageStore
+from realm_hf.data.questions.load import OpenQAExample
+from realm_hf.generations.embedding import embed_passages
 from realm_hf.models.host_facts import RowFacts
 from realm_hf.models.losses import full_precision
 from realm_hf.models.modeling_realm import RealmEmbedder, RealmForPreTraining
+from realm_hf.models.prompts import room_beside_prompt
 from realm_hf.models.transfer import to_device
+from realm_hf.retriever.retriever import RealmRetriever
 from realm_hf.training.arguments import InverseClozeTrainingArguments
 from realm_hf.training.data_order import DataOrder
 from realm_hf.training.optimization import make_accelerator
 from realm_hf.training.passage_training import PassageTraining
+from realm_hf.training.retrieval_evaluation import RetrievalQuestions
 from realm_hf.training.task import StepFigures
 
 
@@ -77,10 +82,14 @@ class ContrastiveTrainer(PassageTraining):
         passages ([`PassageStore`]): The passages.
         examples (`int`): Examples of one pass over the data.
         processing_class (`PreTrainedTokenizerBase`): The tokenizer that made the passages.
+        eval_retrieval (sequence of [`OpenQAExample`], *optional*): Questions with gold passages or answers: at each
+            evaluation they are searched for, see [`evaluate`].
+        eval_passages ([`PassageStore`], *optional*): What is searched then; by default `passages`.
         callbacks (`list` of [`~transformers.TrainerCallback`], *optional*): Called in order.
         accelerator (`accelerate.Accelerator`, *optional*): One to share; by default made from the arguments.
     """
 
+    args: InverseClozeTrainingArguments
     figures = ("loss", "accuracy")
 
     def __init__(
@@ -90,6 +99,8 @@ class ContrastiveTrainer(PassageTraining):
         passages: PassageStore,
         examples: int,
         processing_class: PreTrainedTokenizerBase,
+        eval_retrieval: Sequence[OpenQAExample] = (),
+        eval_passages: PassageStore | None = None,
         callbacks: Sequence[TrainerCallback] = (),
         accelerator: Accelerator | None = None,
     ):
@@ -101,7 +112,11 @@ class ContrastiveTrainer(PassageTraining):
         accelerator = accelerator or make_accelerator(args)
         args = args.resolved(examples, accelerator.num_processes)
         super().__init__(model, towers, args, Path(args.output_dir), accelerator, processing_class, callbacks)
-        self.passages = passages
+        self.passages, self.towers = passages, towers
+        room = room_beside_prompt(model.config, "query", args.max_query_length)
+        self.retrieval = RetrievalQuestions(
+            eval_retrieval, passages if eval_passages is None else eval_passages, processing_class, room
+        )
         self.scale = float(model.config.score_scale)
         self.order = DataOrder(examples, args.seed)
 
@@ -161,6 +176,23 @@ class ContrastiveTrainer(PassageTraining):
         # Each rank has both for the whole batch; they are summed all the same, so that all agree on one that is NaN.
         sums = torch.stack([loss.detach(), accuracy.to(loss)]) / self.world_size
         return StepFigures(sums, lambda t: {"loss": t[0], "accuracy": t[1], "data_seconds": data_seconds})
+
+    def evaluate(self) -> dict[str, float]:
+        """Recall and nDCG of `eval_retrieval`: the main process embeds all passages by the towers as they are now and
+        searches them exactly, while the others wait.
+
+        Returns:
+            `eval_recall_at_1`, `_5` and `_20` and `eval_ndcg_at_10`, between 0 and 1; empty without questions.
+        """
+        return self.on_main(self._retrieval_now, "evaluate the retrieval") if len(self.retrieval) else {}
+
+    def _retrieval_now(self) -> dict[str, float]:
+        asked = self.retrieval
+        with self.autocast():
+            embeddings = embed_passages(self.towers.embedder, asked.passages)
+        retriever = RealmRetriever(asked.passages, self.processing_class, embeddings=embeddings)
+        numbers = range(len(asked))
+        return asked.averages(asked.sums(self.towers.query_embedder, retriever, numbers=numbers, bf16=self.bf16))
 
     def _collate(self, positions: np.ndarray) -> dict[str, Any]:
         batch = self.batch_of(*self.order(positions))

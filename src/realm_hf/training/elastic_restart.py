@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import os
 
-import torch
-import torch.distributed as dist
-from accelerate.utils import parse_flag_from_env
-
 
 def restarted_by_launcher() -> bool:
     """Whether an elastic launcher (`torchrun --max-restarts`) has started this process anew after a failure."""
@@ -23,11 +19,14 @@ def meet_restarted_ranks(use_cpu: bool) -> None:
     Args:
         use_cpu (`bool`): Whether the run trains on the CPU, over gloo.
     """
-    if (
-        not restarted_by_launcher()
-        or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-        or dist.is_initialized()
-    ):
+    if not restarted_by_launcher() or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return
+    # Here, because arguments ask above whether this is a restart, and are read without torch.
+    import torch
+    import torch.distributed as dist
+    from accelerate.utils import parse_flag_from_env
+
+    if dist.is_initialized():
         return
     on_cpu = use_cpu or parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])

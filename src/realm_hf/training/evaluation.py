@@ -1,28 +1,23 @@
-"""Held-out figures: masked sentences (loss, utility, null mass), questions (recall), and examples to look at."""
+"""Held-out figures of masked sentences (loss, utility, null mass), and examples to look at."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from realm_hf.data.passages.store import NULL_PASSAGE
-from realm_hf.models.configuration_realm import MAX_QUERY_LENGTH
 from realm_hf.models.host_facts import PreTrainingFacts
 from realm_hf.models.transfer import to_device
-from realm_hf.training.prefetch import encode_queries
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from realm_hf.data.collators import PreTrainingCollator
     from realm_hf.data.masking import MaskedQuery
     from realm_hf.data.passages.build import PassageStore
     from realm_hf.models.modeling_outputs import RealmForPreTrainingOutput
-    from realm_hf.models.modeling_realm import RealmEmbedder, RealmForPreTraining
-    from realm_hf.retriever.retriever import RealmRetriever
+    from realm_hf.models.modeling_realm import RealmForPreTraining
 
 SUMS = ("loss", "retrieval_utility", "null_mass", "entropy", "examples", "tokens")
 
@@ -67,73 +62,6 @@ def means(sums: Sequence[float], prefix: str = "") -> dict[str, float]:
     examples = max(1.0, named["examples"])
     averaged = {name: named[name] / examples for name in ("retrieval_utility", "null_mass", "entropy")}
     return {f"{prefix}{name}": value for name, value in {"loss": named["loss"], **averaged}.items()}
-
-
-def retrieval_ranks(
-    embedder: RealmEmbedder,
-    tokenizer: PreTrainedTokenizerBase,
-    retriever: RealmRetriever,
-    questions: Sequence[str],
-    gold_rows: Sequence[int | Collection[int]],
-    depth: int = 20,
-    *,
-    batch_size: int = 64,
-    max_length: int = MAX_QUERY_LENGTH,
-) -> np.ndarray:
-    """The rank, from 0, at which each question's passage is retrieved.
-
-    Args:
-        embedder ([`RealmEmbedder`]): The query tower; the retriever's index must come from the same weights.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): Its tokenizer.
-        retriever ([`RealmRetriever`]): Over the passages.
-        questions (`Sequence[str]`): The questions as text.
-        gold_rows (`list` of `int` or of `list[int]`): For each the row, or the rows, that answer it; a passage of the
-            same text counts as the same.
-        depth (`int`, *optional*, defaults to `20`): Passages looked at.
-        batch_size (`int`, *optional*, defaults to `64`): Questions encoded and searched at once.
-        max_length (`int`, *optional*, defaults to `64`): A longer question is cut, special tokens included.
-
-    Returns:
-        int64 `[Q]`; `depth` where the passage is not among the first `depth`.
-
-    Raises:
-        ValueError: There is no question, or not one answer for each.
-    """
-    if not questions or len(questions) != len(gold_rows):
-        raise ValueError(
-            f"{len(questions)} questions and {len(gold_rows)} gold rows: give one for each, at least one."
-        )
-    groups = retriever.passages.duplicate_groups
-    gold = [groups[np.atleast_1d(list(g) if isinstance(g, Collection) else g)] for g in gold_rows]
-    ranks = np.full(len(questions), depth)
-    for start in range(0, len(questions), batch_size):
-        texts = list(questions[start : start + batch_size])
-        ids = tokenizer(texts, truncation=True, max_length=max_length)["input_ids"]
-        tokens = [np.asarray(i, np.int64) for i in ids]
-        queries = encode_queries(embedder, tokens)
-        rows = np.asarray(retriever.retrieve(queries, depth, token_ids=tokens, null_passage=False).rows)
-        found = np.where(rows >= 0, groups[np.maximum(rows, 0)], -1)
-        for offset, each in enumerate(found):
-            hits = np.flatnonzero(np.isin(each, gold[start + offset]))
-            if len(hits):
-                ranks[start + offset] = hits[0]
-    return ranks
-
-
-def retrieval_recall(
-    embedder: RealmEmbedder,
-    tokenizer: PreTrainedTokenizerBase,
-    retriever: RealmRetriever,
-    questions: Sequence[str],
-    gold_rows: Sequence[int | Collection[int]],
-    ks: Sequence[int] = (1, 5, 20),
-) -> dict[int, float]:
-    """How often a question's passage is among the first k that are retrieved for it: k -> recall between 0 and 1.
-
-    The other arguments, and the errors, are those of [`retrieval_ranks`].
-    """
-    ranks = retrieval_ranks(embedder, tokenizer, retriever, questions, gold_rows, max(ks))
-    return {k: float((ranks < k).mean()) for k in ks}
 
 
 def explain(

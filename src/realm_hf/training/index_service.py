@@ -16,6 +16,7 @@ from realm_hf.generations.store import GenerationError, GenerationStore
 from realm_hf.models.fingerprints import state_fingerprint
 from realm_hf.refresh.base import Refresher
 from realm_hf.refresh.builder_device import build_bytes, check_on_all_ranks
+from realm_hf.refresh.builder_options import devices_of
 from realm_hf.refresh.modes import make_refresher
 from realm_hf.refresh.schedule import RefreshScheduler
 from realm_hf.refresh.swap import Swap, SwapCoordinator
@@ -241,11 +242,12 @@ class IndexService:
 
     def _forecast_on_card(self, first: GenerationInfo) -> BuildForecast | None:
         """On the main process, with a builder on a card like those that have just built the first index together."""
-        device = self.args.builder_device
-        alike = self.args.refresh == "async" and torch.device(device).type == self.accelerator.device.type != "cpu"
+        devices = devices_of(self.args.builder_device)
+        alike = self.args.refresh == "async" and torch.device(devices[0]).type == self.accelerator.device.type != "cpu"
         if not alike or not self.accelerator.is_main_process:
             return None
-        return self._forecast_of(first.build_seconds * self.accelerator.num_processes, device)
+        seconds = first.build_seconds * self.accelerator.num_processes / len(devices)
+        return self._forecast_of(seconds, self.args.builder_device)
 
     def _forecast_of(self, seconds: float, builder: str) -> BuildForecast:
         args = self.args

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from realm_hf.data.passages.store import PassageStore
 from realm_hf.runs.directory import RunDirectory
-from realm_hf.runs.records import EVALUATION_PREFIX
 from realm_hf.training.adopted_index import adopt_newest_generation
 from realm_hf.training.checkpoints import save_model
 from realm_hf.training.loop import TrainingLoop
-from realm_hf.training.retrieval_evaluation import FIGURES, RetrievalQuestions
+from realm_hf.training.retrieval_evaluation import RetrievalQuestions
 from realm_hf.training.run_retriever import name_model, save_run_retriever, staged_model
 
 if TYPE_CHECKING:
@@ -123,8 +122,7 @@ class IndexedTrainer(TrainingLoop):
                     return questions.sums(tower, served.retriever, numbers=own, bf16=self.bf16)
 
             sums = self.sum_over_ranks(self.together("evaluate the retrieval", measure))
-            figures = {f"{EVALUATION_PREFIX}{n}": s / len(questions) for n, s in zip(FIGURES, sums, strict=True)}
-            self._retrieved = now, figures
+            self._retrieved = now, questions.averages(sums)
         return dict(self._retrieved[1])
 
     def retrieval_after_swap(self, tower: RealmEmbedder) -> dict[str, Any]:

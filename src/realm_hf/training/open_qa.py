@@ -37,7 +37,6 @@ from realm_hf.models.modeling_realm_qa import RealmForOpenQA
 from realm_hf.models.prompts import room_beside_prompt
 from realm_hf.models.transfer import to_device
 from realm_hf.qa.answerer import QuestionAnswerer
-from realm_hf.qa.answers import Answer
 from realm_hf.retriever.candidates import CandidateSource
 from realm_hf.retriever.retriever import RealmRetriever
 from realm_hf.runs.directory import RunDirectory
@@ -51,10 +50,11 @@ from realm_hf.training.index_service import IndexService
 from realm_hf.training.indexed_trainer import IndexedTrainer
 from realm_hf.training.open_qa_arguments import OpenQATrainingArguments
 from realm_hf.training.open_qa_beam import AnsweredBeam, BeamSearch
-from realm_hf.training.open_qa_evaluation import judge
+from realm_hf.training.open_qa_evaluation import answered
 from realm_hf.training.open_qa_step import SUMS, OpenQAStep, means
 from realm_hf.training.optimization import make_accelerator
 from realm_hf.training.prefetch import LiveIndex
+from realm_hf.training.retrieval_evaluation import RetrievalQuestions
 from realm_hf.training.swap_probes import SwapProbes
 from realm_hf.training.task import StepFigures
 
@@ -76,6 +76,8 @@ class OpenQATrainer(IndexedTrainer):
         passages ([`PassageStore`]): The knowledge corpus.
         passage_embedder ([`RealmEmbedder`], *optional*): The passage tower, where it is not the query tower as `model`
             has it now.
+        eval_retrieval (sequence of [`OpenQAExample`], *optional*): Questions with gold passages or answers: at each
+            evaluation and swap the served index is asked for them, see [`~IndexedTrainer.evaluate_retrieval`].
         index_from (`str`, *optional*): A run directory, such as that of pre-training, whose newest generation serves
             as the index if it comes from these passages and this passage tower. By default an index is built before
             the first step.
@@ -107,6 +109,7 @@ class OpenQATrainer(IndexedTrainer):
         processing_class: PreTrainedTokenizerBase,
         passages: PassageStore,
         passage_embedder: RealmEmbedder | None = None,
+        eval_retrieval: Sequence[OpenQAExample] = (),
         index_from: str | Path | None = None,
         callbacks: Sequence[TrainerCallback] = (),
         run: RunDirectory | str | Path | None = None,
@@ -150,6 +153,8 @@ class OpenQATrainer(IndexedTrainer):
         wide = 1 if args.freeze_retriever and args.searcher_beam_size is None else config.searcher_beam_size
         self.search = BeamSearch(finder, wide, config.reader_beam_size, model.reader_length, reading_source)
         self._answerless = AnswerlessWatch(args, self.search.wide, self.search.read)
+        asked = list(eval_retrieval)[: args.max_eval_questions]
+        self.retrieval = RetrievalQuestions(asked, passages, processing_class, self._question_room)
         probes = self._encode([example.question for example in self.eval_dataset[: args.probe_queries]])
         swaps = SwapProbes(probes, self.search.read)
         self.index = IndexService(self.run, passages, processing_class, args, self.accelerator, swaps)
@@ -183,9 +188,12 @@ class OpenQATrainer(IndexedTrainer):
 
     def _encode(self, questions: list[str]) -> list[np.ndarray]:
         """`[CLS] question [SEP]` of each, cut to `max_query_length`."""
-        config, most = self.model.config, self.args.max_query_length
-        most = room_beside_prompt(config, "query", min(most, config.max_position_embeddings))
-        return encode_questions(questions, self.processing_class, self.special_tokens, most)
+        return encode_questions(questions, self.processing_class, self.special_tokens, self._question_room)
+
+    @property
+    def _question_room(self) -> int:
+        config = self.model.config
+        return room_beside_prompt(config, "query", min(self.args.max_query_length, config.max_position_embeddings))
 
     # One step
 
@@ -211,11 +219,7 @@ class OpenQATrainer(IndexedTrainer):
         """Forward and backward over all micro-batches of this rank, normalised by the questions of all ranks."""
         args = self.args
         micro_batches = step_positions(
-            self.cursor,
-            args.per_device_train_batch_size,
-            args.gradient_accumulation_steps,
-            self.rank,
-            self.world_size,
+            self.cursor, args.per_device_train_batch_size, args.gradient_accumulation_steps, self.rank, self.world_size
         )
         sums, seconds = torch.zeros(len(SUMS), device=self.device), np.zeros(2)
         last = len(micro_batches) - 1
@@ -265,7 +269,8 @@ class OpenQATrainer(IndexedTrainer):
         if self.args.refresh == "off" or step >= self.args.max_steps:
             return {}
         event = self.index.after_step(step, self.model.embedder, self.stop_requested.is_set)
-        return {"building": self.index.is_building, "events": [] if event is None else [event]}
+        found = {} if event is None else self.retrieval_after_swap(self.model.embedder)
+        return {"building": self.index.is_building, "events": [] if event is None else [event], **found}
 
     def loop_state(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         """The served generation, a snapshot still to be built, and what was best."""
@@ -278,10 +283,12 @@ class OpenQATrainer(IndexedTrainer):
 
         Returns:
             `eval_exact_match` (regex match where the answers are regular expressions) and `eval_answer_recall` (how
-            often a passage that was read holds an answer), both between 0 and 1; empty without such questions.
+            often a passage that was read holds an answer), both between 0 and 1, where there are such questions; and
+            what `evaluate_retrieval` returns.
         """
+        found = self.evaluate_retrieval(self.model.embedder)
         if not self.eval_dataset:
-            return {}
+            return found
         generation, own = self.together("evaluate", self._evaluate_own)
         matched, recalled, asked = self.sum_over_ranks(own)
         metrics = {"eval_exact_match": matched / asked, "eval_answer_recall": recalled / asked}
@@ -289,7 +296,7 @@ class OpenQATrainer(IndexedTrainer):
             self.on_main(lambda: self.best.save(self.model, self.term), "keep the best weights")
             self._keep_best_index()
         self.ends_early = self.best.exhausted
-        return metrics
+        return {**metrics, **found}
 
     def _evaluate_own(self) -> tuple[str, list[float]]:
         """The generation that was searched, and of this rank's questions the right ones, those whose passages hold an
@@ -298,8 +305,7 @@ class OpenQATrainer(IndexedTrainer):
         own = self.eval_dataset[self.rank :: self.world_size]
         with self.index.reading() as served, self.autocast():
             generation = served.name
-            answers = self.answer(served.retriever, [example.question for example in own])
-        return generation, judge(own, answers, self.search.finder)
+            return generation, answered(own, self._answerer(served.retriever), self.search.finder)
 
     def _keep_best_index(self) -> None:
         """Lease the generation that the best weights searched: no collection takes it before the model is written."""
@@ -308,16 +314,12 @@ class OpenQATrainer(IndexedTrainer):
             with suppress(GenerationNotFoundError):  # `finish` says so
                 self._best_index.enter_context(self.index.keep(self.best.generation))
 
-    def answer(self, retriever: RealmRetriever, questions: list[str]) -> list[Answer]:
-        """Answer questions as the model would when it is done; the training mode is restored."""
-        answerer = QuestionAnswerer(
-            self.model,
-            retriever,
-            self.processing_class,
-            batch_size=self.args.per_device_eval_batch_size,
-            max_question_length=self.args.max_query_length,
+    def _answerer(self, retriever: RealmRetriever) -> QuestionAnswerer:
+        """Answers as the model would when it is done; restores the training mode."""
+        size, most = self.args.per_device_eval_batch_size, self.args.max_query_length
+        return QuestionAnswerer(
+            self.model, retriever, self.processing_class, batch_size=size, max_question_length=most
         )
-        return answerer(questions)
 
     def write_result(self) -> None:
         """RUN/model: the best weights so far and the tokenizer; `finish` adds what they search."""

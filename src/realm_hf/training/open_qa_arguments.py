@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from realm_hf.models.configuration_realm import MAX_QUERY_LENGTH
+from realm_hf.models.cut_lengths import MAX_QUERY_LENGTH
 from realm_hf.training.arguments import RefreshArguments, RefreshMode
 from realm_hf.training.candidate_counts import written_mix
 

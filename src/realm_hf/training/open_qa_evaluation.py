@@ -9,11 +9,13 @@ import numpy as np
 from realm_hf.data.questions.answer_finder import AnswerFinder
 from realm_hf.data.questions.load import OpenQAExample
 from realm_hf.data.questions.matching import exact_match, regex_match
+from realm_hf.qa.answerer import QuestionAnswerer
 from realm_hf.qa.answers import Answer
 
 
-def judge(examples: Sequence[OpenQAExample], answers: Sequence[Answer], finder: AnswerFinder) -> list[float]:
+def answered(examples: Sequence[OpenQAExample], answerer: QuestionAnswerer, finder: AnswerFinder) -> list[float]:
     """How many answers are right, for how many questions a passage that was read holds one, and how many there are."""
+    answers = answerer([example.question for example in examples])
     pairs = list(zip(examples, answers, strict=True))
     right = sum(is_right(example, answer) for example, answer in pairs)
     held = sum(holds_answer(example, answer, finder) for example, answer in pairs)

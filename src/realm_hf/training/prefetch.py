@@ -76,7 +76,7 @@ class MaskedExamples:
     def visit(self, row: int, epoch: int) -> MaskedQuery | Skip:
         """Sentence `row` as it is masked in `epoch`: the same whoever asks, and whenever."""
         sentence = self.sentences[row]
-        kept = slice(None) if self.recurring is None else self.recurring.kept(int(self.sentences.indices[row]))
+        kept = slice(None) if self.recurring is None else self.recurring.kept(self.sentences.row_of(row))
         return mask_example(
             sentence.input_ids,
             sentence.spans[kept],

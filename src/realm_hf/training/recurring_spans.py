@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from realm_hf.data.passages.recurring import RecurringSpans
 from realm_hf.data.passages.store import PassageStore
+from realm_hf.data.questions.load import OpenQAExample
 from realm_hf.data.recurring_span_queries import RecurringSpanCollator, RecurringSpanDataset
 from realm_hf.models.losses import inverse_cloze_loss
 from realm_hf.models.modeling_realm import RealmEmbedder, RealmForPreTraining
@@ -33,6 +34,9 @@ class RecurringSpanTrainer(ContrastiveTrainer):
         recurring ([`RecurringSpans`]): Of them, see [`find_recurring_spans`].
         processing_class (`PreTrainedTokenizerBase`): The tokenizer that made the passages.
         rows (`np.ndarray`, *optional*): Train on these passage rows only, e.g. to hold others out.
+        eval_retrieval (sequence of [`OpenQAExample`], *optional*): Questions with gold passages or answers; see
+            [`~ContrastiveTrainer.evaluate`].
+        eval_passages ([`PassageStore`], *optional*): What is searched for them; by default `train_dataset`.
         callbacks (`list` of [`~transformers.TrainerCallback`], *optional*): Called in order; see
             [`RealmCallback`].
         accelerator (`accelerate.Accelerator`, *optional*): One to share; by default made from the arguments.
@@ -52,13 +56,25 @@ class RecurringSpanTrainer(ContrastiveTrainer):
         recurring: RecurringSpans,
         processing_class: PreTrainedTokenizerBase,
         rows: np.ndarray | None = None,
+        eval_retrieval: Sequence[OpenQAExample] = (),
+        eval_passages: PassageStore | None = None,
         callbacks: Sequence[TrainerCallback] = (),
         accelerator: Accelerator | None = None,
     ):
         self.dataset = RecurringSpanDataset(
             train_dataset, recurring, processing_class, args.keep_probability, args.seed, rows
         )
-        super().__init__(model, args, train_dataset, len(self.dataset), processing_class, callbacks, accelerator)
+        super().__init__(
+            model,
+            args,
+            train_dataset,
+            len(self.dataset),
+            processing_class,
+            eval_retrieval,
+            eval_passages,
+            callbacks,
+            accelerator,
+        )
         self.collator = RecurringSpanCollator(
             train_dataset,
             room_beside_prompt(model.config, "query", args.max_query_length),

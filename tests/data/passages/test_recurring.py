@@ -2,9 +2,8 @@
 
 import numpy as np
 import pytest
-from datasets import Dataset
+from tiny_worlds import store_of
 
-from realm_hf.data import passages_from_rows
 from realm_hf.data.passages.recurring import RecurringSpans, articles_of, find_recurring_spans
 
 ROWS = [
@@ -19,9 +18,8 @@ ROWS = [
 
 
 @pytest.fixture(scope="module")
-def store(tokenizer, tmp_path_factory):
-    rows = Dataset.from_dict({"title": [title for title, _ in ROWS], "text": [text for _, text in ROWS]})
-    return passages_from_rows(rows, tokenizer, tmp_path_factory.mktemp("recurring") / "passages", max_length=96)
+def store(tmp_path_factory):
+    return store_of(ROWS, tmp_path_factory.mktemp("recurring") / "passages", max_length=96)
 
 
 def found_in(store, tokenizer, **settings):
@@ -74,8 +72,7 @@ def test_they_come_back_from_their_file_and_only_for_their_passages(store, token
     again = RecurringSpans.load(tmp_path / "recurring.npz", store)
     for name in ("offsets", "rows", "starts", "lengths"):
         assert np.array_equal(getattr(again, name), getattr(spans, name))
-    rows = Dataset.from_dict({"title": ["a"], "text": ["Other words."]})
-    other = passages_from_rows(rows, tokenizer, tmp_path / "other")
+    other = store_of([("a", "Other words.")], tmp_path / "other")
     with pytest.raises(ValueError, match="holds recurring spans of passages"):
         RecurringSpans.load(tmp_path / "recurring.npz", other)
     assert len(find_recurring_spans(other, tokenizer)) == 0

@@ -1,41 +1,34 @@
 """Builds a [`PassageStore`]: documents -> packed passages, or ready-made passages taken as they are.
 
-`datasets.map` does the work in `num_proc` processes into a temporary Arrow file; one pass over that file then writes
-the flat arrays. Memory stays bounded by a batch (plus 20 bytes a passage), and a killed build leaves no half store.
+Ranges of documents are packed by `num_proc` processes, and by all others that make the same call on nodes that share
+the directory; one of them joins the parts. Memory stays bounded by a batch (plus 40 bytes a passage while they are
+joined). A killed build leaves no half store, and the next one goes on from its finished ranges.
 """
 
-import hashlib
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-from datasets import Dataset, Features, List, Value
-from datasets.arrow_writer import ArrowWriter
+from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from realm_hf.data.documents import check_documents
-from realm_hf.data.flat_arrays import RaggedWriter
-from realm_hf.data.passages.packing import COUNTS, LONGEST_WORD, PassagePacker
-from realm_hf.data.passages.store import FORMAT_VERSION, NULL_PASSAGE, PassageStore
-from realm_hf.data.splitter import Splitter, split_sentences
+from realm_hf.data.passages.packing import LONGEST_WORD, PassagePacker
+from realm_hf.data.passages.parts import DOCUMENTS_A_BATCH, join_parts, packed_features, write_part
+from realm_hf.data.passages.store import NULL_PASSAGE, PassageStore
+from realm_hf.data.ranges import Part, build_in_ranges, helpers_for
+from realm_hf.data.splitter import Splitter, split_sentences, splitter_key
 from realm_hf.data.vocabulary import SpecialTokens, require_fast_tokenizer, token_dtype, tokenizer_fingerprint
-from realm_hf.models.configuration_realm import MAX_PASSAGE_LENGTH
-from realm_hf.storage.directories import StagedDirectory
+from realm_hf.models.cut_lengths import MAX_PASSAGE_LENGTH
 from realm_hf.storage.errors import explain_os_errors
-from realm_hf.storage.files import describe_files, json_sha256, write_json
+from realm_hf.storage.files import write_json
 
 __all__ = ["NULL_PASSAGE", "PassageStore", "build_passages", "passages_from_rows"]
 
 logger = logging.get_logger(__name__)
-
-_ROW_FEATURES = Features({"title": Value("large_string"), "text": Value("large_string"), "document": Value("int64")})
-_DOCUMENTS_A_BATCH = 64
 
 
 def build_passages(
@@ -69,7 +62,7 @@ def build_passages(
         title_column (`str` or `None`, *optional*, defaults to `"title"`): Column of the title; `None` for none.
         text_column (`str`, *optional*, defaults to `"text"`): Column of the text.
         num_proc (`int`, *optional*, defaults to 1): Processes that split and tokenize. The result does not depend on
-            it.
+            it, nor on how many others make the same call at this time on nodes that share the directory.
         splitter (`Splitter`, *optional*): Text -> character spans of its sentences.
 
     Returns:
@@ -78,6 +71,8 @@ def build_passages(
     Raises:
         ValueError: If the corpus is empty, a column is missing, or no passage is left.
         FileExistsError: If `output_dir` already holds something.
+        OSError: The disk is full or read-only. The ranges that were ready stay beside `output_dir`, and the next call
+            goes on from them.
     """
     packer = PassagePacker(tokenizer, max_length, min_sentences, title_column, text_column, splitter)
     return _build(documents, packer, Path(output_dir), num_proc)
@@ -109,195 +104,85 @@ def _build(documents: Dataset, packer: PassagePacker, output_dir: Path, num_proc
     require_fast_tokenizer(packer.tokenizer)
     if packer.max_length < 8:
         raise ValueError(f"max_length is {packer.max_length}: at least 8 wordpieces are needed for a title and a body")
-    with explain_os_errors("write the passages into", output_dir), StagedDirectory(output_dir) as staged:
-        work = staged.path
-        packed_file = work / "packed.arrow"
+    key = {
+        "kind": "passages",
+        "tokenizer": tokenizer_fingerprint(packer.tokenizer),
+        "max_length": packer.max_length,
+        "min_sentences": packer.min_sentences,
+        "columns": [packer.title_column, packer.text_column],
+        "splitter": splitter_key(packer.splitter),
+        "whole": packer.whole,
+    }
+    helpers = helpers_for(len(documents), num_proc)
+    with explain_os_errors("write the passages into", output_dir):
+        build_in_ranges(
+            documents,
+            output_dir,
+            key=key,
+            prepare=_PackRange(packer, num_proc=1 if helpers else num_proc),
+            join=_JoinRanges(packer),
+            helpers=helpers,
+        )
+    store = PassageStore(output_dir)
+    _report(store.statistics, output_dir)
+    return store
+
+
+@dataclass
+class _PackRange:
+    """Documents of a range -> a part."""
+
+    packer: PassagePacker
+    num_proc: int
+
+    def __call__(self, documents: Dataset, first: int, folder: Path) -> dict[str, Any]:
+        dtype = token_dtype(len(self.packer.tokenizer))
         packed = documents.map(
-            packer,
+            self.packer,
             batched=True,
-            batch_size=_DOCUMENTS_A_BATCH,
-            writer_batch_size=_DOCUMENTS_A_BATCH,
-            num_proc=num_proc if num_proc > 1 else None,
+            batch_size=DOCUMENTS_A_BATCH,
+            writer_batch_size=DOCUMENTS_A_BATCH,
+            num_proc=self.num_proc if self.num_proc > 1 else None,
             remove_columns=documents.column_names,
-            features=packed_features(token_dtype(len(packer.tokenizer))),
-            cache_file_name=str(packed_file),
+            features=packed_features(dtype),
+            cache_file_name=str(folder / "packed.arrow"),
             load_from_cache_file=False,
             # Nothing is looked up by it; without it, `datasets` would pickle and hash the tokenizer.
             new_fingerprint=f"realm-packed-{documents._fingerprint}",
             desc="Packing passages",
         )
-        info = write_store(
-            _arrow_batches(packed),
+        facts = write_part(_arrow_batches(packed), folder, dtype=dtype, first_document=first)
+        for leftover in folder.glob("packed*.arrow"):
+            leftover.unlink()
+        return facts
+
+
+@dataclass
+class _JoinRanges:
+    """Parts of all ranges -> the store."""
+
+    packer: PassagePacker
+
+    def __call__(self, parts: Sequence[Part], work: Path) -> None:
+        packer = self.packer
+        info = join_parts(
+            parts,
             work,
-            documents=len(packed),
             tokenizer_name=tokenizer_fingerprint(packer.tokenizer),
             special_tokens=SpecialTokens.from_tokenizer(packer.tokenizer),
             dtype=token_dtype(len(packer.tokenizer)),
             max_length=packer.max_length,
             if_none=f"check the text column {packer.text_column!r} and min_sentences={packer.min_sentences}",
         )
-        for leftover in work.glob("packed*.arrow"):
-            leftover.unlink()
         write_json(work / "passages.json", info, durable=False)
-    _report(info, output_dir)
-    return PassageStore(output_dir)
-
-
-def packed_features(dtype: np.dtype) -> Features:
-    """One row a document. `List` offsets are 32-bit, which is ample for the passages of one batch of documents."""
-    tokens, number = List(Value(dtype.name)), List(Value("int64"))
-    columns: dict[str, Any] = {
-        "title": Value("large_string"),
-        "texts": List(Value("large_string")),
-        "title_tokens": tokens,
-        "body_tokens": tokens,
-        "body_lengths": number,
-        "sentence_starts": number,
-        "sentence_counts": number,
-        "text_hashes": number,
-        "content_hashes": number,
-    }
-    return Features(columns | {name: Value("int64") for name in COUNTS})
-
-
-@dataclass
-class _ContentDigest:
-    """Running hash of what the store says, apart from how its files happen to be laid out."""
-
-    sha256: Any = field(default_factory=hashlib.sha256)
-
-    def update(self, *arrays: np.ndarray) -> None:
-        for array in arrays:
-            self.sha256.update(np.ascontiguousarray(array, np.int64).tobytes())
-
-
-def write_store(
-    batches: Iterable[pa.Table],
-    work: Path,
-    *,
-    documents: int,
-    tokenizer_name: str,
-    special_tokens: SpecialTokens,
-    dtype: np.dtype,
-    max_length: int,
-    if_none: str,
-) -> dict[str, Any]:
-    """
-    Stream packed documents into the flat arrays and the rows of a store.
-
-    Args:
-        batches (iterable of `pa.Table`): One row a document, with the columns of [`packed_features`]; a column
-            `document` gives each document another number than its place.
-        work (`Path`): The directory to write into.
-        documents (`int`): How many documents there are in all.
-        tokenizer_name (`str`): Fingerprint of the tokenizer.
-        special_tokens ([`SpecialTokens`]): Its special tokens.
-        dtype (`np.dtype`): Type of the ids.
-        max_length (`int`): Most wordpieces of a candidate input.
-        if_none (`str`): What to do if no passage comes out.
-
-    Returns:
-        `dict[str, Any]`: The content of `passages.json`, which the caller writes last.
-
-    Raises:
-        ValueError: If there is no passage.
-    """
-    names = ("title_tokens", "body_tokens", "sentence_starts")
-    writers = {name: RaggedWriter(work, name, dtype) for name in names}
-    counts: Counter[str] = Counter(dict.fromkeys(COUNTS, 0))
-    digest, text_hashes, first_document = _ContentDigest(), [], 0
-    rows_file = work / "packed_rows.arrow"
-    with ArrowWriter(path=str(rows_file), features=_ROW_FEATURES) as rows:
-        for batch in batches:
-            passages = pc.list_value_length(batch["texts"]).to_numpy()
-            of_document = np.repeat(np.arange(batch.num_rows), passages)
-            numbers = first_document + np.arange(batch.num_rows)
-            if "document" in batch.column_names:
-                numbers = batch["document"].to_numpy()
-            title_lengths = pc.list_value_length(batch["title_tokens"]).to_numpy()
-            body_lengths, sentence_counts = _flat(batch["body_lengths"]), _flat(batch["sentence_counts"])
-            titles = _repeat_rows(_flat(batch["title_tokens"]), title_lengths, passages)
-            writers["title_tokens"].append(titles, title_lengths[of_document])
-            writers["body_tokens"].append(_flat(batch["body_tokens"]), body_lengths)
-            writers["sentence_starts"].append(_flat(batch["sentence_starts"]), sentence_counts)
-            rows.write_table(
-                pa.table(
-                    {
-                        "title": batch["title"].take(pa.array(of_document)),
-                        "text": batch["texts"].combine_chunks().flatten(),
-                        "document": pa.array(numbers[of_document]),
-                    }
-                )
-            )
-            text_hashes.append(_flat(batch["text_hashes"]))
-            digest.update(
-                _flat(batch["content_hashes"]), body_lengths, sentence_counts, _flat(batch["sentence_starts"])
-            )
-            digest.update(titles, _flat(batch["body_tokens"]))
-            counts.update({name: int(pc.sum(batch[name]).as_py()) for name in COUNTS})
-            first_document += batch.num_rows
-        rows.finalize()
-    files: dict[str, dict[str, Any]] = {}
-    for writer in writers.values():
-        files |= writer.close()
-    count = writers["body_tokens"].rows
-    if not count:
-        raise ValueError(f"no passage came out of {documents} documents ({dict(counts)}): {if_none}")
-    groups = _duplicate_groups(np.concatenate(text_hashes))
-    stored = Dataset.from_file(str(rows_file)).add_column("duplicate_group", groups)
-    stored.save_to_disk(str(work / "rows"))
-    files |= describe_files(work / "rows", work)
-    identity = {
-        "format_version": FORMAT_VERSION,
-        "tokenizer_fingerprint": tokenizer_name,
-        "max_length": max_length,
-        "content": digest.sha256.hexdigest(),
-    }
-    return {
-        "count": count,
-        "fingerprint": json_sha256(identity)[:16],
-        **identity,
-        "dtype": dtype.name,
-        "special_tokens": special_tokens.to_dict(),
-        "statistics": {
-            "documents": documents,
-            "passages": count,
-            "wordpieces": writers["body_tokens"].values,
-            "duplicate_passages": count - int(groups.max()) - 1,
-            **counts,
-        },
-        "files": files,
-    }
 
 
 def _arrow_batches(packed: Dataset) -> Iterator[pa.Table]:
-    for batch in packed.with_format("arrow").iter(batch_size=_DOCUMENTS_A_BATCH):
+    for batch in packed.with_format("arrow").iter(batch_size=DOCUMENTS_A_BATCH):
         yield batch.combine_chunks()
 
 
-def _flat(column: pa.ChunkedArray) -> np.ndarray:
-    """All values of a list column as one numpy array."""
-    return column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-
-
-def _repeat_rows(values: np.ndarray, lengths: np.ndarray, repeats: np.ndarray) -> np.ndarray:
-    """Ragged `np.repeat`: row `i` of `values` comes `repeats[i]` times, rows one after the other."""
-    starts = np.repeat(np.cumsum(lengths) - lengths, repeats)
-    sizes = np.repeat(lengths, repeats)
-    within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    return values[np.repeat(starts, sizes) + within]
-
-
-def _duplicate_groups(hashes: np.ndarray) -> np.ndarray:
-    """Number the distinct hashes 0, 1, ... in order of their first passage, int32 `[N]`."""
-    _, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
-    rank = np.empty(len(first), np.int32)
-    rank[np.argsort(first)] = np.arange(len(first), dtype=np.int32)
-    return rank[inverse]
-
-
-def _report(info: dict[str, Any], output_dir: Path) -> None:
-    counts = info["statistics"]
+def _report(counts: dict[str, int], output_dir: Path) -> None:
     logger.debug("%s: %s", output_dir, counts)
     if counts["empty_documents"]:
         logger.warning(

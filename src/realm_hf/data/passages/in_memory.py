@@ -15,8 +15,8 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from realm_hf.data.flat_arrays import RaggedArray
-from realm_hf.data.passages.build import packed_features, write_store
 from realm_hf.data.passages.packing import COUNTS, PassagePacker, content_hash, normalised_text_hash
+from realm_hf.data.passages.parts import DOCUMENTS_A_BATCH, packed_features, write_store
 from realm_hf.data.passages.store import PassageStore
 from realm_hf.data.passages.tokens import PassageTokens
 from realm_hf.data.vocabulary import SpecialTokens, require_fast_tokenizer, token_dtype
@@ -26,7 +26,6 @@ __all__ = ["PassageRecord", "PassagesInMemory", "pack_passages", "write_edited_p
 
 logger = logging.get_logger(__name__)
 
-_PASSAGES_A_BATCH = 64  # as in a build: the fingerprint depends on it
 _NO_DOCUMENT = -1
 
 
@@ -148,21 +147,19 @@ def write_edited_passages(
     info = write_store(
         _batches(store, rows, edited),
         work,
-        documents=len(rows),
         tokenizer_name=store.tokenizer_fingerprint,
         special_tokens=store.special_tokens,
         dtype=store.dtype,
         max_length=store.max_length,
         if_none="all passages were removed",
     )
-    (work / "packed_rows.arrow").unlink()
     write_json(work / "passages.json", info, durable=False)
 
 
 def _batches(store: PassageStore, rows: np.ndarray, edited: Mapping[int, PassageRecord]) -> Iterator[pa.Table]:
     schema = packed_features(store.dtype).arrow_schema.append(pa.field("document", pa.int64())).remove_metadata()
-    for start in range(0, len(rows), _PASSAGES_A_BATCH):
-        part = rows[start : start + _PASSAGES_A_BATCH].tolist()
+    for start in range(0, len(rows), DOCUMENTS_A_BATCH):
+        part = rows[start : start + DOCUMENTS_A_BATCH].tolist()
         untouched = [row for row in part if row not in edited]
         stored = iter(_records(store, untouched))
         records = [edited[row] if row in edited else next(stored) for row in part]

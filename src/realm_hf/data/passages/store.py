@@ -22,7 +22,8 @@ from realm_hf.storage.files import check_files, read_description
 
 __all__ = ["FORMAT_VERSION", "NULL_PASSAGE", "PassageStore"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Of the fingerprint of what was built in several ranges; the files are those of format 1."""
 
 
 class PassageStore(PassageTokens):
@@ -48,7 +49,11 @@ class PassageStore(PassageTokens):
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory)
         self.info = read_description(
-            self.directory / "passages.json", FORMAT_VERSION, "passage store", "build one with `build_passages`"
+            self.directory / "passages.json",
+            FORMAT_VERSION,
+            "passage store",
+            "build one with `build_passages`",
+            oldest=1,
         )
         self.fingerprint: str = self.info["fingerprint"]
         self.tokenizer_fingerprint: str = self.info["tokenizer_fingerprint"]

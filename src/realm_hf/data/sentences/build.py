@@ -17,20 +17,20 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from datasets import Dataset, Features, List, Value
+from datasets import Dataset, Features, List, Value, concatenate_datasets
 from datasets.arrow_writer import ArrowWriter
-from datasets.fingerprint import Hasher
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from realm_hf.data.cache import cached_map
 from realm_hf.data.documents import check_documents
-from realm_hf.data.sentences.store import FORMAT_VERSION, Sentence, SentenceStore
-from realm_hf.data.splitter import SPLITTER_NAME, SPLITTER_VERSION, Splitter, split_sentences
+from realm_hf.data.ranges import Part, build_in_ranges, helpers_for
+from realm_hf.data.sentences.store import FORMAT_VERSION, Sentence, SentenceStore, write_views
+from realm_hf.data.splitter import Splitter, split_sentences, splitter_key
+from realm_hf.data.taggers.names import tags_by_rules
 from realm_hf.data.taggers.spans import Span, Tagger, spans_to_wordpieces
 from realm_hf.data.vocabulary import encode_texts, require_fast_tokenizer, token_dtype, tokenizer_fingerprint
-from realm_hf.models.configuration_realm import MAX_QUERY_LENGTH
-from realm_hf.storage.directories import StagedDirectory
+from realm_hf.models.cut_lengths import MAX_QUERY_LENGTH
 from realm_hf.storage.errors import explain_os_errors
 from realm_hf.storage.files import describe_files, json_sha256, write_json
 
@@ -38,6 +38,7 @@ __all__ = ["Sentence", "SentenceStore", "build_sentences"]
 
 logger = logging.get_logger(__name__)
 
+_ROWS_FILE = "rows.arrow"
 SKIP_REASONS = ("no_wordpieces", "no_salient_span", "spans_outside_query")
 
 _NUMBERS, _WORDS = List(Value("int64")), List(Value("string"))
@@ -55,7 +56,7 @@ def build_sentences(
     heldout_fraction: float = 0.01,
     text_column: str = "text",
     num_proc: int = 1,
-    tagger_num_proc: int = 1,
+    tagger_num_proc: int | None = None,
     splitter: Splitter = split_sentences,
     cache_dir: str | Path | None = None,
 ) -> SentenceStore:
@@ -75,9 +76,10 @@ def build_sentences(
         heldout_fraction (`float`, *optional*, defaults to 0.01): Share of the documents to hold out, in [0, 1). Chosen
             by the hash of a document's text: the same in every run, and equal documents share a side.
         text_column (`str`, *optional*, defaults to `"text"`): Column of the text.
-        num_proc (`int`, *optional*, defaults to 1): Processes that split and tokenize.
-        tagger_num_proc (`int`, *optional*, defaults to 1): Processes that tag. Leave 1 for a tagger with a model in
-            it.
+        num_proc (`int`, *optional*, defaults to 1): Processes that split and tokenize. The result does not depend on
+            it, nor on how many others make the same call at this time on nodes that share the directory.
+        tagger_num_proc (`int`, *optional*): Processes that tag; by default `num_proc` for the taggers without a model
+            (rules and dates), and 1 for all others.
         splitter (`Splitter`, *optional*): Text -> character spans of its sentences.
         cache_dir (`str` or `Path`, *optional*): Where split and tagged sentences are kept for the next build; defaults
             to `realm_hf` in the cache of `datasets`.
@@ -88,6 +90,8 @@ def build_sentences(
     Raises:
         ValueError: If the corpus is empty, a column is missing, or no sentence is left.
         FileExistsError: If `output_dir` already holds something.
+        OSError: The disk is full or read-only. The ranges that were ready stay beside `output_dir`, and the next call
+            goes on from them.
     """
     if not isinstance(documents, Dataset | dict) and isinstance(documents, Sequence):
         documents = Dataset.from_dict({text_column: list(documents)})
@@ -98,56 +102,24 @@ def build_sentences(
     if max_query_length < 3:
         raise ValueError(f"max_query_length is {max_query_length}: `[CLS] x [SEP]` needs at least 3 wordpieces")
     output_dir = Path(output_dir)
-    with explain_os_errors("write the sentences into", output_dir), StagedDirectory(output_dir) as staged:
-        work = staged.path
-        split = cached_map(
-            documents,
-            _Split(text_column, splitter, heldout_fraction),
-            name="sentences",
-            key=(text_column, *_splitter_key(splitter), heldout_fraction),
-            features=_SPLIT_FEATURES,
-            cache_dir=cache_dir,
-            num_proc=num_proc,
-            batch_size=256,
-            with_indices=True,
-            desc="Splitting sentences",
-        )
-        tagged = cached_map(
-            split,
-            _Tag(tagger),
-            name="tagged",
-            key=(tagger.fingerprint,),
-            features=_TAGGED_FEATURES,
-            cache_dir=cache_dir,
-            num_proc=tagger_num_proc,
-            batch_size=1000,
-            desc="Tagging salient spans",
-        )
-        # Not cached: it is in the store afterwards.
-        encoded = tagged.map(
-            _Encode(tokenizer, max_query_length),
-            batched=True,
-            num_proc=num_proc if num_proc > 1 else None,
-            remove_columns=tagged.column_names,
-            features=_encoded_features(token_dtype(len(tokenizer))),
-            cache_file_name=str(work / "encoded.arrow"),
-            load_from_cache_file=False,
-            new_fingerprint=f"realm-encoded-{tagged._fingerprint}",
-            desc="Tokenizing sentences",
-        )
-        info = _write_store(encoded, len(documents), work)
-        for leftover in work.glob("encoded*.arrow"):
-            leftover.unlink()
-        identity = {
-            "format_version": FORMAT_VERSION,
-            "tokenizer_fingerprint": tokenizer_fingerprint(tokenizer),
-            "max_query_length": max_query_length,
-            "content": info.pop("content"),
-        }
-        fingerprint = json_sha256(identity)[:16]
-        settings = {"tagger_fingerprint": tagger.fingerprint, "heldout_fraction": heldout_fraction}
-        content = {"fingerprint": fingerprint, **identity, **settings, **info}
-        write_json(work / "sentences.json", content, durable=False)
+    if tagger_num_proc is None:
+        tagger_num_proc = num_proc if tags_by_rules(tagger) else 1
+    helpers = helpers_for(len(documents), tagger_num_proc)
+    processes = (1, 1) if helpers else (num_proc, tagger_num_proc)
+    prepare = _PrepareRange(
+        tokenizer, tagger, max_query_length, heldout_fraction, text_column, splitter, cache_dir, *processes
+    )
+    key = {
+        "kind": "sentences",
+        "tokenizer": tokenizer_fingerprint(tokenizer),
+        "tagger": tagger.fingerprint,
+        "max_query_length": max_query_length,
+        "heldout_fraction": heldout_fraction,
+        "column": text_column,
+        "splitter": splitter_key(splitter),
+    }
+    with explain_os_errors("write the sentences into", output_dir):
+        build_in_ranges(documents, output_dir, key=key, prepare=prepare, join=_JoinRanges(prepare), helpers=helpers)
     store = SentenceStore(output_dir)
     logger.debug("%s: %s", output_dir, store.statistics)
     if heldout_fraction and not len(store.heldout):
@@ -155,11 +127,99 @@ def build_sentences(
     return store
 
 
-def _splitter_key(splitter: Splitter) -> tuple[str, str]:
-    """Which splitter it is, and the version of the rules here, which one of somebody else's may call."""
-    # `datasets` hashes a function by its module's name, which must be free to change.
-    name = SPLITTER_NAME if splitter is split_sentences else Hasher.hash(splitter)
-    return name, SPLITTER_VERSION
+@dataclass
+class _PrepareRange:
+    """Documents of a range -> its sentences with spans in wordpieces."""
+
+    tokenizer: PreTrainedTokenizerBase
+    tagger: Tagger
+    max_query_length: int
+    heldout_fraction: float
+    text_column: str
+    splitter: Splitter
+    cache_dir: str | Path | None
+    num_proc: int
+    tagger_num_proc: int
+
+    def __call__(self, documents: Dataset, first: int, folder: Path) -> dict[str, Any]:
+        split = cached_map(
+            documents,
+            _Split(self.text_column, self.splitter, self.heldout_fraction, first),
+            name="sentences",
+            key=(self.text_column, *splitter_key(self.splitter), self.heldout_fraction, *([first] if first else [])),
+            features=_SPLIT_FEATURES,
+            cache_dir=self.cache_dir,
+            num_proc=self.num_proc,
+            batch_size=256,
+            with_indices=True,
+            desc="Splitting sentences",
+        )
+        tagged = cached_map(
+            split,
+            _Tag(self.tagger),
+            name="tagged",
+            key=(self.tagger.fingerprint,),
+            features=_TAGGED_FEATURES,
+            cache_dir=self.cache_dir,
+            num_proc=self.tagger_num_proc,
+            batch_size=1000,
+            desc="Tagging salient spans",
+        )
+        # Not cached: it is in the store afterwards.
+        encoded = tagged.map(
+            _Encode(self.tokenizer, self.max_query_length),
+            batched=True,
+            num_proc=self.num_proc if self.num_proc > 1 else None,
+            remove_columns=tagged.column_names,
+            features=_encoded_features(token_dtype(len(self.tokenizer))),
+            cache_file_name=str(folder / "encoded.arrow"),
+            load_from_cache_file=False,
+            new_fingerprint=f"realm-encoded-{tagged._fingerprint}",
+            desc="Tokenizing sentences",
+        )
+        facts = _write_part(encoded, len(documents), folder)
+        for leftover in folder.glob("encoded*.arrow"):
+            leftover.unlink()
+        return facts
+
+
+@dataclass
+class _JoinRanges:
+    """Parts of all ranges -> the store."""
+
+    made_by: _PrepareRange
+
+    def __call__(self, parts: Sequence[Part], work: Path) -> None:
+        names = parts[0].facts["statistics"]
+        statistics = {name: sum(part.facts["statistics"][name] for part in parts) for name in names}
+        count = statistics["kept"]
+        if not count:
+            raise ValueError(
+                f"no sentence with a maskable salient span came out of {statistics['documents']} documents "
+                f"({statistics}): check the text, the tagger and max_query_length"
+            )
+        filled = [Dataset.from_file(str(part.path / _ROWS_FILE)) for part in parts if part.facts["statistics"]["kept"]]
+        rows = concatenate_datasets(filled)
+        rows.save_to_disk(str(work / "rows"))
+        write_views(rows, work)
+        digests = [part.facts["content"] for part in parts]
+        identity = {
+            # The fingerprint of one part is that of format 1, from before there were parts.
+            "format_version": 1 if len(parts) == 1 else FORMAT_VERSION,
+            "tokenizer_fingerprint": tokenizer_fingerprint(self.made_by.tokenizer),
+            "max_query_length": self.made_by.max_query_length,
+            "content": digests[0] if len(parts) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest(),
+        }
+        content = {
+            "fingerprint": json_sha256(identity)[:16],
+            **identity,
+            "tagger_fingerprint": self.made_by.tagger.fingerprint,
+            "heldout_fraction": self.made_by.heldout_fraction,
+            "count": count,
+            "statistics": statistics,
+            "files": describe_files(work, work),
+        }
+        write_json(work / "sentences.json", content, durable=False)
 
 
 def _encoded_features(dtype: np.dtype) -> Features:
@@ -184,6 +244,7 @@ class _Split:
     text_column: str
     splitter: Splitter
     heldout_fraction: float
+    first_document: int
 
     def __call__(self, batch: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
         rows: dict[str, list[Any]] = {"text": [], "document": [], "heldout": []}
@@ -191,7 +252,7 @@ class _Split:
             text = text or ""
             spans = self.splitter(text)
             rows["text"] += [text[start:end] for start, end in spans]
-            rows["document"] += [document] * len(spans)
+            rows["document"] += [self.first_document + document] * len(spans)
             rows["heldout"] += [_unit_hash(text) < self.heldout_fraction] * len(spans)
         return rows
 
@@ -242,15 +303,14 @@ class _Encode:
         return {**kept, **rows, "input_ids": encoded["input_ids"], "longer_than_query": longer}
 
 
-def _write_store(encoded: Dataset, documents: int, work: Path) -> dict[str, Any]:
-    """Keep the rows without a reason to skip, stream them to `rows/`, and count."""
+def _write_part(encoded: Dataset, documents: int, folder: Path) -> dict[str, Any]:
+    """Keep the rows of a range without a reason to skip, stream them to a file, and count."""
     names = [name for name in encoded.column_names if name not in ("skipped", "longer_than_query")]
     features = Features({name: encoded.features[name] for name in names})
     counts: Counter[str] = Counter(dict.fromkeys((*SKIP_REASONS, "longer_than_query", "heldout", "spans"), 0))
     digest, count, with_sentences = hashlib.sha256(), 0, 0
     last_document = -1
-    rows_file = work / "encoded_rows.arrow"
-    with ArrowWriter(path=str(rows_file), features=features) as writer:
+    with ArrowWriter(path=str(folder / _ROWS_FILE), features=features) as writer:
         for batch in encoded.with_format("arrow").iter(batch_size=1000):
             reasons = batch["skipped"].to_numpy()
             counts.update(str(reason) for reason in reasons if reason)
@@ -278,18 +338,7 @@ def _write_store(encoded: Dataset, documents: int, work: Path) -> dict[str, Any]
         "kept": count,
         **counts,
     }
-    if not count:
-        raise ValueError(
-            f"no sentence with a maskable salient span came out of {documents} documents ({statistics}): check the "
-            "text, the tagger and max_query_length"
-        )
-    Dataset.from_file(str(rows_file)).save_to_disk(str(work / "rows"))
-    return {
-        "count": count,
-        "content": digest.hexdigest(),
-        "statistics": statistics,
-        "files": describe_files(work / "rows", work),
-    }
+    return {"content": digest.hexdigest(), "statistics": statistics}
 
 
 def _unit_hash(text: str) -> float:

@@ -25,6 +25,7 @@ __all__ = [
     "check_tagger_name",
     "merge_spans",
     "tagger_from_name",
+    "tags_by_rules",
 ]
 
 
@@ -39,14 +40,21 @@ class CombinedTagger:
     def __init__(self, *taggers: Tagger) -> None:
         if not taggers:
             raise ValueError("CombinedTagger was given no tagger: name at least one")
-        self._taggers = taggers
+        self.taggers = taggers
         names = "+".join(tagger.fingerprint for tagger in taggers)
         self.fingerprint = f"combined-{hashlib.sha256(names.encode()).hexdigest()[:16]}"
 
     def __call__(self, texts: list[str]) -> list[list[Span]]:
         """Merged spans of each sentence."""
-        found = [tagger(texts) for tagger in self._taggers]
+        found = [tagger(texts) for tagger in self.taggers]
         return [merge_spans(*spans) for spans in zip(*found, strict=True)]
+
+
+def tags_by_rules(tagger: Tagger) -> bool:
+    """Whether a tagger is one of this package's without a model: of those, each process may have its own."""
+    if isinstance(tagger, CombinedTagger):
+        return all(map(tags_by_rules, tagger.taggers))
+    return isinstance(tagger, RuleTagger | DateTagger)
 
 
 def check_tagger_name(name: str) -> None:
