@@ -1,5 +1,6 @@
 """The demo's corpus: whole facts, gold passages that hold their answers, and no held-out country in the statements."""
 
+import json
 import sys
 
 import pytest
@@ -8,6 +9,7 @@ from example_programs import EXAMPLES
 sys.path.insert(0, str(EXAMPLES))
 
 from factbook import factbook_passages, factbook_questions, factbook_statements, is_seen, load_facts
+from factbook_files import write_files
 
 
 @pytest.fixture(scope="module")
@@ -60,3 +62,13 @@ def test_about_a_quarter_of_the_countries_is_held_out_and_all_four_cells_are_ask
 def test_statements_repeat_by_seed_and_differ_between_seeds():
     assert factbook_statements(seed=1) == factbook_statements(seed=1)
     assert factbook_statements(seed=1) != factbook_statements(seed=2)
+
+
+def test_files_for_the_commands_hold_articles_and_questions_of_their_countries(tmp_path):
+    counts = write_files(tmp_path, countries=8)
+    rows = {name: [json.loads(line) for line in (tmp_path / f"{name}.jsonl").open()] for name in counts}
+    assert {name: len(lines) for name, lines in rows.items()} == counts and counts["articles"] == 8
+    titles = {article["title"] for article in rows["articles"]}
+    for name, seen in (("questions", True), ("held_out", False)):
+        about = {title for title in titles for row in rows[name] if title in row["question"]}
+        assert {is_seen(title) for title in about} == {seen}

@@ -184,6 +184,12 @@ def test_what_cannot_be_read_is_refused(bert, tmp_path):
     rewrite(tmp_path / "out", lambda modules: modules.append({"idx": 9, "name": "9", "path": "x", "type": "a.b.CNN"}))
     with pytest.raises(ValueError, match="nothing but Normalize may follow, and CNN does"):
         RealmEmbedder.from_sentence_transformer(tmp_path / "out")
+    case = tmp_path / "out" / "tokenizer_config.json"
+    case.write_text(json.dumps(json.loads(case.read_text()) | {"do_lower_case": False}))
+    (tmp_path / "out" / "sentence_bert_config.json").write_text(json.dumps({"do_lower_case": True}))
+    with pytest.raises(ValueError, match="texts are put in lower case, and not by its tokenizer"):
+        RealmEmbedder.from_sentence_transformer(tmp_path / "out")
+    (tmp_path / "out" / "sentence_bert_config.json").unlink()
     pooling = tmp_path / "out" / "1_Pooling" / "config.json"
     pooling.write_text(json.dumps({"embedding_dimension": 32, "pooling_mode": "lasttoken"}))
     with pytest.raises(ValueError, match="its pooling is lasttoken"):

@@ -229,7 +229,14 @@ def test_the_setup_is_told_as_far_as_it_was_recorded(tmp_path):
         "started_from": "google-bert/bert-base-uncased",
         "examples_per_step": 64,
         "hardware": {"processes": 2, "device": "cpu"},
-        "arguments": {"learning_rate": 3e-5, "warmup_steps": 1000, "refresh": "async", "refresh_steps": 500},
+        "arguments": {
+            "learning_rate": 3e-5,
+            "warmup_steps": 1000,
+            "num_candidates": 8,
+            "seed": 42,
+            "refresh": "async",
+            "refresh_steps": 500,
+        },
     }
     (root / "summary.json").write_text(json.dumps(summary))
     (root / "run.json").write_text(
@@ -240,12 +247,29 @@ def test_the_setup_is_told_as_far_as_it_was_recorded(tmp_path):
     for said in (
         "google-bert/bert-base-uncased",
         "wiki &lt;1&gt;.parquet, 1,200 passages",
-        "64 examples a step, learning rate 3e-05, 1,000 steps of warm-up",
+        "64 examples a step, learning rate 3e-05, 1,000 steps of warm-up, 8 candidates, seed 42",
         "Flat, refresh async, every 500 steps",
         "processes: 2, device: cpu",
         "torch 2.13.0",
     ):
         assert said in page
+
+
+def test_a_run_of_fine_tuning_shows_how_many_answers_are_right_and_no_staleness_of_a_tower_at_rest(tmp_path):
+    lines = [{"step": step, "loss": 2.0, "staleness_steps": step} for step in range(1, 11)]
+    lines += [
+        {"step": step, "eval_exact_match": share, "eval_answer_recall": 1.0} for step, share in ((0, 0), (10, 0.525))
+    ]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    summary = {"trained_questions": {"questions": 80}, "arguments": {"refresh": "off"}}
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    page = write_report(tmp_path).read_text()
+    assert "<b>52.5 %</b>" in page and "exact match, held out, step 10" in page
+    assert "<h3>Exact match</h3>" in page and "<h3>Answer in a passage read</h3>" in page
+    assert "<h3>Staleness</h3>" not in page
+    summary["arguments"]["refresh"] = "sync"
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    assert "<h3>Staleness</h3>" in write_report(tmp_path).read_text()
 
 
 def test_a_smoothed_curve_is_a_running_mean_that_bends_no_line():

@@ -121,7 +121,7 @@ class SentenceTransformerBridge:
             raise FileExistsError(f"{target} is not empty: give a new folder.")
         target.mkdir(parents=True, exist_ok=True)
         chosen = tokenizer or embedder._own_tokenizer()
-        length = max_length or embedder.max_text_length or embedder.config.max_position_embeddings
+        length = max_length or embedder._longest()
         queries = embedder if query_embedder is None else query_embedder
         prompts = {"query": queries.config.query_prompt, "document": embedder.config.document_prompt}
         check_prompts(prompts, chosen)

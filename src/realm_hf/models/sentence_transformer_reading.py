@@ -33,7 +33,8 @@ logger = logging.get_logger(__name__)
 
 Route = Literal["query", "document"]
 
-_MODULES, _SETTINGS, _ENCODER = "modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"
+_MODULES, _SETTINGS = "modules.json", "config_sentence_transformers.json"
+_ENCODER, _TOKENIZER = "sentence_bert_config.json", "tokenizer_config.json"
 _ROLES = {"query_prompt": ("query",), "document_prompt": ("document", "passage", "corpus")}
 _ABSENT_IS_FINE: dict[str, Any] = {
     "_raise_exceptions_for_missing_entries": False,
@@ -55,7 +56,7 @@ def find_folder(place: str | PathLike[str]) -> Path | None:
     if found is None:
         return None
     folder = Path(found).parent
-    for file in (_SETTINGS, _ENCODER, "config.json", "tokenizer_config.json"):
+    for file in (_SETTINGS, _ENCODER, _TOKENIZER, "config.json"):
         cached_file(name, file, **_ABSENT_IS_FINE)
     for module in _json(folder / _MODULES)[1:]:
         for file in ("config.json", "model.safetensors"):
@@ -82,12 +83,15 @@ def read_modules(folder: Path, route: Route | None = None) -> FolderModules:
     if kinds[:2] != ["Transformer", "Pooling"]:
         raise _unreadable(folder, kinds, "it must begin with Transformer and Pooling")
     pooling = _json(paths[1] / "config.json")
+    settings, tokenizer = _settings(paths[0] / _ENCODER), _settings(paths[0] / _TOKENIZER)
+    if settings.get("do_lower_case") and not tokenizer.get("do_lower_case"):
+        raise _unreadable(folder, kinds, "its texts are put in lower case, and not by its tokenizer")
     found = FolderModules(
         pooling=_pooling_of(folder, kinds, pooling),
         encoder=paths[0],
-        max_length=_max_length(paths[0]),
+        max_length=_max_length(settings, tokenizer),
         prompts=_prompts(folder),
-        document_format=str(_settings(folder).get("document_format", "pair")),
+        document_format=str(_settings(folder / _SETTINGS).get("document_format", "pair")),
     )
     if found.prompts and not pooling.get("include_prompt", True):
         raise _unreadable(folder, kinds, "its pooling leaves the prompt out, and an embedder's takes it in")
@@ -200,14 +204,15 @@ def _kind(path: str) -> str:
     return str(path).rsplit(".", 1)[-1]
 
 
-def _settings(folder: Path) -> dict[str, Any]:
-    content: dict[str, Any] = _json(folder / _SETTINGS) if (folder / _SETTINGS).is_file() else {}
+def _settings(file: Path) -> dict[str, Any]:
+    """What a file says that may be absent."""
+    content: dict[str, Any] = _json(file) if file.is_file() else {}
     return content
 
 
 def _prompts(folder: Path) -> dict[str, str]:
     """What `encode_query` and `encode_document` put before texts; where they have no prompt, the default one."""
-    settings = _settings(folder)
+    settings = _settings(folder / _SETTINGS)
     named: Mapping[str, Any] = settings.get("prompts") or {}
     default = named.get(settings.get("default_prompt_name") or "") or ""
     found = {}
@@ -217,13 +222,10 @@ def _prompts(folder: Path) -> dict[str, str]:
     return {role: prompt for role, prompt in found.items() if prompt}
 
 
-def _max_length(encoder: Path) -> int | None:
+def _max_length(settings: Mapping[str, Any], tokenizer: Mapping[str, Any]) -> int | None:
     """Where texts are cut; older versions of the library wrote it beside the tokenizer's own length."""
-    for name, entry in ((_ENCODER, "max_seq_length"), ("tokenizer_config.json", "model_max_length")):
-        length = _json(encoder / name).get(entry) if (encoder / name).is_file() else None
-        if length is not None:
-            return int(length)
-    return None
+    length = settings.get("max_seq_length") or tokenizer.get("model_max_length")
+    return None if length is None else int(length)
 
 
 def _identity(size: int) -> nn.Linear:

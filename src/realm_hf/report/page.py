@@ -22,6 +22,12 @@ CURVES = (
     ("lr", "Learning rate", "of the optimizer step", True),
 )
 
+# What fine-tuning measures on held-out questions, as shares of 1: (name in the log, heading, how to read it)
+ANSWERING = (
+    ("exact_match", "Exact match", "of the held-out questions, percent"),
+    ("answer_recall", "Answer in a passage read", "of the held-out questions, percent"),
+)
+
 # Noisy from step to step; a schedule or a count is not.
 SMOOTHED = ("loss", "retrieval_utility", "null_mass", "entropy", "step_seconds", "search_seconds", "grad_norm")
 
@@ -95,6 +101,11 @@ def _tiles(record: RunRecord) -> str:
             figures.append(
                 (f"{label}, last {len(values)} steps" if tail > 1 else label, _tile_number(sum(values) / len(values)))
             )
+    for name, title, _ in ANSWERING:
+        if measured := record.evaluation_series(name):
+            figures.append(
+                (f"{title.lower()}, held out, step {measured[-1][0]:,.0f}", f"{100 * measured[-1][1]:.1f} %")
+            )
     figures.append(("index refreshes", str(len(record.swap_steps()))))
     seconds = sum(value for _, value in record.series("step_seconds"))
     if seconds:
@@ -108,10 +119,10 @@ def _tile_number(value: float) -> str:
 
 
 def _curves(record: RunRecord) -> str:
-    cards = [_retrieval_curve(record, title) for title in _retrieval_titles(record)]
+    cards = [_measured_curve(record, title, note, points) for title, note, points in _measured(record)]
     for name, title, note, from_zero in CURVES:
         points = record.series(name)
-        if not points:
+        if not points or (name == "staleness_steps" and not record.trained_passage_tower):
             continue
         held_out = record.evaluation_series(name)
         smooth = name in SMOOTHED
@@ -120,13 +131,25 @@ def _curves(record: RunRecord) -> str:
     return f'<h2>Curves</h2>\n{KEY}\n<div class="charts">{"".join(cards)}</div>'
 
 
-def _retrieval_titles(record: RunRecord) -> list[str]:
-    return list(dict.fromkeys(title for figures in record.retrieval().values() for title in figures))
+def _measured(record: RunRecord) -> list[tuple[str, str, list[tuple[float, float]]]]:
+    """Heading, note and points, in percent, of what is measured on questions now and then."""
+    answering = [
+        (title, note, [(step, 100 * share) for step, share in record.evaluation_series(name)])
+        for name, title, note in ANSWERING
+    ]
+    found = record.retrieval()
+    retrieval = [
+        (
+            title,
+            "of the questions over the served index, percent",
+            [(float(step), figures[title]) for step, figures in found.items() if title in figures],
+        )
+        for title in dict.fromkeys(title for figures in found.values() for title in figures)
+    ]
+    return [curve for curve in (*answering, *retrieval) if curve[2]]
 
 
-def _retrieval_curve(record: RunRecord, title: str) -> str:
-    """A figure of retrieval at each swap and evaluation: between two of them nothing is known."""
-    points = [(float(step), figures[title]) for step, figures in record.retrieval().items() if title in figures]
-    note = "of the questions over the served index, percent"
+def _measured_curve(record: RunRecord, title: str, note: str, points: list[tuple[float, float]]) -> str:
+    """A figure at each evaluation: between two of them nothing is known."""
     chart = Chart(title, note, points, points, record.build_intervals(), record.swap_steps(), from_zero=True)
     return f'<div class="card"><h3>{title}</h3><p class="quiet">{note}</p>{draw(chart)}</div>'

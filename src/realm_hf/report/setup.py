@@ -11,6 +11,14 @@ from realm_hf.runs.records import RunRecord
 
 __all__ = ["settings", "setup"]
 
+_TRAINING = {
+    "learning_rate": "learning rate {:g}",
+    "warmup_steps": "{:,} steps of warm-up",
+    "num_candidates": "{:,} candidates",
+    "seed": "seed {}",
+}
+"""Arguments that the table has, and how it says them."""
+
 
 def setup(record: RunRecord) -> str:
     """What a reader asks first, as far as the run recorded it."""
@@ -58,11 +66,10 @@ def _training(record: RunRecord) -> str:
     parts = []
     if record.examples_per_step is not None:
         parts.append(f"{record.examples_per_step} examples a step")
-    for name, words in (("learning_rate", "learning rate {:g}"), ("warmup_steps", "{:,} steps of warm-up")):
+    for name, words in _TRAINING.items():
         if isinstance(arguments.get(name), int | float):
             parts.append(words.format(arguments[name]))
-    parts += [f"{name} {arguments[name]}" for name in ("num_candidates", "seed") if arguments.get(name) is not None]
-    return ", ".join(parts).replace("_", " ")
+    return ", ".join(parts)
 
 
 def _index(record: RunRecord) -> str:
