@@ -22,12 +22,12 @@ from harness.alternation import timed
 from harness.inputs import SCRATCH, load_passages, load_tokenizer
 from harness.machine import describe_machine
 from harness.rows import Settings
+from harness.step_batch import forward_operations
 from harness.vectors import passages as synthetic_embeddings
 from rows.pretraining_step import make_batch, step
 from rows.small_bert import SHAPE, make_config
 
 from realm_hf import RealmEmbedder, RealmForPreTraining
-from realm_hf.data.passages.build import NULL_PASSAGE
 from realm_hf.estimate import ModelShape
 from realm_hf.estimate.index_costs import index_operations
 from realm_hf.generations.embedding import embed_passages
@@ -64,16 +64,9 @@ def main() -> None:
 
 def training(settings: Settings) -> float:
     """Operations a second of the pre-training step, forward and backward."""
-    shape = _shape()
     batch = make_batch(settings, QUERIES)
-    own = batch["candidate_ids"] != NULL_PASSAGE
-    forward = sum(map(shape.forward_operations, batch["query_attention_mask"].sum(-1).tolist()))
-    forward += sum(map(shape.forward_operations, batch["candidate_attention_mask"].sum(-1)[own].tolist()))
-    forward += sum(map(shape.forward_operations, batch["joint_attention_mask"].sum(-1).flatten().tolist()))
-    masked = int((batch["mlm_labels"] >= 0).sum())
-    forward += shape.head_operations(masked * batch["candidate_ids"].size(1))
     run = step(RealmForPreTraining(make_config(settings)).train(), batch)
-    return 3 * forward / _median_seconds(run, settings.rounds)
+    return 3 * forward_operations(_shape(), batch) / _median_seconds(run, settings.rounds)
 
 
 def encoding(settings: Settings) -> float:

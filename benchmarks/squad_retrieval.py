@@ -29,9 +29,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from harness.machine import measured_on
+from harness.arms import measure_missing, measured_with
 from harness.pooled_states import CLS, MEAN, pooled_states
-from harness.results import Line, add_result_arguments, append_line, command, measure_or_write_tables, read_lines
+from harness.results import Line, add_result_arguments, measure_or_write_tables
 from harness.retrieval import DEPTH, gain_table, gold_ranks, means, newest, recall_table, sums_by_article
 from harness.squad import Questions, add_file_arguments, store_paragraphs
 
@@ -208,6 +208,13 @@ class Measurement:
         ]
         return dict(zip(ROWS, rows, strict=True))
 
+    def line(self, row: Callable[[], tuple[np.ndarray, dict[str, Any]]]) -> Line:
+        """Figures of one row, with the seconds that it took."""
+        began = time.perf_counter()
+        ranks, facts = row()
+        sums = sums_by_article(ranks, self.articles)
+        return {**means(sums), **facts, "seconds": round(time.perf_counter() - began, 1), "by_article": sums}
+
 
 def _pieces(count: int) -> list[tuple[int, int]]:
     return [(start, min(start + _QUESTIONS_AT_ONCE, count)) for start in range(0, count, _QUESTIONS_AT_ONCE)]
@@ -216,17 +223,8 @@ def _pieces(count: int) -> list[tuple[int, int]]:
 def measure(args: argparse.Namespace) -> None:
     """Measure the rows that have no line, and write one for each."""
     measurement = Measurement(args)
-    key = measurement.key
-    for name, row in measurement.rows().items():
-        if any(line["name"] == name and line["on"] == key for line in read_lines(args.results)):
-            continue
-        began = time.perf_counter()
-        ranks, facts = row()
-        sums = sums_by_article(ranks, measurement.articles)
-        line = {"name": name, **means(sums), **facts, "seconds": round(time.perf_counter() - began, 1)}
-        machine = measured_on(torch.get_num_threads(), "benchmarks", "examples/bm25.py")
-        append_line(args.results, {**line, "on": key, **machine, "command": command(), "by_article": sums})
-        print(*(f"{word}: {value}" for word, value in line.items()), sep="  ", flush=True)
+    rows = [({"name": name}, partial(measurement.line, row)) for name, row in measurement.rows().items()]
+    measure_missing(args.results, rows, measurement.key, "benchmarks", "examples/bm25.py")
 
 
 def table(lines: list[Line]) -> str:
@@ -244,7 +242,7 @@ def table(lines: list[Line]) -> str:
     hybrids = [(line["name"], part) for line in lines for part in line.get("parts", ()) if part in sums]
     if hybrids:
         parts += ["", *gain_table([(f"{name}, over {part}", sums[name], sums[part]) for name, part in hybrids])]
-    parts += ["", f"{last['cpu']}; {last['versions']}; commit {last['commit']}."]
+    parts += ["", measured_with(last)]
     return "\n".join(parts)
 
 

@@ -27,32 +27,30 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from harness.machine import measured_on
-from harness.results import Line, add_result_arguments, append_line, command, measure_or_write_tables, read_lines
-from harness.retrieval import DEPTH, Sums, gain_table, gold_ranks, means, recall_table, sums_by_article
+from harness.arms import arm_tables, measure_missing, measured_with, sections
+from harness.contrastive_starts import BOTH, ICT, RECURRING, contrastive_trainer, tasks_of
+from harness.results import Line, add_result_arguments, measure_or_write_tables
+from harness.retrieval import DEPTH, gold_ranks, means, sums_by_article
 from harness.squad import Questions, random_bert, store_paragraphs
 
 from realm_hf import RealmEmbedder, RealmRetriever, RealmTokenizer
 from realm_hf.data.passages.recurring import articles_of, find_recurring_spans
 from realm_hf.generations.embedding import embed_passages
 from realm_hf.models.fingerprints import state_fingerprint
-from realm_hf.training.arguments import InverseClozeTrainingArguments, RecurringSpanTrainingArguments
 from realm_hf.training.contrastive import ContrastiveTrainer
-from realm_hf.training.inverse_cloze import InverseClozeTrainer
-from realm_hf.training.recurring_spans import RecurringSpanTrainer
 from realm_hf.training.retrieval_evaluation import RetrievalQuestions
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 from bm25 import bm25_rows
 
 RESULTS = Path(__file__).resolve().parent / "warm-starts.jsonl"
-START, ICT, RECURRING, BOTH, BM25 = "start", "ict", "recurring", "both", "bm25"
+START, BM25 = "start", "bm25"
 ARMS = [START, ICT, RECURRING, BOTH, BM25]
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
@@ -130,28 +128,26 @@ class Comparison:
 
     def trainer(self, task: str, model: RealmEmbedder, steps: int, seed: int, run: Path) -> ContrastiveTrainer:
         """The trainer of one task."""
-        common: dict[str, Any] = {
-            "output_dir": str(run),
-            "max_steps": steps,
-            "per_device_train_batch_size": self.args.batch_size,
-            "learning_rate": self.args.learning_rate,
-            "warmup_steps": max(1, steps // 10),
-            "max_query_length": self.args.max_query_length,
-            "save_steps": 0,
-            "disable_tqdm": True,
-            "seed": seed,
-        }
-        data: dict[str, Any] = {"train_dataset": self.passages, "processing_class": self.tokenizer}
-        if task == ICT:
-            return InverseClozeTrainer(model, InverseClozeTrainingArguments(**common), **data)
-        return RecurringSpanTrainer(model, RecurringSpanTrainingArguments(**common), recurring=self.recurring, **data)
+        args = self.args
+        return contrastive_trainer(
+            task,
+            model,
+            self.passages,
+            self.tokenizer,
+            self.recurring,
+            run,
+            max_steps=steps,
+            per_device_train_batch_size=args.batch_size,
+            learning_rate=args.learning_rate,
+            max_query_length=args.max_query_length,
+            save_steps=0,
+            seed=seed,
+        )
 
     def train(self, arm: str, model: RealmEmbedder, seed: int) -> float:
         """Train one arm; the seconds that it took."""
-        steps = self.args.max_steps
-        halves = [(ICT, steps // 2), (RECURRING, steps - steps // 2)]
         began = time.perf_counter()
-        for task, count in {START: [], ICT: [(ICT, steps)], RECURRING: [(RECURRING, steps)], BOTH: halves}[arm]:
+        for task, count in [] if arm == START else tasks_of(arm, self.args.max_steps):
             run = self.folder / "runs" / f"{arm}-{seed}-{task}"
             shutil.rmtree(run, ignore_errors=True)  # of a call that was stopped
             self.trainer(task, model, count, seed, run).train().exit_if_interrupted()
@@ -164,7 +160,7 @@ class Comparison:
         return self.asked.ranks(model, retriever, DEPTH)
 
     def run(self, arm: str, seed: int) -> Line:
-        """What is new of one line."""
+        """What is measured of one arm."""
         if arm == BM25:
             rows = bm25_rows(self.passages, self.questions, DEPTH)
             ranks, trained = gold_ranks(rows, self.gold, self.passages.duplicate_groups), 0.0
@@ -173,44 +169,26 @@ class Comparison:
             trained = self.train(arm, model, seed)
             ranks = self.ranks(model.eval())
         sums = sums_by_article(ranks, self.articles)
-        return {"arm": arm, "seed": seed, **means(sums), "train_seconds": round(trained, 1), "by_article": sums}
+        return {**means(sums), "train_seconds": round(trained, 1), "by_article": sums}
 
 
 def measure(args: argparse.Namespace) -> None:
     """Run the arms that have no line, and write one for each."""
     comparison = Comparison(args)
-    on = comparison.settings()
-    for seed in args.seeds:
-        for arm in ARMS:
-            # BM25 draws nothing.
-            known = {(line["arm"], line["seed"]) for line in read_lines(args.results) if line["on"] == on}
-            if (arm, seed) in known or (arm == BM25 and seed != args.seeds[0]):
-                continue
-            line = comparison.run(arm, seed)
-            sums = line.pop("by_article")
-            machine = measured_on(torch.get_num_threads(), "benchmarks", "examples/bm25.py")
-            append_line(args.results, {**line, "on": on, **machine, "command": command(), "by_article": sums})
-            print(*(f"{name}: {value}" for name, value in line.items()), sep="  ", flush=True)
+    # BM25 draws nothing.
+    rows = [(arm, seed) for seed in args.seeds for arm in ARMS if arm != BM25 or seed == args.seeds[0]]
+    measured = [({"arm": arm, "seed": seed}, partial(comparison.run, arm, seed)) for arm, seed in rows]
+    measure_missing(args.results, measured, comparison.settings(), "benchmarks", "examples/bm25.py")
 
 
 def table(lines: list[Line]) -> str:
     """Markdown: a section for each start, in the order in which they were first measured."""
-    starts: list[dict[str, Any]] = []
-    starts += [line["on"] for place, line in enumerate(lines) if line["on"] not in [o["on"] for o in lines[:place]]]
-    return "\n\n".join(_section([line for line in lines if line["on"] == on], on) for on in starts)
+    return sections(lines, _section)
 
 
-def _section(lines: list[Line], on: dict[str, Any]) -> str:
-    sums: dict[str, list[Sums]] = {}
-    seconds: dict[str, list[float]] = {}
-    for line in sorted(lines, key=lambda line: (ARMS.index(line["arm"]), line["seed"])):
-        sums.setdefault(line["arm"], []).append(line["by_article"])
-        seconds.setdefault(line["arm"], []).append(line["train_seconds"])
-    seeds = len({line["seed"] for line in lines})
+def _section(lines: list[Line]) -> str:
+    on, seeds = lines[0]["on"], len({line["seed"] for line in lines})
     pairs = [(arm, other) for arm in (ICT, RECURRING, BOTH) for other in (START, ICT, RECURRING) if arm != other]
-    pairs = [
-        (arm, other) for arm, other in pairs if arm in sums and other in sums and (arm, other) != (ICT, RECURRING)
-    ]
     parts = [
         f"### {on['weights'].split()[0]}: {on['layers']} layers of {on['hidden']}, embeddings of {on['dimension']}",
         "",
@@ -219,17 +197,10 @@ def _section(lines: list[Line], on: dict[str, Any]) -> str:
         f"{on['recurring_spans']:,} recurring spans, {on['questions']:,} questions; mean of {seeds} seeds, in "
         "brackets the 95 % interval, articles resampled.",
         "",
-        *recall_table("arm", [(arm, sums[arm], f"{np.mean(seconds[arm]):,.0f}") for arm in sums], "seconds"),
+        *arm_tables(lines, ARMS, [pair for pair in pairs if pair != (ICT, RECURRING)], "train_seconds"),
+        "",
+        measured_with(lines[-1]),
     ]
-    if pairs:
-        compared = [(f"{arm}, over {other}", sums[arm], sums[other]) for arm, other in pairs]
-        parts += ["", *gain_table(compared)]
-    by_seed = {
-        arm: ", ".join(f"{means(each)['recall@5']:.1f}" for each in of) for arm, of in sums.items() if arm != BM25
-    }
-    last = lines[-1]
-    parts += ["", f"Recall@5 by seed: {'; '.join(f'{arm} {values}' for arm, values in by_seed.items())}.", ""]
-    parts += [f"{last['cpu']}; {last['versions']}; commit {last['commit']}."]
     return "\n".join(parts)
 
 

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shutil
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
@@ -32,18 +33,21 @@ def describe_machine(threads: int, peer: str, inputs: str) -> dict[str, str]:
     }
 
 
-def measured_on(threads: int, *code: str) -> dict[str, str]:
+def measured_on(
+    threads: int, *code: str, libraries: tuple[str, ...] = ("torch", "transformers", "numpy", "bm25s")
+) -> dict[str, str]:
     """The same facts, for one result of a program about learning: processor, threads, versions, commit.
 
     Args:
         threads: CPU threads that computed.
         code: Files or folders beside `src` that decide the figures.
+        libraries: Whose versions are named.
     """
     cores = len(os.sched_getaffinity(0))
     return {
         "cpu": f"{cpu_name()}, {threads} of {cores} cores",
         "python": platform.python_version(),
-        "versions": _versions("torch", "transformers", "numpy", "bm25s"),
+        "versions": _versions(*libraries),
         "commit": commit("src", *code),
     }
 
@@ -61,6 +65,8 @@ def _versions(*names: str) -> str:
 
 
 def _git(*arguments: str) -> str:
+    if shutil.which("git") is None:
+        return "unknown"
     done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
     return done.stdout.strip() if done.returncode == 0 else "unknown"
 

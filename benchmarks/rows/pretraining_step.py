@@ -10,19 +10,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from harness.alternation import Alternation, alternate, timed
 from harness.inputs import MAX_LENGTH, SCRATCH, load_passages, load_tokenizer
 from harness.peer import Peer
 from harness.rows import Row, Settings, timed_row
+from harness.step_batch import batch_of
 from safetensors.torch import save_file
 
 from realm_hf import RealmForPreTraining
-from realm_hf.data.collators import PreTrainingCollator
-from realm_hf.data.masking import MaskedQuery, mask_example
-from realm_hf.data.passages.build import NULL_PASSAGE, PassageStore
+from realm_hf.data.passages.build import NULL_PASSAGE
 from rows.matrix_products import bare_products
 from rows.small_bert import make_config, save_weights, shape
 
@@ -73,31 +71,10 @@ def step(model: RealmForPreTraining, batch: dict[str, torch.Tensor], bf16: bool 
 
 
 def make_batch(settings: Settings, queries: int) -> dict[str, torch.Tensor]:
-    """Sentences of passages, masked, each with the null passage and seven passages drawn at random.
-
-    No two queries share a candidate but the null passage: with a trained retriever they would, and cost less.
-    """
+    """A batch of the settings' corpus, with seven passages for each query."""
     tokenizer = load_tokenizer()
-    passages = load_passages(settings, tokenizer)
-    rng = np.random.default_rng(0)
-    collator = PreTrainingCollator(passages, tokenizer)
     others = 1 if settings.quick else CANDIDATES - 1
-    examples = [
-        (_masked_query(passages, int(row), rng, collator), rng.choice(len(passages), others, replace=False))
-        for row in rng.choice(len(passages), queries, replace=False)
-    ]
-    return collator(examples)
-
-
-def _masked_query(
-    passages: PassageStore, row: int, rng: np.random.Generator, collator: PreTrainingCollator
-) -> MaskedQuery:
-    """The first sentence of a passage with one run of wordpieces masked."""
-    body, starts = passages.body_ids(row), passages.sentence_starts(row)
-    sentence = body[: starts[1] if len(starts) > 1 else None]
-    query = mask_example(sentence, np.zeros((0, 2)), special_tokens=collator.special_tokens, rng=rng, mode="span")
-    assert isinstance(query, MaskedQuery)
-    return query
+    return batch_of(load_passages(settings, tokenizer), tokenizer, queries, others)
 
 
 def describe(batch: dict[str, torch.Tensor]) -> str:

@@ -1,0 +1,250 @@
+"""The way from an encoder to REALM in stages: start, warm start, reading, both learning. Arms share what they can."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState
+
+from realm_hf import RealmForPreTraining
+from realm_hf.data.questions.load import OpenQAExample
+from realm_hf.models.fingerprints import state_fingerprint
+from realm_hf.retriever.candidates import CandidateSource, IndexSource
+from realm_hf.retriever.mixed import MixedSource
+from realm_hf.training.arguments import RealmTrainingArguments
+from realm_hf.training.loop_arguments import LoopArguments
+from realm_hf.training.pretraining import RealmTrainer
+
+from .contrastive_starts import contrastive_trainer, tasks_of
+from .paragraph_corpus import ParagraphCorpus
+from .realm_variants import ShuffledPosterior, WithoutExclusion, WithoutNull
+from .stages import Stage, Stages, seconds_of
+
+_SAVE_STEPS = 50
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What of REALM is changed in an arm; nothing by default.
+
+    Args:
+        masking: Another kind of mask, for reading and pre-training.
+        arguments: Other arguments of the pre-training.
+        dense: No candidate comes from BM25.
+        exclusion: Passages that hold the sentence are left out.
+        shuffled: The posterior is shuffled.
+        null: The null passage is a candidate.
+    """
+
+    masking: str | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)
+    dense: bool = False
+    exclusion: bool = True
+    shuffled: bool = False
+    null: bool = True
+
+
+def start_model(weights: str | Path, dimension: int, seed: int) -> RealmForPreTraining:
+    """The encoder read as the mean of its tokens, through a random projection, as a unit vector; no dropout."""
+    return RealmForPreTraining.from_bert(
+        weights,
+        pooler="identity",
+        seed=seed,
+        pooling_mode="mean",
+        projection="linear",
+        normalize=True,
+        retriever_proj_size=dimension,
+        marginalization="span",
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        projection_dropout=0.0,
+    )
+
+
+class StopReading(TrainerCallback):
+    """Ends the reading stage once a passage is worth enough.
+
+    Args:
+        utility: Held-out utility, in nats a span, from which on no further step is taken.
+    """
+
+    def __init__(self, utility: float):
+        self.utility = utility
+
+    def on_evaluate(
+        self,
+        args: LoopArguments,  # noqa: ARG002 - transformers passes it
+        state: TrainerState,  # noqa: ARG002
+        control: TrainerControl,
+        metrics: dict[str, float],
+        **kwargs: Any,  # noqa: ARG002
+    ) -> None:
+        """After each evaluation."""
+        control.should_training_stop |= metrics.get("eval_retrieval_utility", 0.0) >= self.utility
+
+
+class RealmStages:
+    """The stages of one command.
+
+    Args:
+        args: The command line; see benchmarks/real_text.py.
+        corpus: Passages and all that belongs to them.
+        asked: Train questions whose retrieval is measured while training.
+    """
+
+    def __init__(self, args: argparse.Namespace, corpus: ParagraphCorpus, asked: list[OpenQAExample]):
+        self.args, self.corpus, self.asked = args, corpus, asked
+        self.stages = Stages(Path(args.output_dir) / "stages")
+
+    def start(self, seed: int) -> Stage:
+        """The encoder with its towers, not yet trained."""
+        model = start_model(self.args.weights, self.args.dimension, seed)
+        settings = {
+            "weights": state_fingerprint(model.state_dict())[:16],
+            "passages": self.corpus.passages.fingerprint,
+        }
+
+        def keep(run: Path) -> tuple[PreTrainedModel, dict[str, Any]]:
+            run.mkdir(parents=True, exist_ok=True)
+            return model, {"seconds": 0.0, "steps": 0}
+
+        return self.stages.get("start", seed, None, settings, keep)
+
+    def warm_start(self, seed: int, arm: str, before: Stage | None = None, steps: int | None = None) -> Stage:
+        """The contrastive warm start, or more of it after another stage."""
+        args = self.args
+        before, steps = before or self.start(seed), steps or args.warm_start_steps
+        settings = {
+            "per_device_train_batch_size": args.warm_start_batch_size,
+            "learning_rate": args.warm_start_learning_rate,
+            "max_query_length": args.max_query_length,
+        }
+
+        def train(run: Path) -> tuple[PreTrainedModel, dict[str, Any]]:
+            model, data = before.model(), self.corpus
+            for number, (task, count) in enumerate(tasks_of(arm, steps)):
+                part = run / f"{number}-{task}"
+                contrastive_trainer(
+                    task,
+                    model,
+                    data.passages,
+                    data.tokenizer,
+                    data.recurring,
+                    part,
+                    max_steps=count,
+                    save_steps=_SAVE_STEPS,
+                    save_total_limit=1,
+                    # Another order than the warm start's, where it goes on.
+                    seed=seed + 1000 * (before.facts["steps"] > 0),
+                    **settings,
+                ).train(resume_from_checkpoint=True).exit_if_interrupted()
+            spent = round(sum(seconds_of(part) for part in run.iterdir()), 1)
+            return model, {"seconds": spent, "steps": steps}
+
+        return self.stages.get("warm_start", seed, before, {**settings, "arm": arm, "steps": steps}, train)
+
+    def reading(self, seed: int, masking: str) -> Stage:
+        """The encoder learns to read what the warm start finds, while the towers rest."""
+        args = self.args
+        settings = {
+            "masking": masking,
+            "max_steps": args.reading_steps,
+            "freeze_retriever_steps": args.reading_steps,
+            "learning_rate": args.reading_learning_rate,
+            "num_candidates": args.reading_candidates,
+            "encode_dtype": args.encode_dtype,
+            "refresh": "off",
+        }
+        variant = Variant(masking=masking)
+        before = self.warm_start(seed, args.warm_start)
+
+        def train(run: Path) -> tuple[PreTrainedModel, dict[str, Any]]:
+            model = before.model()
+            return model, self._pretrain(model, run, seed, variant, settings, [StopReading(args.reading_utility)])
+
+        return self.stages.get(
+            "reading", seed, before, {**settings, **self._data(), "utility": args.reading_utility}, train
+        )
+
+    def realm(self, seed: int, arm: str, variant: Variant) -> Stage:
+        """Both learn, from the reading stage on."""
+        args = self.args
+        masking = variant.masking or args.masking
+        settings = {
+            "masking": masking,
+            "max_steps": args.max_steps,
+            "learning_rate": args.learning_rate,
+            "retriever_learning_rate": args.retriever_learning_rate,
+            "num_candidates": args.num_candidates,
+            "encode_dtype": args.encode_dtype,
+            "refresh": "sync",
+            "refresh_steps": args.refresh_steps,
+            **variant.arguments,
+        }
+        before = self.reading(seed, masking)
+
+        def train(run: Path) -> tuple[PreTrainedModel, dict[str, Any]]:
+            kind = ShuffledPosterior if variant.shuffled else RealmForPreTraining
+            model = kind.from_pretrained(before.folder / "model")
+            # Another order of sentences than the reader's, the same for all arms.
+            return model, self._pretrain(model, run, seed + 1000, variant, settings, [])
+
+        changed = {"arm": arm, "variant": repr(variant)}
+        return self.stages.get("realm", seed, before, {**settings, **self._data(), **changed}, train)
+
+    def _data(self) -> dict[str, Any]:
+        sizes = {
+            name: getattr(self.args, name)
+            for name in ("batch_size", "max_query_length", "max_passage_length", "eval_steps")
+        }
+        return {"sentences": self.corpus.sentences.fingerprint, **sizes}
+
+    def _source(self, variant: Variant, candidates: int) -> CandidateSource:
+        """Half of the candidates by BM25, half by the index."""
+        bm25 = candidates // 2
+        parts = [(self.corpus.bm25, bm25), (IndexSource(), candidates - bm25)] if bm25 else []
+        source: CandidateSource = IndexSource() if variant.dense or not parts else MixedSource(parts)
+        return source if variant.exclusion else WithoutExclusion(source)
+
+    def _pretrain(
+        self,
+        model: RealmForPreTraining,
+        run: Path,
+        seed: int,
+        variant: Variant,
+        settings: dict[str, Any],
+        callbacks: list[TrainerCallback],
+    ) -> dict[str, Any]:
+        """Train in `run`; the seconds, and what was evaluated last."""
+        args, corpus = self.args, self.corpus
+        arguments = RealmTrainingArguments(
+            output_dir=str(run),
+            per_device_train_batch_size=args.batch_size,
+            max_query_length=args.max_query_length,
+            max_candidate_length=args.max_passage_length,
+            warmup_steps=max(1, settings["max_steps"] // 10),
+            eval_steps=args.eval_steps,
+            save_steps=_SAVE_STEPS,
+            save_total_limit=1,
+            disable_tqdm=True,
+            seed=seed,
+            **settings,
+        )
+        kind = RealmTrainer if variant.null else WithoutNull
+        trainer = kind(
+            model,
+            arguments,
+            train_dataset=corpus.sentences.train,
+            eval_dataset=corpus.sentences.heldout,
+            processing_class=corpus.tokenizer,
+            passages=corpus.passages,
+            eval_retrieval=self.asked,
+            candidate_source=self._source(variant, arguments.num_candidates - 1),
+            recurring_masks=corpus.masks if arguments.masking == "recurring" else None,
+            callbacks=callbacks,
+        )
+        result = trainer.train(resume_from_checkpoint=True).exit_if_interrupted()
+        return {"seconds": seconds_of(run), "steps": result.step, "metrics": result.metrics}

@@ -1,0 +1,142 @@
+"""The arms on real text, on four small articles."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_squad import DEV_FROM, tiny_squad, tiny_weights
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+import real_text
+from harness import paragraph_corpus, stages
+from harness.results import BEGIN, END, read_lines
+
+
+@pytest.fixture
+def options(tmp_path, monkeypatch):
+    monkeypatch.setattr(paragraph_corpus, "HELD_OUT", 0.3)
+    return [
+        *tiny_squad(tmp_path),
+        *("--weights", tiny_weights(tmp_path / "weights"), "--output_dir", str(tmp_path / "run")),
+        *("--results", str(tmp_path / "lines.jsonl"), "--dimension", "8", "--max_passage_length", "24"),
+        *("--warm_start_steps", "2", "--warm_start_batch_size", "4", "--reading_steps", "1", "--max_steps", "2"),
+        *("--batch_size", "2", "--refresh_steps", "1", "--eval_steps", "1", "--probes", "3", "--seeds", "0"),
+    ]
+
+
+def call(monkeypatch, *words):
+    monkeypatch.setattr(sys, "argv", ["benchmarks/real_text.py", *words])
+    real_text.main()
+
+
+def test_arms_share_their_stages_and_each_is_trained_once(tmp_path, monkeypatch, options):
+    arms = ["BM25", "start", "warm start", "realm", "posterior shuffled", "warm start, continued"]
+    call(monkeypatch, *options, "--arms", *arms)
+    lines = read_lines(tmp_path / "lines.jsonl")
+    assert [(line["arm"], line["seed"]) for line in lines] == [(arm, 0) for arm in arms]
+    found = {line["arm"]: line for line in lines}
+    assert found["BM25"]["recall@20"] == 100 and found["realm"]["on"]["questions"] == DEV_FROM
+    realm, warm = found["realm"], found["warm start"]
+    assert realm["seconds"] > 0 and {"retrieval_utility", "null_mass"} < realm.keys()
+    assert [point["step"] for point in realm["curve"]] == [1, 2]
+    assert any("recall_at_5" in point for point in realm["evaluations"])
+    assert warm["by_article"] != found["start"]["by_article"] or warm["seconds"] > 0
+
+    # Without any training: what was trained before is found again, and the other arm starts from it.
+    folder = tmp_path / "run" / "stages"
+    before = {stage.name: (stage / "stage.json").stat().st_mtime_ns for stage in folder.iterdir()}
+    assert sorted(name.split("-")[0] for name in before) == [
+        *("reading", "realm", "realm", "start", "warm_start", "warm_start"),
+    ]
+    assert not list(folder.glob("*/run"))
+    call(monkeypatch, *options, "--arms", *arms, "no null passage", "no exclusion", "recurring", "30 times stale")
+    after = {stage.name: (stage / "stage.json").stat().st_mtime_ns for stage in folder.iterdir()}
+    assert before.items() < after.items() and len(after) == len(before) + 2
+    lines = read_lines(tmp_path / "lines.jsonl")
+    assert [line["arm"] for line in lines] == [*arms, "no null passage", "no exclusion"]
+
+    page = tmp_path / "page.md"
+    page.write_text(f"# Real text\n\n{BEGIN}\n{END}\n")
+    call(monkeypatch, "--tables", str(page), "--results", str(tmp_path / "lines.jsonl"))
+    assert "| realm, over posterior shuffled |" in page.read_text()
+    assert all(f"| {line['arm']} |" in page.read_text() for line in lines)
+
+
+def test_few_labels_are_trained_on_questions_by_which_nothing_is_chosen(tmp_path, monkeypatch, options):
+    monkeypatch.setattr(real_text, "_CHOSEN_BY", 4)
+    few = ["--arms", "warm start", "--labels", "4", "--label_steps", "2", "--label_batch_size", "2", "--choose"]
+    call(monkeypatch, *options, *few)
+    lines = read_lines(tmp_path / "lines.jsonl")
+    assert [(line["labels"], line.get("towers")) for line in lines] == [
+        (0, None),
+        (4, "query tower"),
+        (4, "both towers"),
+    ]
+    assert {line["on"]["questions"] for line in lines} == {4}
+    arms = real_text.Arms(real_text.make_parser().parse_args([*options, *few]))
+    assert not set(arms.choice.texts) & set(arms.labels.texts)
+    page = tmp_path / "page.md"
+    page.write_text(f"{BEGIN}\n{END}\n")
+    call(monkeypatch, "--tables", str(page), "--results", str(tmp_path / "lines.jsonl"))
+    assert "| warm start | 4 | query tower | 2 steps of 2 at 5e-05 |" in page.read_text()
+
+
+@pytest.fixture
+def arms(options):
+    return real_text.Arms(real_text.make_parser().parse_args(options))
+
+
+def test_a_paragraph_scores_as_its_best_passage_and_a_tower_that_maps_all_to_one_place_finds_nothing(
+    arms, monkeypatch
+):
+    corpus = arms.corpus
+    assert len(corpus.passages) > len(corpus)
+    vectors = np.zeros((len(corpus.passages), 2), np.float32)
+    # The last passage of paragraph 3 is the best for all, the first of paragraph 5 the second best.
+    vectors[corpus.first[4] - 1, 0], vectors[corpus.first[5], 0] = 1, 0.5
+    monkeypatch.setattr(paragraph_corpus, "embed_passages", lambda tower, passages: vectors)
+    monkeypatch.setattr(
+        paragraph_corpus, "encode_queries", lambda tower, ids, bf16: np.array([[1.0, 0.0]] * len(ids), np.float32)
+    )
+    model = arms.stages.start(0).model()
+    assert corpus.ranks(model, ["a", "b", "c"], [3, 5, 0]).tolist() == [0, 1, len(corpus) - 1]
+
+
+def test_a_negative_is_of_another_paragraph_and_holds_no_answer(arms):
+    made = real_text.labelled(arms.corpus, arms.labels.take(range(3)))
+    documents = np.asarray(arms.corpus.passages.documents)
+    for question, example, gold in zip(made, arms.labels.examples, arms.labels.gold, strict=False):
+        assert set(documents[question.positives]) == {gold}
+        assert all(example.answers[0] in arms.corpus.passages.text(int(row)) for row in question.positives)
+        assert gold not in documents[question.negatives]
+        assert not any(example.answers[0] in arms.corpus.passages.text(int(row)) for row in question.negatives)
+
+
+def test_a_stage_that_was_stopped_is_trained_again_and_a_finished_one_is_not(tmp_path):
+    class Model:
+        def save_pretrained(self, folder):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def train(run):
+        run.mkdir(parents=True, exist_ok=True)
+        (run / "log.jsonl").write_text(json.dumps({"step": 1, "step_seconds": 2.0, "loss": 1.0}) + "\n")
+        return Model(), {"seconds": stages.seconds_of(run)}
+
+    def stopped(run):
+        run.mkdir(parents=True)
+        raise SystemExit(143)
+
+    kept = stages.Stages(tmp_path)
+    with pytest.raises(SystemExit):
+        kept.get("a", 0, None, {"rate": 1}, stopped)
+    first = kept.get("a", 0, None, {"rate": 1}, train)
+    assert first.facts == {"seconds": 2.0}
+    assert kept.get("a", 0, None, {"rate": 1}, stopped) == first
+    with pytest.raises(SystemExit):
+        kept.get("a", 0, None, {"rate": 2}, stopped)
+    with pytest.raises(SystemExit):
+        kept.get("a", 0, first, {"rate": 1}, stopped)
+    assert stages.curve(first.log()) == [{"step": 1, "loss": 1.0}]
