@@ -3,7 +3,7 @@
 Raw text in, a jointly trained retriever and reader out. The knowledge corpus is the CIA World Factbook; the text
 states some of its facts in other words; countries are split, and what is printed at the end, recall and answers, is
 about countries that no statement spoke of. The initial weights are all-MiniLM-L6-v2, a trained retriever (it has seen
-question and answer pairs, SQuAD, NQ and TriviaQA among them), read as it was made: the first row of the table is a
+question and answer pairs, SQuAD, NQ and TriviaQA among them), read off the shelf: the first row of the table is a
 strong one.
 
     1. warm start: the inverse cloze task on the passages; for comparison, a copy of the initial weights learns from
@@ -57,7 +57,7 @@ from realm_hf.training import (
 )
 
 ROWS = {
-    "initial": "MiniLM, read as it was made",
+    "initial": "MiniLM off the shelf",
     "ict": "after ICT",
     "recurring": "after recurring spans instead",
     "realm": "after REALM",
