@@ -14,8 +14,9 @@ import pyarrow as pa
 from datasets import disable_progress_bars
 
 from realm_hf import RealmRetriever
-from realm_hf.data.passages.build import PassageStore, packed_features, write_store
 from realm_hf.data.passages.packing import COUNTS
+from realm_hf.data.passages.parts import packed_features, write_store
+from realm_hf.data.passages.store import PassageStore
 from realm_hf.index.default_index import AUTO
 from realm_hf.index.faiss_index import build_index
 from realm_hf.storage.directories import StagedDirectory
@@ -60,7 +61,6 @@ def repeat_passages(sample: PassageStore, count: int, target: Path) -> None:
         info = write_store(
             _packed(sample, count),
             staged.path,
-            documents=count,
             tokenizer_name=sample.tokenizer_fingerprint,
             special_tokens=sample.special_tokens,
             dtype=sample.dtype,
