@@ -141,7 +141,7 @@ class RealmStages:
                     seed=seed + 1000 * (before.facts["steps"] > 0),
                     **settings,
                 ).train(resume_from_checkpoint=True).exit_if_interrupted()
-            spent = round(sum(seconds_of(part) for part in run.iterdir()), 1)
+            spent = round(sum(seconds_of(part) for part in run.iterdir()), 3)
             return model, {"seconds": spent, "steps": steps}
 
         return self.stages.get("warm_start", seed, before, {**settings, "arm": arm, "steps": steps}, train)

@@ -94,7 +94,7 @@ class Stages:
 def seconds_of(run: Path) -> float:
     """Seconds that the steps of a run took, and building its first index; evaluations are not counted."""
     names = ("step_seconds", "index_seconds")
-    return round(sum(record.get(name) or 0.0 for record in read_log(run / "log.jsonl") for name in names), 1)
+    return round(sum(record.get(name) or 0.0 for record in read_log(run / "log.jsonl") for name in names), 3)
 
 
 def curve(record: RunRecord) -> list[dict[str, float]]:
