@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 from example_programs import run_example
 from tiny_encoders import save_encoder, train_tokenizer
 from tiny_worlds import FIXTURES
@@ -128,3 +129,20 @@ def test_an_encoder_without_a_head_learns_to_fill_in_words(tmp_path):
 def test_a_new_encoder_that_cannot_be_is_refused(sizes, message, tmp_path):
     with pytest.raises(SystemExit, match=message):
         main([*MASKED_LM, "--output_dir", str(tmp_path / "run"), "--from_nothing", sizes])
+
+
+def test_pre_training_starts_from_a_sentence_encoder_that_is_no_bert(tmp_path):
+    """It has no prediction head: as for a BERT, the encoder gets a new one."""
+    AutoModel.from_pretrained(save_encoder(tmp_path / "whole", "mpnet")).save_pretrained(tmp_path / "bare")
+    train_tokenizer("mpnet").save_pretrained(tmp_path / "bare")
+    whole, bare = (
+        load_model(ModelArguments(model_name_or_path=str(tmp_path / name), retriever_proj_size=8), seed=0)
+        for name in ("whole", "bare")
+    )
+    assert bare.encoder.realm.state_dict().keys() == whole.encoder.realm.state_dict().keys()
+    for name, weight in whole.encoder.realm.state_dict().items():
+        assert torch.equal(weight, bare.encoder.realm.state_dict()[name]), name
+    assert any(
+        not torch.equal(weight, bare.encoder.cls.state_dict()[name])
+        for name, weight in whole.encoder.cls.state_dict().items()
+    )

@@ -84,7 +84,8 @@ def load_model(args: ModelArguments, seed: int, passages: PassageStore | None = 
         fields["score_scale"] = args.score_scale if args.score_scale == "auto" else float(args.score_scale)
     name = args.model_name_or_path
     if is_another_encoder(config):
-        model = RealmForPreTraining.from_encoders(embedder=name, encoder=name, seed=seed, **fields)
+        # As of a BERT: an encoder without a prediction head, such as a sentence encoder, begins with a new one.
+        model = RealmForPreTraining.from_encoders(embedder=name, encoder=name, seed=seed, new_head=True, **fields)
     else:
         model = RealmForPreTraining.from_bert(name, pooler=args.pooler, seed=seed, **fields)
     if args.projection == "pca" and passages is not None:

@@ -17,6 +17,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging
 
 from realm_hf.models.any_encoder import check_is_encoder, has_masked_language_model
 from realm_hf.models.bert_initialization import FromBertModel, quiet_loading, with_score_scale
@@ -25,6 +26,8 @@ from realm_hf.models.modeling_any_tower import without_pooler
 from realm_hf.models.prompts import check_joined, tokenize_prompts
 from realm_hf.models.sentence_transformer_folder import FolderModules
 from realm_hf.models.sentence_transformer_reading import own_reading
+
+logger = logging.get_logger(__name__)
 
 Place = str | PathLike[str]
 
@@ -276,6 +279,8 @@ def _load(place: Place, config: PreTrainedConfig, kind: Any, new_head: bool = Fa
             f"{str(place)!r} lacks {len(missing)} weights of a {type(model).__name__}, {missing[0]!r} among them: "
             "give a checkpoint that has them."
         )
+    if info["missing_keys"]:
+        logger.info("%s has no prediction head: the encoder's is new, and learns by masked language modelling.", place)
     return model
 
 
