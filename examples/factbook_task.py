@@ -192,6 +192,8 @@ def recall_at(ranks: np.ndarray | Sequence[int]) -> Recall:
 
 def print_recall(rows: Iterable[tuple[str, Recall]]) -> None:
     """A small table, recall in percent."""
-    print(f"  {'':28s}" + "".join(f"recall@{k:<5d}" for k in KS))
-    for name, recall in rows:
-        print(f"  {name:28s}" + "".join(f"{recall[str(k)]:8.1f}    " for k in KS))
+    listed = list(rows)
+    width = max(len(name) for name, _ in listed)
+    print(f"  {'':{width}s}" + "".join(f"{f'recall@{k}':>11s}" for k in KS))
+    for name, recall in listed:
+        print(f"  {name:{width}s}" + "".join(f"{recall[str(k)]:11.1f}" for k in KS))
