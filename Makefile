@@ -40,7 +40,7 @@ $(VENV)/.dev $(VENV)/.demo: $(VENV)/.%: $(VENV)/.torch pyproject.toml constraint
 
 # --- the README's two commands ---
 
-demo: $(VENV)/.demo  ## train on the CIA World Factbook: runs/demo/report.html in about 11 minutes
+demo: $(VENV)/.demo  ## train on the CIA World Factbook: runs/demo/report.html in about 10 minutes
 	@$(BIN)/python examples/fetch_minilm.py > /dev/null
 	$(BIN)/python examples/demo.py $(DEMO_ARGS)
 
