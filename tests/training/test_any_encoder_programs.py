@@ -62,7 +62,9 @@ def test_from_pre_training_to_an_answer(family, tmp_path, monkeypatch, capsys):
     )  # fmt: skip
     assert list(json.loads((tmp_path / "table.json").read_text())) == ["step 0", "step 2", "start", "end", "BM25"]
 
-    words = ["--model_name_or_path", run / "model", "--output_dir", tuned, "--train_questions", asked]
+    # RUN stands for its model and its tokenizer, whatever their classes.
+    assert type(AutoTokenizer.from_pretrained(run)) is type(AutoTokenizer.from_pretrained(encoder))
+    words = ["--model_name_or_path", run, "--output_dir", tuned, "--train_questions", asked]
     words += ["--searcher_beam_size", 8, "--reader_seq_len", 60, "--max_span_width", 4, "--max_steps", 2]
     words += ["--per_device_train_batch_size", 2, "--use_cpu", "--disable_tqdm"]
     run_example("finetune_open_qa", monkeypatch, *words)

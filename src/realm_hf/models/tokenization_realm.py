@@ -2,11 +2,14 @@
 
 from os import PathLike
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
-from transformers import BatchEncoding, BertTokenizer
+from transformers import AutoTokenizer, BatchEncoding, BertTokenizer
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from realm_hf.models.places import TOKENIZER_FOLDER, is_run
+
+_BERTS = {name + fast for name in ("RealmTokenizer", "BertTokenizer") for fast in ("", "Fast")}
 
 
 class RealmTokenizer(BertTokenizer):
@@ -18,9 +21,16 @@ class RealmTokenizer(BertTokenizer):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], *inputs: Any, **kwargs: Any) -> Self:
-        """As in transformers; of a run directory it is RUN/tokenizer, which made the passages."""
+        """As in transformers; of a run directory it is RUN/tokenizer, which made the passages: of the class that it
+        names, where the run has another encoder than BERT.
+        """
         folder = Path(pretrained_model_name_or_path)
-        place = folder / TOKENIZER_FOLDER if is_run(folder) else pretrained_model_name_or_path
+        if not is_run(folder):
+            return super().from_pretrained(pretrained_model_name_or_path, *inputs, **kwargs)
+        place = folder / TOKENIZER_FOLDER
+        # `AutoTokenizer` sees a configuration of REALM's in RUN, and comes here whatever the encoder is.
+        if get_tokenizer_config(place).get("tokenizer_class", cls.__name__) not in _BERTS:
+            return cast(Self, AutoTokenizer.from_pretrained(place, *inputs, **kwargs))
         return super().from_pretrained(place, *inputs, **kwargs)
 
     def batch_encode_candidates(
