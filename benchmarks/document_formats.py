@@ -22,14 +22,14 @@ import argparse
 import importlib.util
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from harness.machine import measured_on
-from harness.results import Line, add_result_arguments, append_line, command, measure_or_write_tables, read_lines
+from harness.arms import measure_missing, measured_with
+from harness.results import Line, add_result_arguments, measure_or_write_tables
 from harness.retrieval import DEPTH, gain_table, gold_ranks, means, newest, recall_table, sums_by_article
 from harness.squad import Questions, add_file_arguments
 
@@ -113,6 +113,11 @@ class Measurement:
         scores = queries @ self.kept(name, lambda: self.passages(name)).T
         return gold_ranks(np.argsort(-scores, axis=1, kind="stable")[:, :DEPTH], self.gold, self.groups)
 
+    def line(self, name: str) -> Line:
+        """The figures of a row."""
+        sums = sums_by_article(self.ranks(name), self.articles)
+        return {**means(sums), "by_article": sums}
+
 
 def _with_others(gold: list[int], total: int, count: int, seed: int) -> np.ndarray:
     """The rows of `gold`, and others up to `count` of `total`, in order."""
@@ -125,15 +130,11 @@ def _with_others(gold: list[int], total: int, count: int, seed: int) -> np.ndarr
 def measure(args: argparse.Namespace) -> None:
     """Measure the rows that have no line for this key yet."""
     measurement = Measurement(args)
-    key = measurement.key
-    done = {line["name"] for line in read_lines(args.results) if line["on"] == key}
-    for name in ROWS:
-        if name in done or (name == EXPORTED and importlib.util.find_spec("sentence_transformers") is None):
-            continue
-        sums = sums_by_article(measurement.ranks(name), measurement.articles)
-        machine = measured_on(torch.get_num_threads(), "benchmarks")
-        line = {"name": name, **means(sums), "on": key, **machine, "command": command(), "by_article": sums}
-        append_line(args.results, line)
+    names = [
+        name for name in ROWS if name != EXPORTED or importlib.util.find_spec("sentence_transformers") is not None
+    ]
+    rows = [({"name": name}, partial(measurement.line, name)) for name in names]
+    measure_missing(args.results, rows, measurement.key, "benchmarks")
 
 
 def table(lines: list[Line]) -> str:
@@ -152,7 +153,7 @@ def table(lines: list[Line]) -> str:
         "",
         *gain_table([(f"{name}, over {PAIR}", sums[name], sums[PAIR]) for name in others]),
         "",
-        f"{last['cpu']}; {last['versions']}; commit {last['commit']}.",
+        measured_with(last),
     ]
     return "\n".join(parts)
 
