@@ -99,7 +99,7 @@ def test_an_embedding_is_what_the_encoder_gives_pooled_and_projected(checkpoints
 
 @every_family
 def test_gradients_are_those_of_finite_differences(checkpoints, family):
-    """Of pre-training and of reading, along a random direction of all weights that are trained."""
+    """Of pre-training and of reading, along random directions of all weights that are trained."""
     tokenizer = train_tokenizer(family)
     batch = pre_training_batch(tokenizer)
     model = RealmForPreTraining.from_encoders(
@@ -111,22 +111,31 @@ def test_gradients_are_those_of_finite_differences(checkpoints, family):
     def read():
         return torch.tanh(reader.score_spans(ids, mask, segments, body).logits).sum()
 
+    # ModernBERT's attention computes in float32 whatever its weights are: a longer step, and less asked of it.
+    size, close = (1e-5, 1e-3) if family == "modernbert" else (1e-6, 1e-4)
     for trained, loss in ((model, lambda: model(**batch).loss), (reader, read)):
         weights = [weight for weight in trained.parameters() if weight.requires_grad]
         value = loss()
         value.backward()
         assert all(weight.grad is not None for weight in weights), "a weight is trained, but nothing reads it"
-        generator = torch.Generator().manual_seed(5)
-        direction = [torch.randn(weight.shape, generator=generator, dtype=torch.float64) for weight in weights]
-        slope = sum((weight.grad * step).sum() for weight, step in zip(weights, direction, strict=True))
-        moved = []
-        with torch.no_grad():
-            for sign in (1.0, -2.0):
+        # A ReLU whose kink lies within a step spoils that direction (and which words these tokenizers learn changes
+        # from process to process, so no seed can promise that none does); a wrong gradient spoils every direction.
+        agree = 0
+        for direction_seed in range(3):
+            generator = torch.Generator().manual_seed(direction_seed)
+            direction = [torch.randn(weight.shape, generator=generator, dtype=torch.float64) for weight in weights]
+            slope = sum((weight.grad * step).sum() for weight, step in zip(weights, direction, strict=True))
+            moved = []
+            with torch.no_grad():
+                for sign in (1.0, -2.0):
+                    for weight, step in zip(weights, direction, strict=True):
+                        weight.add_(sign * size * step)
+                    moved.append(loss())
                 for weight, step in zip(weights, direction, strict=True):
-                    weight.add_(sign * 1e-6 * step)
-                moved.append(loss())
-        assert slope.abs() > 1e-3
-        torch.testing.assert_close((moved[0] - moved[1]) / 2e-6, slope, rtol=1e-4, atol=1e-6)
+                    weight.add_(size * step)
+            measured = (moved[0] - moved[1]) / (2 * size)
+            agree += bool(slope.abs() > 1e-3) and torch.allclose(measured, slope, rtol=close, atol=1e-6)
+        assert agree >= 2
 
 
 @every_family
