@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BUILDER_OPTIONS = {"once", "watch", "device", "threads", "index-threads", "nice", "poll-seconds"}
+BUILDER_OPTIONS |= {"engine", "builders", "gpus"}
 LAUNCHER_OPTIONS = {"cpu", "multi_gpu", "num_processes", "num_machines", "machine_rank", "main_process_ip"}
 LAUNCHER_OPTIONS |= {"main_process_port", "config_file", "standalone", "nproc_per_node"}
 PROGRAMS = {
