@@ -38,16 +38,16 @@ def add_build_index(commands: Commands[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("--builders", type=int, default=1, help="with --engine ray: how many (default: %(default)s)")
     parser.add_argument(
-        "--gpus", type=float, default=0.0, help="with --engine ray: GPUs of each builder (default: %(default)s)"
+        "--gpus", type=float, help="with --engine ray: GPUs of each builder (default: 1 with --device cuda, else none)"
     )
     parser.set_defaults(command=_build_index)
 
 
 def _build_index(options: argparse.Namespace) -> int:
     if options.engine == "ray":
-        from realm_hf.refresh.ray_engine import run_on_ray
+        from realm_hf.refresh.ray_engine import build_on_ray
 
-        return run_on_ray(BuilderOptions.of(options), options.builders, gpus=options.gpus)
+        return build_on_ray(BuilderOptions.of(options), options.builders, gpus=options.gpus)
     from realm_hf.refresh import builder
 
     return builder.run(BuilderOptions.of(options))
