@@ -122,7 +122,7 @@ def prepare_sentences(
 
     def build() -> None:
         build_sentences(
-            load_documents(source[0], source[1], name=source[2]),
+            load_documents(source[0], source[1], name=source[2], streaming=knowledge.streaming),
             tokenizer,
             tagger_from_name(corpus.tagger),
             directory,
@@ -133,7 +133,7 @@ def prepare_sentences(
         )
 
     settings = {**asdict(corpus), "source": list(source), "column": column, "max_query_length": args.max_query_length}
-    once(directory, settings, build)
+    once(directory, settings, build, shared=True)
     return SentenceStore(directory)
 
 
