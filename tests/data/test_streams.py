@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from datasets import Dataset, DatasetDict, IterableDataset
+from datasets import Dataset, DatasetDict, IterableDataset, load_dataset_builder
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from realm_hf.data import PassageStore, build_passages, build_sentences, load_documents
+from realm_hf.data import documents as documents_module
 from realm_hf.data import ranges as module
 from realm_hf.data.documents import readable_documents
 from realm_hf.data.passages import build as passages_build
@@ -211,6 +212,27 @@ def test_a_stream_is_known_again_by_its_source_and_its_first_rows(files, tmp_pat
         file.write(json.dumps({"title": "more", "text": "behind what is looked at"}) + "\n")
     assert fingerprint(streamed) != fingerprint(load_documents(copy, streaming=True))
     assert fingerprint(ROWS) != fingerprint(ROWS[1:])
+
+
+def test_a_dataset_of_the_hub_is_streamed_by_its_commit_and_a_split_that_is_not_there_is_named(
+    files, tmp_path, monkeypatch
+):
+    """As far as that goes without the Hub: a builder of files in its place."""
+    asked = []
+
+    def load_builder(source, **options):
+        asked.append((source, options))
+        return load_dataset_builder("parquet", data_files=[str(files / "parquet" / "0.parquet")])
+
+    monkeypatch.setattr(documents_module, "load_dataset_builder", load_builder)
+    monkeypatch.setattr(documents_module, "get_dataset_split_names", lambda *_, **__: ["train"])
+    streamed = load_documents("someone/wiki", name="en", revision="v1", streaming=True)
+    assert asked == [("someone/wiki", {"name": "en", "revision": "v1"})]
+    assert next(iter(streamed)) == ROWS[0]
+    (note,) = streamed.info.download_checksums.items()
+    assert note[0] == "someone/wiki" and note[1]["checksum"]
+    with pytest.raises(ValueError, match=r"'someone/wiki' has no split 'train\[:1%\]'; it has train"):
+        load_documents("someone/wiki", "train[:1%]", streaming=True)
 
 
 def test_texts_and_saved_datasets_are_read_where_they_lie(files, tmp_path):
