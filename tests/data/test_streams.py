@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from datasets import Dataset, DatasetDict, IterableDataset
+from datasets import Dataset, DatasetDict, IterableDataset, load_dataset_builder
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from realm_hf.data import PassageStore, build_passages, build_sentences, load_documents
+from realm_hf.data import documents as documents_module
 from realm_hf.data import ranges as module
 from realm_hf.data.documents import readable_documents
 from realm_hf.data.passages import build as passages_build
@@ -96,6 +97,10 @@ def test_a_stream_that_ends_with_a_range_has_no_empty_one_behind_it(tokenizer, t
     assert store.fingerprint == build(Dataset.from_list(rows), tokenizer, tmp_path / "whole").fingerprint
 
 
+class Away(Exception):
+    """What a network may raise: errors of httpx are no `OSError`."""
+
+
 class Watched:
     """Rows that note how far they were read, and stop at a row."""
 
@@ -106,7 +111,7 @@ class Watched:
         for number in start:
             for row in ROWS[number : number + 20]:
                 if row["size"] == self.stop:
-                    raise OSError("the network is away")
+                    raise Away("the network is away")
                 with self.log.open("a") as file:
                     file.write(f"{row['size']}\n")
                 yield row
@@ -135,7 +140,7 @@ def test_what_failed_is_taken_up_behind_the_last_range_and_reads_no_shard_again_
     whole, tokenizer, tmp_path
 ):
     log = tmp_path / "log"
-    with pytest.raises(OSError, match="network is away"):
+    with pytest.raises(Away):
         build(Watched(log, stop=70).stream(), tokenizer, tmp_path / "store")
     assert Watched(log).read()[-1] == 69
     log.write_text("")
@@ -189,13 +194,15 @@ def test_ranges_in_any_order_by_any_reader_are_those_of_the_rows(files, tmp_path
     if shuffled:
         documents = documents.shuffle(seed=3, buffer_size=10)
     rows = list(documents)
-    readers = [DocumentStream(documents, ["text"]) for _ in range(2)]
+    readers, whole = [DocumentStream(documents, ["text"]) for _ in range(2)], set()
     for turn, number in enumerate(numbers):
         reader, first = readers[turn % 2], number * RANGE
         read = reader.read(first, RANGE, states)
         assert read["text"][:] == [row["text"] for row in rows[first : first + RANGE]]
         assert len(read) == RANGE or reader.position == DOCUMENTS
-    assert not (shuffled and states.exists()), "a buffer for shuffling is not taken up again where it was"
+        whole |= {f"{first + RANGE}.json"} if len(read) == RANGE and not shuffled else set()
+    # A buffer for shuffling would not be taken up again where it was.
+    assert {path.name for path in states.glob("*")} == whole
 
 
 def test_a_stream_is_known_again_by_its_source_and_its_first_rows(files, tmp_path):
@@ -211,6 +218,27 @@ def test_a_stream_is_known_again_by_its_source_and_its_first_rows(files, tmp_pat
         file.write(json.dumps({"title": "more", "text": "behind what is looked at"}) + "\n")
     assert fingerprint(streamed) != fingerprint(load_documents(copy, streaming=True))
     assert fingerprint(ROWS) != fingerprint(ROWS[1:])
+
+
+def test_a_dataset_of_the_hub_is_streamed_by_its_commit_and_a_split_that_is_not_there_is_named(
+    files, tmp_path, monkeypatch
+):
+    """As far as that goes without the Hub: a builder of files in its place."""
+    asked = []
+
+    def load_builder(source, **options):
+        asked.append((source, options))
+        return load_dataset_builder("parquet", data_files=[str(files / "parquet" / "0.parquet")])
+
+    monkeypatch.setattr(documents_module, "load_dataset_builder", load_builder)
+    monkeypatch.setattr(documents_module, "get_dataset_split_names", lambda *_, **__: ["train"])
+    streamed = load_documents("someone/wiki", name="en", revision="v1", streaming=True)
+    assert asked == [("someone/wiki", {"name": "en", "revision": "v1"})]
+    assert next(iter(streamed)) == ROWS[0]
+    (note,) = streamed.info.download_checksums.items()
+    assert note[0] == "someone/wiki" and note[1]["checksum"]
+    with pytest.raises(ValueError, match=r"'someone/wiki' has no split 'train\[:1%\]'; it has train"):
+        load_documents("someone/wiki", "train[:1%]", streaming=True)
 
 
 def test_texts_and_saved_datasets_are_read_where_they_lie(files, tmp_path):

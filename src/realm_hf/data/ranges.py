@@ -101,8 +101,8 @@ def build_in_ranges(
     """
     Make a store of documents, alone or with all processes that make the same one at this time.
 
-    An error of the disk leaves the finished parts, and the next call goes on from them; after any other error, which
-    would come again, nothing is left.
+    An error of the disk, or of what a stream is read from, leaves the finished parts, and the next call goes on from
+    them; after any other error, which would come again, nothing is left.
 
     Args:
         documents (`Dataset` or [`DocumentStream`]): The documents.
@@ -141,7 +141,7 @@ def build_in_ranges(
             work()
         ending.run(join_all)
     except Exception as error:
-        if not isinstance(error, OSError) or isinstance(error, FileExistsError):
+        if _would_come_again(error, documents):
             _remove(home)
         raise
     if not output_dir.is_dir():
@@ -150,6 +150,12 @@ def build_in_ranges(
             "part in it failed. Its message says why."
         )
     _remove(home)
+
+
+def _would_come_again(error: Exception, documents: Dataset | DocumentStream) -> bool:
+    if isinstance(documents, DocumentStream):  # not all errors of a network are an `OSError`
+        return isinstance(error, FileExistsError | TypeError | ValueError)
+    return isinstance(error, FileExistsError) or not isinstance(error, OSError)
 
 
 def _remove(home: Path) -> None:
