@@ -19,6 +19,7 @@ from realm_hf.generations.store import GenerationInfo, GenerationStore
 from realm_hf.refresh.background import Background
 from realm_hf.refresh.base import RefreshError, RefreshHealth, RefreshMode
 from realm_hf.refresh.build import build_generation, builds_of, snapshot_of_build
+from realm_hf.refresh.process_groups import explain_broken_connection
 from realm_hf.refresh.rank_group import RankGroup
 from realm_hf.runs.directory import RunDirectory
 from realm_hf.runs.snapshots import (
@@ -99,7 +100,8 @@ class StoreRefresher:
         Every rank embeds its shard with the weights as the snapshot holds them: the rows can be recomputed from it, a
         sharded model needs no collective calls here, and neither mode nor gradients of the live model are touched.
         """
-        state = copy_embedder_state(embedder)
+        with explain_broken_connection("gather the weights of the snapshot"):
+            state = copy_embedder_state(embedder)
         name = snapshot_name(step, self.run.config.epoch)
 
         def write() -> None:
@@ -238,7 +240,8 @@ class SnapshotRefresher(StoreRefresher):
     def submit(self, step: int, embedder: RealmEmbedder) -> None:
         """Copy the weights now; a thread makes a snapshot of them. One that still waits for the disk is replaced."""
         started = time.monotonic()
-        state = copy_embedder_state(embedder)
+        with explain_broken_connection("gather the weights of the snapshot"):
+            state = copy_embedder_state(embedder)
         if self.rank == 0:
             self._require_own_epoch()
             with self._pending_lock:

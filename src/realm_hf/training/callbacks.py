@@ -29,7 +29,8 @@ class RealmCallback(TrainerCallback):
     """A [`~transformers.TrainerCallback`] that also hears of the index; override what you need.
 
     Called on every rank. Give the same callbacks on all ranks; a flag of `control` that is set on one of them counts
-    on all.
+    on all. Under FSDP2 `model` holds a part of its weights: to read them, take `trainer.weights.whole(model)` on every
+    rank.
     """
 
     def on_index_swap(

@@ -31,6 +31,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import logging as hf_logging
 
+from realm_hf.refresh.process_groups import explain_broken_connection
 from realm_hf.runs.errors import RunDirectoryError
 from realm_hf.storage.directories import StagedDirectory, retire_directory
 from realm_hf.storage.errors import explain_os_errors
@@ -164,7 +165,8 @@ def optimizer_moments(
     # In the order of the model's parameters on every rank.
     for parameter, name in names.items():
         for kind, value in optimizer.state.get(parameter, {}).items():
-            gathered = whole_tensor(torch.as_tensor(value).detach())
+            with explain_broken_connection("gather the optimizer's moments"):
+                gathered = whole_tensor(torch.as_tensor(value).detach())
             if keep:
                 moments[f"{name}|{kind}"] = gathered.cpu().contiguous()
     return moments

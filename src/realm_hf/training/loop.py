@@ -212,7 +212,8 @@ class TrainingLoop(TrainingTask):
         """The step's record, the gradient norm, and its sum over the ranks: finite if each rank's is."""
         computed = self.accumulate(step)
         limit = self.args.max_grad_norm or float("inf")
-        norm = whole_tensor(self.accelerator.clip_grad_norm_(self.module.parameters(), limit))
+        with self._ranks.reducing(step):
+            norm = whole_tensor(self.accelerator.clip_grad_norm_(self.module.parameters(), limit))
         own = torch.cat([computed.sums, norm.detach().reshape(1).to(computed.sums)]).tolist()
         *sums, norms = self.sum_over_ranks(own)
         return computed.record(sums), own[-1], norms

@@ -80,7 +80,7 @@ class ModelWeights:
         from torch.distributed.fsdp import fully_shard
 
         # As DDP does: all begin with the weights of rank 0.
-        with torch.no_grad():
+        with torch.no_grad(), explain_broken_connection("share out the weights"):
             for tensor in (*module.parameters(), *module.buffers()):
                 dist.broadcast(tensor.data, 0)
         device = self._accelerator.device.type
