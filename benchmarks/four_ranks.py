@@ -84,7 +84,7 @@ class Claims:
 
     def _watch(self) -> None:
         while not self._ended.wait(0.02):
-            for owner in self.run.glob("index/.builds/*/embed/claims/*/owner.json"):
+            for owner in self.run.glob("index/.builds/[!.]*/embed/claims/*/owner.json"):
                 snapshot, claim = owner.parts[-5].rpartition("-e")[0], owner.parts[-2]
                 if claim not in self.seen[snapshot]:
                     try:

@@ -29,6 +29,7 @@ CASES = {
         "query_encoder": "live",
         "rerank_depth": 6,
     },
+    "two towers of ModernBERT": {"per_device_train_batch_size": 2, "two_towers": True, "query_encoder": "live"},
     "towers at rest": {"per_device_train_batch_size": 2, "detach_retrieval": True},
     "bfloat16": {"per_device_train_batch_size": 2, "bf16": True, "float64": False},
 }
