@@ -11,6 +11,7 @@ import pytest
 from tiny_bert import tiny_bert
 
 from realm_hf.cli import prepare
+from realm_hf.cli.corpus_arguments import EngineArguments
 from realm_hf.cli.main import main
 from realm_hf.data import PassageStore, SentenceStore
 from realm_hf.generations.store import GenerationStore
@@ -29,6 +30,13 @@ def test_what_to_install_is_said_where_there_is_no_ray(run, monkeypatch, capsys)
 def test_no_workers_are_refused():
     with pytest.raises(ValueError, match="0 workers on Ray were asked for"):
         run_on_ray(int, 0)
+
+
+def test_what_only_ray_heeds_is_refused_without_it(tmp_path, capsys):
+    assert main(["build-index", str(tmp_path), "--builders", "2"]) == 4
+    assert "--builders and --gpus need --engine ray" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="--workers 2 needs --engine ray"):
+        EngineArguments(workers=2)
 
 
 def test_the_builder_that_did_worst_is_told():

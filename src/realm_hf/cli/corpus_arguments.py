@@ -73,3 +73,7 @@ class EngineArguments:
         default="here", metadata={"help": "This process, or a Ray cluster that sees output_dir and the documents."}
     )
     workers: int = field(default=1, metadata={"help": "With --engine ray: how many, of num_proc processes each."})
+
+    def __post_init__(self) -> None:
+        if self.engine == "here" and self.workers != 1:
+            raise ValueError(f"--workers {self.workers} needs --engine ray; here --num_proc says how many processes.")
