@@ -33,6 +33,7 @@ from realm_hf.estimate.index_costs import index_operations
 from realm_hf.generations.embedding import embed_passages
 from realm_hf.index.default_index import plan_index
 from realm_hf.index.faiss_index import build_index
+from realm_hf.models.precision import encoding_in, native_bfloat16
 from realm_hf.storage.files import HashingFile
 
 THREADS = 1
@@ -57,6 +58,8 @@ def main() -> None:
         "index_tflops": index(args.rounds) / 1e12,
         "disk_gigabytes": disk(args.disk_folder, args.rounds) / 1e9,
     }
+    if native_bfloat16(torch.device("cpu")):
+        rates["bfloat16_encode_tflops"] = encoding(settings, "bfloat16") / 1e12
     entry: dict[str, Any] = {name: float(f"{rate:.2g}") for name, rate in rates.items()}
     entry["source"] = f"one core of a {machine['cpu']}, fp32, BERT of 4 x 256"
     print(json.dumps({"cpu-core": entry}, indent=2))
@@ -69,13 +72,14 @@ def training(settings: Settings) -> float:
     return 3 * forward_operations(_shape(), batch) / _median_seconds(run, settings.rounds)
 
 
-def encoding(settings: Settings) -> float:
+def encoding(settings: Settings, dtype: str = "float32") -> float:
     """Operations a second of embedding passages."""
     passages = load_passages(settings, load_tokenizer())
     rows = np.random.default_rng(0).choice(len(passages), PASSAGES, replace=False)
     forward = sum(map(_shape().forward_operations, passages.lengths[rows].tolist()))
     embedder = RealmEmbedder(make_config(settings)).eval()
-    return forward / _median_seconds(lambda: embed_passages(embedder, passages, rows=rows), settings.rounds)
+    with encoding_in(dtype, torch.device("cpu")):
+        return forward / _median_seconds(lambda: embed_passages(embedder, passages, rows=rows), settings.rounds)
 
 
 def index(rounds: int) -> float:

@@ -1,16 +1,17 @@
 """Corpora and indexes that several processes make: rate against processes, memory, and what kills cost.
 
     python benchmarks/shards.py corpus passages.parquet --copies 10 --processes 1 2 --kills 10
-    python benchmarks/shards.py index runs/demo --builders 1 2 4
+    python benchmarks/shards.py corpus passages.parquet --streaming
+    python benchmarks/shards.py index runs/demo --builders 1 2 4 --ray 2
 
 `corpus` takes a Parquet file with the columns title and text; of each further copy one word is varied, so that it
 is no duplicate. It is stored once for each number of processes, and once more while workers are killed at random;
-every store must have the same fingerprint, and no range may be finished twice. Memory is what the processes have of
-their own (anonymous pages), the largest sum that was seen.
+every store must have the same fingerprint, and no range may be finished twice. With `--streaming` the workers stream
+the file. Memory is what the processes have of their own (anonymous pages), the largest sum that was seen.
 
-`index` builds the newest snapshot of a run that has no generation of it, by so many builders side by side; where there
-are two or more one of them is killed on the way. All rows are compared with those of the first build. The generations
-that it makes are removed again.
+`index` builds the newest snapshot of a run that has no generation of it, by so many builders side by side, and then by
+so many workers on Ray; where there are two or more one of them is killed on the way. All rows are compared with those
+of the first build. The generations that it makes are removed again.
 """
 
 import argparse
@@ -44,18 +45,21 @@ def main() -> None:
     corpus.add_argument("--rows", type=int, help="of each copy; all by default")
     corpus.add_argument("--processes", type=int, nargs="+", default=[1, 2])
     corpus.add_argument("--kills", type=int, default=10)
+    corpus.add_argument("--streaming", action="store_true")
     corpus.add_argument("--folder", type=Path, default=ROOT / ".cache" / "shards")
     corpus.add_argument("--model", default=str(VOCABULARY), help="a tokenizer, or a vocabulary file")
     corpus.set_defaults(measure=measure_corpus)
     index = kinds.add_parser("index")
     index.add_argument("run", type=Path)
     index.add_argument("--builders", type=int, nargs="+", default=[1, 2, 4])
+    index.add_argument("--ray", type=int, help="workers on Ray, after the others")
     index.set_defaults(measure=measure_index)
     worker = kinds.add_parser("worker")
     worker.add_argument("rows", type=Path)
     worker.add_argument("output", type=Path)
     worker.add_argument("model")
     worker.add_argument("log", type=Path)
+    worker.add_argument("--streaming", action="store_true")
     worker.set_defaults(measure=work)
     args = parser.parse_args()
     args.measure(args)
@@ -104,6 +108,7 @@ def store_rows(args: argparse.Namespace, rows: Path, processes: int, kills: int)
     shutil.rmtree(output, ignore_errors=True)
     log.unlink(missing_ok=True)
     command = [sys.executable, __file__, "worker", str(rows), str(output), args.model, str(log)]
+    command += ["--streaming"] * args.streaming
     chance, started, most, killed = random.Random(0), time.monotonic(), 0.0, 0  # noqa: S311
     workers = [subprocess.Popen(command) for _ in range(processes)]
     next_kill = started + chance.uniform(20, 40)
@@ -144,7 +149,7 @@ def work(args: argparse.Namespace) -> None:
     from transformers import AutoTokenizer
 
     from realm_hf import RealmTokenizer
-    from realm_hf.data import passages_from_rows
+    from realm_hf.data import load_documents, passages_from_rows
     from realm_hf.storage.tasks import Claim, SharedTasks
 
     publish = SharedTasks.publish
@@ -159,7 +164,11 @@ def work(args: argparse.Namespace) -> None:
     SharedTasks.publish = logged  # type: ignore[method-assign]
     path = Path(args.model)
     tokenizer = RealmTokenizer(str(path)) if path.suffix == ".txt" else AutoTokenizer.from_pretrained(args.model)
-    rows = load_dataset("parquet", data_files=str(args.rows), split="train", cache_dir=str(args.rows.parent / "cache"))
+    cache = str(args.rows.parent / "cache")
+    if args.streaming:
+        rows = load_documents(args.rows, streaming=True)
+    else:
+        rows = load_dataset("parquet", data_files=str(args.rows), split="train", cache_dir=cache)
     passages_from_rows(rows, tokenizer, args.output)
 
 
@@ -175,16 +184,17 @@ def measure_index(args: argparse.Namespace) -> None:
     print(
         "| builders | killed | seconds | rows/s | largest difference | generations |\n|---:|---:|---:|---:|---:|---:|"
     )
-    for count in args.builders:
+    for count, on_ray in [*((count, False) for count in args.builders), *([(args.ray, True)] if args.ray else [])]:
         command = [sys.executable, "-m", "realm_hf", "build-index", str(args.run)]
+        command += ["--engine", "ray", "--builders", str(count)] if on_ray else []
         started = time.monotonic()
-        builders = [subprocess.Popen(command, stderr=subprocess.DEVNULL) for _ in range(count)]
+        builders = [subprocess.Popen(command, stderr=subprocess.DEVNULL) for _ in range(1 if on_ray else count)]
         killed = 0
         while any(builder.poll() is None for builder in builders):
             time.sleep(_LOOK_SECONDS)
             done = len(list(run.index.glob(".builds/*/embed/parts/*")))
             if count > 1 and not killed and done * 16_384 > run.config.rows / 2:
-                os.kill(builders[0].pid, signal.SIGKILL)
+                os.kill(ray_worker(builders[0].pid) if on_ray else builders[0].pid, signal.SIGKILL)
                 killed = 1
         seconds = time.monotonic() - started
         made = [info for info in store.list() if info.name not in before]
@@ -196,8 +206,19 @@ def measure_index(args: argparse.Namespace) -> None:
         first = rows if first is None else first
         difference = float(np.abs(rows - first).max())
         rate = f"{made[0].rows / seconds:,.0f}"
-        print(f"| {count} | {killed} | {seconds:.1f} | {rate} | {difference:.1e} | {len(made)} |", flush=True)
+        print(
+            f"| {count}{' (Ray)' * on_ray} | {killed} | {seconds:.1f} | {rate} | {difference:.1e} | {len(made)} |",
+            flush=True,
+        )
         shutil.rmtree(run.index / made[0].name)
+
+
+def ray_worker(driver: int) -> int:
+    """Process id of a builder that a driver has started on a cluster of this machine."""
+    import psutil
+
+    below = psutil.Process(driver).children(recursive=True)
+    return next(process.pid for process in below if process.cmdline()[:1] == ["ray::_work_in"])
 
 
 if __name__ == "__main__":

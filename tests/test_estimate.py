@@ -17,6 +17,7 @@ from realm_hf.estimate import MODELS, ModelShape, Plan, Rates, estimate_run, pac
 from realm_hf.estimate.encoder_shapes import shape_of_encoder
 from realm_hf.estimate.index_costs import bm25_bytes
 from realm_hf.knowledge.bm25 import build_bm25
+from realm_hf.refresh.build import TASK_ROWS
 
 RATES = Rates(train_tflops=1.0, encode_tflops=2.0, index_tflops=0.5, disk_gigabytes=1.0, source="test")
 SIZES = {
@@ -50,10 +51,23 @@ def test_embedding_takes_the_operations_of_all_passages_at_the_rate():
     assert found.embed_seconds == pytest.approx(1000 * MODELS["base"].forward_operations(100) / 2e12)
 
 
-def test_builders_share_the_embedding_and_devices_share_the_step():
-    one, four = changed(), changed(builders=4, devices=2)
+def test_builders_share_the_tasks_of_embedding_and_devices_share_the_step():
+    passages = 8 * TASK_ROWS
+    one, four = changed(passages=passages), changed(passages=passages, builders=4, devices=2)
     assert four.embed_seconds == pytest.approx(one.embed_seconds / 4)
     assert four.step_seconds == pytest.approx(one.step_seconds / 2)
+    # Nine tasks are as long for four as twelve are, and one task is for one alone.
+    nine, twelve = (changed(passages=count * TASK_ROWS, builders=4).embed_seconds for count in (9, 12))
+    assert nine == pytest.approx(twelve)
+    assert changed(passages=1000, builders=4).embed_seconds == changed(passages=1000).embed_seconds
+
+
+def test_passages_are_embedded_at_the_rate_of_their_precision():
+    rates = dataclasses.replace(RATES, bfloat16_encode_tflops=6.0)
+    half = changed(rates=rates, encode_dtype="bfloat16")
+    assert half.embed_seconds == pytest.approx(changed(rates=rates).embed_seconds / 3)
+    with pytest.raises(ValueError, match="encode_dtype is bfloat16, for which no rate is known"):
+        changed(encode_dtype="bfloat16")
 
 
 @pytest.mark.parametrize(
@@ -174,6 +188,7 @@ def test_a_step_grows_with_batch_candidates_and_lengths():
         ({"steps": 0}, "steps is 0"),
         ({"builders": -1}, "builders is -1"),
         ({"dtype": "int8"}, "dtype is 'int8'"),
+        ({"encode_dtype": "int8"}, "encode_dtype is 'int8'. Choose float32 or bfloat16"),
         ({"index_cores": 0}, "index_cores is 0"),
         ({"refresh_schedule": "0-10:5"}, "refresh_schedule is '0-10:5': it ends at step 10"),
         ({"rates": dataclasses.replace(RATES, encode_tflops=0.0)}, "encode_tflops is 0.0"),
@@ -198,6 +213,15 @@ def test_the_command_prints_what_it_assumed(capsys):
     assert "train_tflops as given" in told
     for word in ("refresh", "staleness", "total", "memory", "disk"):
         assert f"\n{word} " in told
+
+
+def test_the_command_takes_a_precision_with_a_rate_of_its_own(capsys):
+    words = ["estimate", "--passages", "100000", "--steps", "10", "--json", "--encode_tflops", "7"]
+    found = []
+    for dtype in ("float32", "bfloat16"):
+        assert main([*words, "--encode_dtype", dtype]) == 0
+        found.append(json.loads(capsys.readouterr().out)["embed_seconds"])
+    assert found[0] == found[1]
 
 
 def test_the_command_tells_of_bm25_where_there_is_one(capsys):

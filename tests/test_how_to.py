@@ -17,6 +17,7 @@ from tiny_worlds import FIXTURES, bag_of_words_start, load_world, tiny_model, ti
 
 from realm_hf import RealmRetriever
 from realm_hf.cli.main import main
+from realm_hf.data import PassageStore
 from realm_hf.training import RealmTrainer, RealmTrainingArguments
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -75,6 +76,11 @@ def run_page(page: str, folder: Path, changes: dict[str, str] | None = None, nam
 
 
 # Where people already are
+
+
+def test_the_snippet_of_the_cluster_page_streams_documents_into_passages(place):
+    run_page("how-to/cluster.md", place, name="cluster_snippet.py")
+    assert len(PassageStore.load(place / "passages", verify=True)) >= 12
 
 
 @pytest.mark.parametrize(

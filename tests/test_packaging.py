@@ -18,9 +18,11 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BUILDER_OPTIONS = {"once", "watch", "device", "threads", "index-threads", "nice", "poll-seconds"}
+BUILDER_OPTIONS |= {"engine", "builders", "gpus"}
 LAUNCHER_OPTIONS = {"cpu", "multi_gpu", "num_processes", "num_machines", "machine_rank", "main_process_ip"}
 LAUNCHER_OPTIONS |= {"main_process_port", "config_file", "standalone", "nproc_per_node"}
 PROGRAMS = {
+    r"(realm-hf|-m realm_hf) prepare ": "prepare",
     r"examples/pretrain\.py|(realm-hf|-m realm_hf) pretrain ": "pretrain",
     r"examples/train_inverse_cloze\.py|warm-start (inverse-cloze|recurring-spans) ": "warm_start_towers",
     r"examples/train_masked_lm\.py|warm-start masked-lm ": "warm_start_encoder",
@@ -54,6 +56,7 @@ def test_command_is_installed_and_tells_its_subcommands(capsys):
     assert stop.value.code == 0
     told = capsys.readouterr().out
     for command in (
+        "prepare",
         "pretrain",
         "warm-start",
         "finetune",

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from realm_hf import RealmEmbedder
-from realm_hf.models.ragged_encoding import plan_chunks, ragged_apply, ragged_tokens
+from realm_hf.models.ragged_encoding import divide_chunks, equal_chunks, plan_chunks, ragged_apply, ragged_tokens
 
 
 @settings(max_examples=100, deadline=None)
@@ -25,6 +25,18 @@ def test_plans_hold_every_row_once_within_the_budget_and_the_padding_limit(lengt
         assert padded - sum(lengths[row] for row in chunk) <= 0.1 * padded or padded <= min_tokens
 
 
+@settings(max_examples=100, deadline=None)
+@given(lengths=st.lists(st.integers(1, 300), min_size=1, max_size=40), more=st.integers(0, 60))
+def test_chunks_are_divided_into_as_many_as_are_asked_for_and_keep_every_row(lengths, more):
+    chunks = plan_chunks(lengths, 1000)
+    divided = divide_chunks(chunks, len(chunks) + more)
+    assert len(divided) == len(chunks) + more and all(divided)
+    rows = [row for chunk in divided for row in chunk]
+    assert list(dict.fromkeys(rows)) == [row for chunk in chunks for row in chunk]
+    assert len(rows) == len(lengths) + max(0, len(divided) - len(lengths)), "a row is repeated only for want of rows"
+    assert all(lengths[chunk[0]] == max(lengths[row] for row in chunk) for chunk in divided)
+
+
 def test_random_lengths_waste_less_than_a_tenth_where_padding_would_waste_half():
     lengths = torch.randint(8, 289, (128,), generator=torch.Generator().manual_seed(0)).tolist()
     chunks = plan_chunks(lengths, 4096)
@@ -37,6 +49,25 @@ def rows(generator, count, width, vocabulary):
     lengths = torch.randint(1, width + 1, (count,), generator=generator)
     mask = (torch.arange(width) < lengths.unsqueeze(1)).long()
     return torch.randint(5, vocabulary, (count, width), generator=generator) * mask, mask
+
+
+def test_with_the_chunks_of_other_ranks_values_and_gradients_stay_the_same(tiny_config):
+    torch.manual_seed(0)
+    model = RealmEmbedder(tiny_config).double()
+    ids, mask = rows(torch.Generator().manual_seed(1), 3, 23, tiny_config.vocab_size)
+    calls, found = [], []
+    model.realm.encoder.layer[0].register_forward_hook(lambda *_: calls.append(1))
+    for most in (1, 2, 7):
+        calls.clear()
+        model.zero_grad()
+        with equal_chunks(lambda own, most=most: max(own, most)):
+            embeddings = model.encode(ids, mask)
+        embeddings.square().sum().backward()
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        found.append(torch.cat([embeddings.detach().flatten(), *(gradient.flatten() for gradient in gradients)]))
+        assert len(calls) == most
+    torch.testing.assert_close(found[1], found[0], atol=1e-12, rtol=0)
+    torch.testing.assert_close(found[2], found[0], atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("max_tokens", [None, 1, 40, 100])

@@ -254,3 +254,27 @@ def test_workers_killed_at_random_moments_leave_nothing_to_do_twice(tmp_path):
     assert SharedTasks(tmp_path / "tasks", 60).done() == set(range(60))
     times = Counter(log.read_text().split())
     assert set(times.values()) == {1} and len(times) >= 60 - 10, "one killed between the two lines logs nothing"
+
+
+def test_where_nobody_knows_how_many_there_are_tasks_end_where_one_says_so(tmp_path):
+    done = []
+
+    def until_five(claim: Claim) -> dict[str, int] | None:
+        if claim.task >= 5:
+            tasks.end_at(5)
+            return None
+        done.append(claim.task)
+        return write_number(claim)
+
+    tasks = SharedTasks(tmp_path, None)
+    with pytest.raises(ValueError, match="nobody knows yet"):
+        tasks.numbers()
+    ahead = SharedTasks(tmp_path, None).claim()
+    assert ahead.task == 0, "somebody has the first and is slow"
+    assert SharedTasks(tmp_path, None).claim().task == 1
+    for claim in (ahead, Claim(1, ahead.path.with_name("1.1"))):
+        claim.take_place()
+    assert tasks.run(until_five)
+    assert done == [0, 1, 2, 3, 4] and tasks.numbers() == range(5) == range(len(tasks.done()))
+    late = SharedTasks(tmp_path, None)
+    assert late.run(lambda _: pytest.fail("all is done")) and late.count == 5

@@ -14,6 +14,7 @@ from realm_hf.training.checkpoints import (
     find_checkpoint,
     list_checkpoints,
     micro_batch_seed,
+    optimizer_moments,
     prune_checkpoints,
     read_checkpoint,
     save_checkpoint,
@@ -35,7 +36,9 @@ def trained():
 
 def save(root, trained, step=3, **state):
     state = {"step": step, "cursor": 40, "world_size": 1, "seed": 0, **state}
-    return save_checkpoint(root, *trained, state=state, tensors={"rows.4": torch.arange(6)})
+    model, optimizer = trained
+    moments = optimizer_moments(model, optimizer)
+    return save_checkpoint(root, model, moments, state=state, tensors={"rows.4": torch.arange(6)})
 
 
 def as_the_first_protocol_wrote_it(path):

@@ -4,17 +4,22 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
+from launching import FSDP2
 from tiny_worlds import load_world, tiny_model, tiny_tokenizer
 
+from realm_hf.cli.arguments import WarmStartArguments
+from realm_hf.cli.pretrain_warm_starts import check_launch_of_warm_starts
 from realm_hf.training.arguments import RealmTrainingArguments
 from realm_hf.training.loop_arguments import LoopArguments
 from realm_hf.training.optimization import make_accelerator, uses_bfloat16
 from realm_hf.training.pretraining import RealmTrainer
+from realm_hf.training.sharding_launch import Sharding, asked_sharding
 
 # What each rank is told, without the seconds that it takes to import torch.
 SCRIPT = """
@@ -79,11 +84,57 @@ def test_a_launchers_bf16_against_the_arguments_is_refused(monkeypatch):
         make_accelerator(arguments(bf16=False))
 
 
-@pytest.mark.parametrize("variable", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM"])
+@pytest.mark.parametrize("variable", ["ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM"])
 def test_sharding_is_refused_also_where_accelerate_passes_it_over(monkeypatch, variable):
     monkeypatch.setenv(variable, "true")
     with pytest.raises(ValueError, match="keeps whole parameters on each device"):
         make_accelerator(arguments())
+
+
+@pytest.mark.parametrize(
+    ("said", "own", "words"),
+    [
+        ({"FSDP_VERSION": "1"}, {}, "fsdp_version=1, .*: set fsdp_version: 2"),
+        ({"FSDP_AUTO_WRAP_POLICY": "SIZE_BASED_WRAP"}, {}, "set it to TRANSFORMER_BASED_WRAP"),
+        ({"FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT"}, {}, "checkpoints hold whole weights.*FULL_STATE_DICT"),
+        ({"FSDP_OFFLOAD_PARAMS": "true"}, {}, "fsdp_offload_params=true, but weights stay"),
+        ({"FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}, {}, "every rank reads the models"),
+        ({"FSDP_ACTIVATION_CHECKPOINTING": "true"}, {}, "--gradient_checkpointing true to the script"),
+        ({"FSDP_IGNORED_MODULES": "encoder"}, {}, "fsdp_ignored_modules"),
+        ({"FSDP_RESHARD_AFTER_FORWARD": "FULL_SHARD"}, {}, "'full_shard': FSDP2 takes true or false"),
+        ({}, {"optim": "adafactor"}, "factors whole matrices"),
+    ],
+)
+def test_what_fsdp2_does_not_do_here_is_refused_before_anything_is_written(monkeypatch, tmp_path, said, own, words):
+    for name, value in {**FSDP2, **said}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=words):
+        make_accelerator(RealmTrainingArguments(output_dir=str(tmp_path / "run"), use_cpu=True, **own))
+    assert not (tmp_path / "run").exists()
+
+
+def test_trainings_that_keep_whole_weights_refuse_fsdp2(monkeypatch):
+    for name, value in FSDP2.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=r"LoopArguments keeps whole parameters .* only pre-training"):
+        make_accelerator(arguments())
+    warm = WarmStartArguments(inverse_cloze_steps=7)
+    args = RealmTrainingArguments(output_dir="run", use_cpu=True)
+    with pytest.raises(ValueError, match=r"\(--inverse_cloze_steps 7\) keep whole weights"):
+        check_launch_of_warm_starts(warm, args)
+    check_launch_of_warm_starts(WarmStartArguments(), args)
+
+
+def test_fsdp2_of_the_launcher_is_the_loops_own_and_one_process_holds_everything(monkeypatch, world, tmp_path):
+    for name, value in {**FSDP2, "FSDP_TRANSFORMER_CLS_TO_WRAP": "BertLayer, RealmLastLayer"}.items():
+        monkeypatch.setenv(name, value)
+    args = RealmTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    assert asked_sharding(args) == Sharding(("BertLayer", "RealmLastLayer"), reshard_after_forward=True)
+    passages, sentences = load_world(world)
+    given = {"train_dataset": sentences.train, "processing_class": tiny_tokenizer(), "passages": passages}
+    trainer = RealmTrainer(tiny_model(), args, **given)
+    assert os.environ["ACCELERATE_USE_FSDP"] == "true" and not trainer.accelerator.is_fsdp2
+    assert not trainer.weights.is_sharded and trainer.weights.whole(trainer.model.embedder) is trainer.model.embedder
 
 
 def test_an_accelerator_that_divides_by_itself_is_refused(world, tmp_path):
@@ -101,29 +152,34 @@ def test_an_accelerator_that_divides_by_itself_is_refused(world, tmp_path):
         )
 
 
-@pytest.mark.multiprocess
-@pytest.mark.parametrize(
-    ("options", "word"),
-    [
-        (["--multi_gpu", "--mixed_precision", "fp16"], "mixed_precision=fp16"),
-        (["--use_fsdp"], "FSDP"),
-    ],
-)
-def test_what_accelerate_launch_sets_for_such_an_option_is_refused(monkeypatch, tmp_path, options, word):
-    script = tmp_path / "program.py"
+def what_accelerate_launch_sets(folder, options):
+    script = folder / "program.py"
     script.write_text(SCRIPT)
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--main_process_port", "0"]
     launched = subprocess.run(
-        [*launch, *options, str(script), str(tmp_path)],
+        [*launch, *options, str(script), str(folder)],
         env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
         capture_output=True,
         text=True,
         timeout=120,
     )
     assert launched.returncode == 0, launched.stderr
-    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    first, second = (json.loads((folder / f"{rank}.json").read_text()) for rank in range(2))
     assert first == second
-    for name, value in first.items():
+    return first
+
+
+@pytest.mark.multiprocess
+def test_what_accelerate_launch_sets_for_fp16_is_refused(monkeypatch, tmp_path):
+    for name, value in what_accelerate_launch_sets(tmp_path, ["--multi_gpu", "--mixed_precision", "fp16"]).items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ValueError, match=f"The launcher asks for {word}"):
+    with pytest.raises(ValueError, match="The launcher asks for mixed_precision=fp16"):
         make_accelerator(arguments())
+
+
+@pytest.mark.multiprocess
+def test_the_configuration_of_the_examples_asks_for_fsdp2_as_it_is_done_here(monkeypatch, tmp_path):
+    file = Path(__file__).parents[2] / "examples" / "accelerate_configs" / "fsdp2.yaml"
+    for name, value in what_accelerate_launch_sets(tmp_path, ["--config_file", str(file)]).items():
+        monkeypatch.setenv(name, value)
+    assert asked_sharding(RealmTrainingArguments(output_dir="run", use_cpu=True)) == Sharding()

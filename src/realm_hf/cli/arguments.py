@@ -8,9 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from realm_hf import data
+from realm_hf.cli.corpus_arguments import (
+    EngineArguments,
+    KnowledgeArguments,
+    LengthArguments,
+    SentenceArguments,
+)
 from realm_hf.models.cut_lengths import MAX_PASSAGE_LENGTH, MAX_QUERY_LENGTH
 from realm_hf.training.arguments import (
     InverseClozeTrainingArguments,
@@ -20,13 +25,11 @@ from realm_hf.training.arguments import (
 )
 from realm_hf.training.open_qa_arguments import OpenQATrainingArguments
 
-if TYPE_CHECKING:
-    from datasets import Dataset
-
 __all__ = [
     "ARGUMENTS",
     "AskedArguments",
     "EncoderArguments",
+    "EngineArguments",
     "EvaluationArguments",
     "KnowledgeArguments",
     "LengthArguments",
@@ -40,35 +43,6 @@ __all__ = [
     "StartArguments",
     "WarmStartArguments",
 ]
-
-
-@dataclass
-class KnowledgeArguments:
-    """Parameters that control the knowledge corpus: the passages that are retrieved."""
-
-    knowledge_corpus: str = field(
-        metadata={"help": "Documents: a Hub id, a file (parquet, jsonl, csv, txt), or a directory."}
-    )
-    knowledge_split: str = field(default="train", metadata={"help": "Split of a Hub dataset."})
-    knowledge_config: str | None = field(default=None, metadata={"help": "Configuration of a Hub dataset."})
-    title_column: str = field(default="title", metadata={"help": "Column of the title; 'none' where there is none."})
-    text_column: str = field(default="text", metadata={"help": "Column of the text."})
-    rows_are_passages: bool = field(default=False, metadata={"help": "Take each row as one passage; do not cut."})
-    min_sentences: int = field(default=1, metadata={"help": "Drop passages with fewer sentences."})
-    num_proc: int = field(default=1, metadata={"help": "Processes that prepare the corpora."})
-
-    def documents(self) -> Dataset:
-        """The documents, not yet cut; see [`load_documents`]."""
-        return data.load_documents(self.knowledge_corpus, self.knowledge_split, name=self.knowledge_config)
-
-
-@dataclass
-class LengthArguments:
-    """Parameters that control the passages' length, where training has none of its own."""
-
-    max_candidate_length: int = field(
-        default=MAX_PASSAGE_LENGTH, metadata={"help": "Wordpieces of a passage, specials included."}
-    )
 
 
 @dataclass
@@ -138,22 +112,6 @@ class EncoderArguments:
     def __post_init__(self) -> None:
         if (self.model_name_or_path is None) == (self.from_nothing is None):
             raise ValueError("Give --model_name_or_path or --from_nothing, one of the two.")
-
-
-@dataclass
-class SentenceArguments:
-    """Parameters that control the pre-training corpus: the sentences whose spans are masked."""
-
-    pretraining_corpus: str | None = field(
-        default=None, metadata={"help": "Documents, as for knowledge_corpus, which is the default."}
-    )
-    pretraining_split: str = field(default="train", metadata={"help": "Split of a Hub dataset."})
-    pretraining_config: str | None = field(default=None, metadata={"help": "Configuration of a Hub dataset."})
-    pretraining_text_column: str = field(default="text", metadata={"help": "Column of the text."})
-    tagger: str = field(
-        default="rules", metadata={"help": "Finds salient spans: rules, spacy:PIPELINE, or hub:MODEL (BERT on CoNLL)."}
-    )
-    heldout_fraction: float = field(default=0.01, metadata={"help": "Share of the documents that is held out."})
 
 
 @dataclass
@@ -319,13 +277,15 @@ class MeasureArguments:
     report_questions: int = field(default=1000, metadata={"help": "Questions that the HTML page shows."})
 
 
+_PRETRAINING = (
+    *(KnowledgeArguments, SentenceArguments, EvaluationArguments),
+    *(ModelArguments, WarmStartArguments, PreTrainingArguments),
+)
 _TOWERS = (KnowledgeArguments, LengthArguments, ModelArguments, EvaluationArguments)
 ARGUMENTS: Mapping[str, tuple[Any, ...]] = MappingProxyType(
     {
-        "pretrain": (
-            *(KnowledgeArguments, SentenceArguments, EvaluationArguments),
-            *(ModelArguments, WarmStartArguments, PreTrainingArguments),
-        ),
+        "prepare": (*_PRETRAINING, EngineArguments),
+        "pretrain": _PRETRAINING,
         "warm-start inverse-cloze": (*_TOWERS, InverseClozeTrainingArguments),
         "warm-start recurring-spans": (*_TOWERS, RecurringSpanTrainingArguments),
         "warm-start masked-lm": (KnowledgeArguments, LengthArguments, EncoderArguments, MaskedLMTrainingArguments),

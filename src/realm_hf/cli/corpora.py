@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -26,8 +27,11 @@ from realm_hf.models.configuration_realm import RealmConfig
 from realm_hf.models.modeling_realm import RealmForPreTraining
 from realm_hf.models.sentence_transformer_reading import find_folder
 from realm_hf.models.tokenization_realm import RealmTokenizer
+from realm_hf.storage.files import write_json
 from realm_hf.training import RankGroup, TrainingLoop, TrainingResult, resume_command, save_trained_model
 
+# Settings on which a corpus does not depend.
+_HOW_IT_IS_READ = ("num_proc", "streaming")
 # Longest that the preparation of a corpus may use no processor: it may download, in threads, for hours.
 _DOWNLOAD_SECONDS = 24 * 3600.0
 
@@ -114,20 +118,39 @@ def train_and_save(trainer: TrainingLoop, tokenizer: PreTrainedTokenizerBase, ac
     return 0
 
 
-def once(directory: Path, settings: dict[str, Any], build: Callable[[], object]) -> None:
+def once(directory: Path, settings: dict[str, Any], build: Callable[[], object], *, shared: bool = False) -> None:
     """Let the main process build `directory` unless it is there; the others wait for as long as it works. The
     Accelerator is made before.
 
-    A build that was killed leaves no directory. What it had split and tagged is in the cache of `datasets`, so that
-    the next one goes on from there.
+    A build that was killed leaves no directory. What it had finished is kept beside it, or in the cache of `datasets`,
+    so that the next one goes on from there.
+
+    Args:
+        directory (`Path`): What is built.
+        settings (`dict[str, Any]`): What it depends on.
+        build (`Callable`): Builds it.
+        shared (`bool`, *optional*, defaults to `False`): `build` shares the work with all processes that call it: the
+            first process of each node does.
 
     Raises:
         SystemExit: It is there, but was built with other settings.
+        RefreshError: A node could not do its share.
     """
     ranks = RankGroup.of_all_ranks(stall_seconds=_DOWNLOAD_SECONDS)
-    problem = ranks.on_main(lambda: _build_once(directory, settings, build), f"prepare {directory}")
+    what = f"prepare {directory}"
+    if shared and _several_nodes(ranks.world_size):
+        begins_node = os.environ.get("LOCAL_RANK") == "0"
+        problem = ranks.together(what, lambda: _build_once(directory, settings, build) if begins_node else None)
+        problem = ranks.broadcast(problem or "") or None
+    else:
+        problem = ranks.on_main(lambda: _build_once(directory, settings, build), what)
     if problem is not None:
         raise SystemExit(problem)
+
+
+def _several_nodes(processes: int) -> bool:
+    """Whether the launcher has started them on several nodes."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", processes)) < processes
 
 
 def _build_once(directory: Path, settings: dict[str, Any], build: Callable[[], object]) -> str | None:
@@ -137,8 +160,13 @@ def _build_once(directory: Path, settings: dict[str, Any], build: Callable[[], o
     if not directory.exists():
         directory.parent.mkdir(parents=True, exist_ok=True)
         # Before the directory: a kill between the two leaves no corpus whose settings nobody knows.
-        recorded.write_text(json.dumps(asked, indent=2) + "\n", encoding="utf-8")
-        build()
+        write_json(recorded, asked, durable=False)
+        try:
+            build()
+        except FileExistsError:
+            if not directory.exists():
+                raise
+            # Others who prepare it, too, were ready while this process came to it.
     had = json.loads(recorded.read_text(encoding="utf-8")) if recorded.exists() else asked
     if had == asked:
         return None
@@ -165,7 +193,7 @@ def prepare_passages(
             passages_from_rows(documents, tokenizer, directory, num_proc=args.num_proc, **common)
         else:
             build_passages(
-                args.documents(),
+                documents,
                 tokenizer,
                 directory,
                 min_sentences=args.min_sentences,
@@ -173,8 +201,8 @@ def prepare_passages(
                 **common,
             )
 
-    settings = {k: v for k, v in asdict(args).items() if k != "num_proc"} | {"max_length": max_length}
-    once(directory, settings, build)
+    settings = {k: v for k, v in asdict(args).items() if k not in _HOW_IT_IS_READ} | {"max_length": max_length}
+    once(directory, settings, build, shared=True)
     return PassageStore(directory)
 
 

@@ -9,8 +9,9 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-from realm_hf.estimate.costs import Estimate, Plan, estimate_run, packaged_rates, time_in_words
+from realm_hf.estimate.costs import Estimate, estimate_run, time_in_words
 from realm_hf.estimate.index_costs import DTYPE_BYTES
+from realm_hf.estimate.plan import ENCODE_DTYPES, Plan, packaged_rates
 from realm_hf.estimate.shapes import MODELS, ModelShape
 
 __all__ = ["add_parser", "in_words"]
@@ -43,6 +44,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--dtype", choices=DTYPE_BYTES, help="of embeddings (default: float32, and float16 for exact-sharded)"
     )
     parser.add_argument(
+        "--encode_dtype",
+        choices=ENCODE_DTYPES,
+        default=defaults["encode_dtype"],
+        help="in which passages are embedded (default: %(default)s)",
+    )
+    parser.add_argument(
         "--device_gigabytes",
         type=float,
         metavar="X",
@@ -59,6 +66,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def _run(options: argparse.Namespace) -> int:
     rates = packaged_rates()[options.device]
     given = {name: getattr(options, name) for name in asdict(rates) if getattr(options, name, None) is not None}
+    if "encode_tflops" in given:
+        # A rate of one's own is that of the precision of one's own.
+        rates = replace(rates, bfloat16_encode_tflops=given["encode_tflops"])
     if given:
         rates = replace(rates, **given, source=f"{', '.join(given)} as given; the others: {rates.source}")
     own = {name: getattr(options, name) for name in (own.name for own in fields(Plan)) if hasattr(options, name)}

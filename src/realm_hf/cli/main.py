@@ -49,6 +49,9 @@ COMMANDS = {
 }
 """Read by one `argparse` parser."""
 PROGRAMS = {
+    "prepare": Command(
+        "prepare the corpora of `pretrain` ahead, with others that do the same", "realm_hf.cli.prepare"
+    ),
     "pretrain": Command("pre-train on your text: model, index and report", "realm_hf.cli.pretrain"),
     "warm-start": Command("train the towers or the encoder before that", "realm_hf.cli.warm_start"),
     "finetune": Command("fine-tune on questions and answers", "realm_hf.cli.finetune"),

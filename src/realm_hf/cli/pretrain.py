@@ -32,7 +32,7 @@ from realm_hf.cli.corpora import (
     prepare_passages,
 )
 from realm_hf.cli.eval_questions import load_eval_questions
-from realm_hf.cli.pretrain_warm_starts import warm_up
+from realm_hf.cli.pretrain_warm_starts import check_launch_of_warm_starts, warm_up
 from realm_hf.cli.programs import one_line_errors, set_up_logging
 from realm_hf.data import (
     PassageStore,
@@ -64,15 +64,17 @@ def main(
 ) -> int:
     """Run the command with these arguments; returns its exit code."""
     with one_line_errors("pretrain"):
+        run = Path(args.output_dir)
+        begins = not list_checkpoints(run / "checkpoints")
+        if begins:
+            check_launch_of_warm_starts(warm, args)
         accelerator = make_accelerator(args)
         set_up_logging(accelerator)
-        run = Path(args.output_dir)
         check_tagger_name(corpus.tagger)
         tokenizer = load_tokenizer(model_args)
         passages = prepare_passages(knowledge, tokenizer, run / "passages", args.max_candidate_length)
         sentences = prepare_sentences(knowledge, corpus, args, tokenizer, run / "sentences")
         masks = prepare_masks(sentences, passages, tokenizer, run) if args.masking == "recurring" else None
-        begins = not list_checkpoints(run / "checkpoints")
         model = load_model(model_args, args.seed, passages if begins else None)
         if accelerator.is_main_process:
             print(overview(model, passages, sentences, args, accelerator), flush=True)
@@ -120,7 +122,7 @@ def prepare_sentences(
 
     def build() -> None:
         build_sentences(
-            load_documents(source[0], source[1], name=source[2]),
+            load_documents(source[0], source[1], name=source[2], streaming=knowledge.streaming),
             tokenizer,
             tagger_from_name(corpus.tagger),
             directory,
@@ -131,7 +133,7 @@ def prepare_sentences(
         )
 
     settings = {**asdict(corpus), "source": list(source), "column": column, "max_query_length": args.max_query_length}
-    once(directory, settings, build)
+    once(directory, settings, build, shared=True)
     return SentenceStore(directory)
 
 

@@ -28,6 +28,24 @@ from realm_hf.training import (
     TrainingLoop,
     TrainingResult,
 )
+from realm_hf.training.sharding_launch import asked_sharding
+
+_STEPS = ("masked_lm_steps", "inverse_cloze_steps", "recurring_span_steps")
+
+
+def check_launch_of_warm_starts(warm: WarmStartArguments, args: RealmTrainingArguments) -> None:
+    """Refuse warm starts under a launcher that shards the weights, before anything is prepared.
+
+    Raises:
+        ValueError: Both are asked for.
+    """
+    steps = {name: value for name, value in vars(warm).items() if name in _STEPS and value}
+    if steps and asked_sharding(args) is not None:
+        asked = " ".join(f"--{name} {value}" for name, value in steps.items())
+        raise ValueError(
+            f"The launcher asks for FSDP, but warm starts ({asked}) keep whole weights on each device. Take them in a "
+            "run without FSDP, and start from its model: --model_name_or_path RUN/model."
+        )
 
 
 def warm_up(

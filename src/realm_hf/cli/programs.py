@@ -13,6 +13,7 @@ from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
 from realm_hf.cli.arguments import ARGUMENTS
+from realm_hf.refresh.base import RefreshError
 from realm_hf.runs.errors import RunDirectoryError
 from realm_hf.training.command_errors import in_one_line, one_process_speaks
 from realm_hf.training.command_line import parse_arguments
@@ -69,7 +70,7 @@ def one_line_errors(name: str) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, RunDirectoryError, ValueError) as error:
+    except (OSError, RefreshError, RunDirectoryError, ValueError) as error:
         line = in_one_line(f"realm-hf {name}", error)
         one_process_speaks(line)
         raise SystemExit(line) from None

@@ -30,10 +30,27 @@ def add_build_index(commands: Commands[argparse.ArgumentParser]) -> None:
         epilog="exit codes: 0 built, 1 the build failed, 3 nothing to build, 4 RUN cannot be used",
     )
     add_arguments(parser)
+    parser.add_argument(
+        "--engine",
+        choices=["here", "ray"],
+        default="here",
+        help="where builders run: this process, or a Ray cluster that sees RUN (default: %(default)s)",
+    )
+    parser.add_argument("--builders", type=int, help="with --engine ray: how many (default: 1)")
+    parser.add_argument(
+        "--gpus", type=float, help="with --engine ray: GPUs of each builder (default: 1 with --device cuda, else none)"
+    )
     parser.set_defaults(command=_build_index)
 
 
 def _build_index(options: argparse.Namespace) -> int:
+    if options.engine == "ray":
+        from realm_hf.refresh.ray_engine import build_on_ray
+
+        builders = 1 if options.builders is None else options.builders
+        return build_on_ray(BuilderOptions.of(options), builders, gpus=options.gpus)
+    if options.builders is not None or options.gpus is not None:
+        raise ValueError("--builders and --gpus need --engine ray; here, start build-index several times.")
     from realm_hf.refresh import builder
 
     return builder.run(BuilderOptions.of(options))

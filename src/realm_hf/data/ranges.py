@@ -1,6 +1,7 @@
 """Documents in ranges: each is prepared once, by whichever process claims it; one process joins what they made.
 
     .NAME-parts/KEY/ranges/     the tasks and parts of the ranges, see [`SharedTasks`]
+    .NAME-parts/KEY/states/     of a stream: where it goes on behind each range
     .NAME-parts/KEY/join/       the claim of whoever joins them
 
 beside the store NAME that comes of it. KEY names documents and settings. So any number of processes, on all nodes
@@ -21,6 +22,7 @@ from typing import Any
 
 from datasets import Dataset
 
+from realm_hf.data.streams import DocumentStream
 from realm_hf.storage.directories import StagedDirectory, require_vacant, retire_directory
 from realm_hf.storage.files import json_sha256
 from realm_hf.storage.tasks import Claim, SharedTasks
@@ -59,28 +61,36 @@ class _Work:
     """Prepares a range; pickled to helpers where the system cannot fork."""
 
     tasks: SharedTasks
-    documents: Dataset
+    documents: Dataset | DocumentStream
     prepare: Prepare
     range_documents: int
+    states: Path
 
     def __call__(self) -> bool:
         return self.tasks.run(self.do)
 
     def do(self, claim: Claim) -> Mapping[str, Any]:
         first = claim.task * self.range_documents
+        if isinstance(self.documents, DocumentStream):
+            chosen = self.documents.read(first, self.range_documents, self.states)
+            if len(chosen) < self.range_documents:
+                self.tasks.end_at(-(-self.documents.position // self.range_documents))
+            return self.prepare(chosen, first, claim.work) if len(chosen) else {}
         stop = min(first + self.range_documents, len(self.documents))
         # The whole keeps its fingerprint, by which caches find it.
         chosen = self.documents if stop - first == len(self.documents) else self.documents.select(range(first, stop))
         return self.prepare(chosen, first, claim.work)
 
 
-def helpers_for(documents: int, processes: int) -> int:
-    """How many processes work beside this one, if `processes` were asked for: none without a range of their own."""
-    return max(0, min(processes, -(-documents // RANGE_DOCUMENTS)) - 1)
+def helpers_for(documents: Dataset | DocumentStream, processes: int) -> int:
+    """How many processes work beside this one, if `processes` were asked for: none that surely has no range."""
+    if isinstance(documents, DocumentStream):
+        return max(0, processes - 1)
+    return max(0, min(processes, -(-len(documents) // RANGE_DOCUMENTS)) - 1)
 
 
 def build_in_ranges(
-    documents: Dataset,
+    documents: Dataset | DocumentStream,
     output_dir: Path,
     *,
     key: Mapping[str, Any],
@@ -91,11 +101,11 @@ def build_in_ranges(
     """
     Make a store of documents, alone or with all processes that make the same one at this time.
 
-    An error of the disk leaves the finished parts, and the next call goes on from them; after any other error, which
-    would come again, nothing is left.
+    An error of the disk, or of what a stream is read from, leaves the finished parts, and the next call goes on from
+    them; after any other error, which would come again, nothing is left.
 
     Args:
-        documents (`Dataset`): The documents.
+        documents (`Dataset` or [`DocumentStream`]): The documents.
         output_dir (`Path`): Where the store appears, in one rename.
         key (`Mapping`): What the result depends on beside the documents and this release.
         prepare (`Prepare`): Does one range.
@@ -108,17 +118,21 @@ def build_in_ranges(
     require_vacant(output_dir)
     home = output_dir.absolute().with_name(f".{output_dir.name}-parts")
     range_documents = RANGE_DOCUMENTS
-    made_by = {"documents": documents._fingerprint, "range": range_documents, "release": version("realm-hf"), **key}
+    if isinstance(documents, DocumentStream):
+        count, fingerprint = None, documents.fingerprint
+    else:
+        count, fingerprint = -(-len(documents) // range_documents), documents._fingerprint
+    made_by = {"documents": fingerprint, "range": range_documents, "release": version("realm-hf"), **key}
     folder = home / json_sha256(made_by)[:16]
-    ranges = SharedTasks(folder / "ranges", -(-len(documents) // range_documents), durable=True)
+    ranges = SharedTasks(folder / "ranges", count, durable=True)
     ending = SharedTasks(folder / "join", 1, stale_seconds=_JOIN_STALE_SECONDS)
-    work = _Work(ranges, documents, prepare, range_documents)
+    work = _Work(ranges, documents, prepare, range_documents, folder / "states")
     if output_dir.is_dir() and any(output_dir.iterdir()):
         _remove(home)
         return  # the others were ready between the first line and this one
 
     def join_all(claim: Claim) -> None:
-        parts = [Part(ranges.part(task), ranges.read_part(task)) for task in range(ranges.count)]
+        parts = [Part(ranges.part(task), ranges.read_part(task)) for task in ranges.numbers()]
         with StagedDirectory(output_dir, place=claim.place) as staged:
             join(parts, staged.path)
 
@@ -127,7 +141,7 @@ def build_in_ranges(
             work()
         ending.run(join_all)
     except Exception as error:
-        if not isinstance(error, OSError) or isinstance(error, FileExistsError):
+        if _would_come_again(error, documents):
             _remove(home)
         raise
     if not output_dir.is_dir():
@@ -136,6 +150,12 @@ def build_in_ranges(
             "part in it failed. Its message says why."
         )
     _remove(home)
+
+
+def _would_come_again(error: Exception, documents: Dataset | DocumentStream) -> bool:
+    if isinstance(documents, DocumentStream):  # not all errors of a network are an `OSError`
+        return isinstance(error, FileExistsError | TypeError | ValueError)
+    return isinstance(error, FileExistsError) or not isinstance(error, OSError)
 
 
 def _remove(home: Path) -> None:

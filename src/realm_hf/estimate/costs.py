@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, field
-from importlib.resources import files
 
 from realm_hf.estimate.index_costs import (
     DTYPE_BYTES,
@@ -16,16 +14,12 @@ from realm_hf.estimate.index_costs import (
     index_operations,
     search_operations,
 )
-from realm_hf.estimate.shapes import ModelShape
+from realm_hf.estimate.plan import Plan
 from realm_hf.index.default_index import EXACT_SHARDED, SearchDevices, plan_index
-from realm_hf.runs.snapshot_schedule import SnapshotSchedule
 
 __all__ = [
     "Estimate",
-    "Plan",
-    "Rates",
     "estimate_run",
-    "packaged_rates",
     "time_in_words",
 ]
 
@@ -35,114 +29,7 @@ _SEARCHED = (
     "float16), on the step's path; sorting and what the devices send each other is not counted"
 )
 _TEXT_BYTES = 5.0  # of UTF-8 a wordpiece of English, with its space
-
-
-@dataclass(frozen=True)
-class Rates:
-    """
-    What a device does in a second, as measured.
-
-    Args:
-        train_tflops (`float`): Of a training step, forward and backward, counted operations only.
-        encode_tflops (`float`): Of embedding passages.
-        index_tflops (`float`): Of the products that train and fill an index, on one core of the processor.
-        disk_gigabytes (`float`): A second, written with a hash.
-        source (`str`): Where the figures come from.
-    """
-
-    train_tflops: float
-    encode_tflops: float
-    index_tflops: float
-    disk_gigabytes: float
-    source: str
-
-
-def packaged_rates() -> dict[str, Rates]:
-    """The measurements that ship with the package, by the name of the device."""
-    content = json.loads(files("realm_hf.estimate").joinpath("rates.json").read_text(encoding="utf-8"))
-    return {name: Rates(**rates) for name, rates in content.items()}
-
-
-@dataclass(frozen=True)
-class Plan:
-    """
-    A run that is to be estimated.
-
-    Args:
-        passages (`int`): N.
-        steps (`int`): Optimizer steps.
-        shape ([`ModelShape`]): Of each tower.
-        rates ([`Rates`]): Of one training device, and of one builder.
-        devices (`int`): That train.
-        builders (`int`): That build beside them; 0: the training devices build ("sync").
-        index_cores (`int`): Of the process that trains and fills the index, which is one, however many embed.
-        batch_size (`int`): Queries of a step, over all devices.
-        candidates (`int`): K, the null passage counted.
-        query_tokens (`float`): Mean length of a query.
-        passage_tokens (`float`): Mean length of a passage.
-        masked_tokens (`float`): Masked wordpieces of a query.
-        refresh_steps (`int`): A snapshot every so many steps.
-        refresh_schedule (`str`, *optional*): As `--refresh_schedule`, in place of `refresh_steps`.
-        encoder_shape ([`ModelShape`], *optional*): Of the encoder that reads, where it differs from the embedder.
-        dimension (`int`): D.
-        dtype (`str`, *optional*): Of stored embeddings; as a run stores them by default: float16 for "exact-sharded",
-            else float32.
-        factory (`str`): As `--index_factory`.
-        device_gigabytes (`float`, *optional*): Memory of a training device that is an accelerator: by it "auto" may
-            choose "exact-sharded".
-        keep_generations (`int`): As `--keep_generations`.
-        bm25 (`bool`): Some candidates are found by their words: `--candidate_mix` names bm25.
-    """
-
-    passages: int
-    steps: int
-    shape: ModelShape
-    rates: Rates
-    devices: int = 1
-    builders: int = 1
-    index_cores: int = 1
-    batch_size: int = 8
-    candidates: int = 8
-    query_tokens: float = 40.0
-    passage_tokens: float = 200.0
-    masked_tokens: float = 3.0
-    refresh_steps: int = 500
-    dimension: int = 128
-    dtype: str | None = None
-    factory: str = "auto"
-    keep_generations: int = 2
-    bm25: bool = False
-    refresh_schedule: str | None = None
-    device_gigabytes: float | None = None
-    encoder_shape: ModelShape | None = None
-
-    @property
-    def reading_shape(self) -> ModelShape:
-        """Of the encoder that reads."""
-        return self.encoder_shape or self.shape
-
-    @property
-    def schedule(self) -> SnapshotSchedule:
-        """When snapshots are taken."""
-        if self.refresh_schedule is not None:
-            return SnapshotSchedule.parse(self.refresh_schedule)
-        return SnapshotSchedule.every(self.refresh_steps)
-
-    def __post_init__(self) -> None:
-        counts = ("passages", "steps", "devices", "index_cores", "batch_size", "candidates", "refresh_steps")
-        for name in (*counts, "dimension"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 1.")
-        for name in ("train_tflops", "encode_tflops", "index_tflops", "disk_gigabytes"):
-            if not getattr(self.rates, name) > 0:
-                raise ValueError(f"{name} is {getattr(self.rates, name)}, but is a rate: give a positive number.")
-        self.schedule  # noqa: B018 - an error in it comes here
-        if self.builders < 0:
-            raise ValueError(
-                f"builders is {self.builders}: give 0 for none beside the trainer, or how many there are."
-            )
-        if self.dtype is not None and self.dtype not in DTYPE_BYTES:
-            raise ValueError(f"dtype is {self.dtype!r}. Choose float16 or float32.")
+_TASK_ROWS = 16_384  # realm_hf.refresh.build.TASK_ROWS, which takes torch to import
 
 
 @dataclass(frozen=True)
@@ -231,8 +118,7 @@ def estimate_run(plan: Plan) -> Estimate:
     share = -(-plan.passages // plan.devices) * plan.dimension if is_sharded else 0
     search_seconds = share * search_operations(plan.batch_size, plan.device_gigabytes) / (rates.encode_tflops * 1e12)
     step_seconds = search_seconds + _step_operations(plan) / (plan.devices * rates.train_tflops * 1e12)
-    per_passage = plan.shape.forward_operations(plan.passage_tokens)
-    embed_seconds = plan.passages * per_passage / (team * rates.encode_tflops * 1e12)
+    embed_seconds = _embed_seconds(plan, team)
     operations = index_operations(plan.passages, plan.dimension, chosen.factory, chosen.train_size)
     index_seconds = operations / (plan.index_cores * rates.index_tflops * 1e12)
     embeddings = plan.passages * plan.dimension * DTYPE_BYTES[dtype]
@@ -256,7 +142,7 @@ def estimate_run(plan: Plan) -> Estimate:
         longest_staleness_steps=ages.longest,
         refreshes=ages.refreshes,
         # The training devices build the first index and that of the final weights, whoever builds the others.
-        total_seconds=2 * (build + embed_seconds * (team / plan.devices - 1))
+        total_seconds=2 * (build - embed_seconds + _embed_seconds(plan, plan.devices))
         + plan.steps * step_seconds
         + (0.0 if plan.builders else ages.refreshes * build),
         device_bytes=(plan.shape.parameters + plan.reading_shape.parameters) * _ADAM_BYTES + share_bytes,
@@ -270,6 +156,13 @@ def estimate_run(plan: Plan) -> Estimate:
         built_bm25_bytes=built_bm25_bytes(by_words),
         assumed=_assumed(plan, chosen.factory, dtype),
     )
+
+
+def _embed_seconds(plan: Plan, team: int) -> float:
+    """Of all passages by so many, who claim tasks: the one with most of them decides."""
+    tasks = -(-plan.passages // _TASK_ROWS)
+    rows = min(plan.passages, -(-tasks // team) * _TASK_ROWS)
+    return rows * plan.shape.forward_operations(plan.passage_tokens) / (plan.encode_tflops * 1e12)
 
 
 def _search_devices(plan: Plan) -> SearchDevices | None:
@@ -330,7 +223,7 @@ def _assumed(plan: Plan, factory: str, dtype: str) -> list[str]:
         *_other_reader(plan),
         f"a step: {plan.batch_size} queries of {plan.query_tokens:g} tokens, {plan.candidates} candidates of "
         f"{plan.passage_tokens:g}, {plan.masked_tokens:g} masked; no padding is computed",
-        f"each of {plan.devices} device(s): {rates.train_tflops:g} TFLOP/s training, {rates.encode_tflops:g} "
+        f"each of {plan.devices} device(s): {rates.train_tflops:g} TFLOP/s training, {plan.encode_tflops:g} "
         f"embedding; index at {rates.index_tflops:g} on each of {plan.index_cores} core(s), "
         f"disk at {rates.disk_gigabytes:g} GB/s ({rates.source})",
         *([f"a snapshot by the schedule {plan.schedule}"] if plan.refresh_schedule is not None else []),

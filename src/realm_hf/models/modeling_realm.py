@@ -3,6 +3,7 @@
 import math
 from typing import Any, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -15,6 +16,7 @@ from realm_hf.models.modeling_base import RealmPreTrainedModel
 from realm_hf.models.modeling_embedder import RealmEmbedder, RealmScorer
 from realm_hf.models.modeling_encoder import RealmKnowledgeAugEncoder
 from realm_hf.models.modeling_outputs import RealmForPreTrainingOutput
+from realm_hf.models.ragged_encoding import chunks_are_equal
 from realm_hf.models.transfer import to_device
 
 
@@ -169,7 +171,8 @@ class RealmForPreTraining(RealmPreTrainedModel):
             counted = label_mask if self.config.marginalization == "token" else label_mask.any(-1)
             num_items = counted.sum().clamp(min=1)
         loss = -marginal.sum() / num_items
-        if torch.is_grad_enabled() and (detach_retrieval or not facts.label_mask.any()):
+        unread = detach_retrieval or not facts.label_mask.any()
+        if unread and torch.is_grad_enabled() and not chunks_are_equal():
             loss = loss + self._zero_with_gradient()
         starts_with_null = (
             candidate_ids[:, 0] == NULL_PASSAGE
@@ -233,10 +236,22 @@ class RealmForPreTraining(RealmPreTrainedModel):
     ) -> torch.Tensor:
         """Log p(y_m|z, x) `(B, K, M)`; joint inputs nobody asks about are not encoded, nor other positions decoded."""
         shape = (*facts.candidate_mask.shape, mlm_labels.size(1))
+        pairs, segments = places["pairs"], joint_token_type_ids
         if not len(facts.pairs):
             dtype = torch.promote_types(self.encoder.dtype, torch.float32)
-            return torch.zeros(shape, dtype=dtype, device=mlm_labels.device)
-        pairs, segments = places["pairs"], joint_token_type_ids
+            nothing = torch.zeros(shape, dtype=dtype, device=mlm_labels.device)
+            if not chunks_are_equal():
+                return nothing
+            # Other ranks encode, and gather weights with this one.
+            hidden = self.encoder.hidden_states_at(
+                mlm_positions.new_zeros(1, 1),
+                joint_input_ids.flatten(0, 1)[:1],
+                joint_attention_mask.flatten(0, 1)[:1],
+                segments.flatten(0, 1)[:1] if segments is not None else None,
+                self.max_tokens_per_chunk,
+                facts.joint[np.array([0])],
+            )
+            return nothing + 0.0 * self.encoder.cls(hidden).sum()
         # [P, M, H]
         hidden = self.encoder.hidden_states_at(
             # Unlabelled entries may point anywhere, also behind the end of a row.

@@ -231,7 +231,7 @@ class _SharedBuild:
             (len(self.passages), embedder.config.retriever_proj_size), self.run.config.embedding_dtype
         )
         encoded_in = set()
-        for task in range(self.parts.count):
+        for task in self.parts.numbers():
             encoded_in.add(self.parts.read_part(task)["encode_dtype"])
             embeddings[self._rows(task)] = np.load(self.parts.part(task) / _ROWS_FILE, allow_pickle=False)
         self.report("indexing", len(embeddings), len(embeddings))

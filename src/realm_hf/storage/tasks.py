@@ -4,6 +4,7 @@
     ROOT/claims/3.1/place/       through it the owner publishes; its time of change is the owner's heartbeat
     ROOT/claims/3.1/work/        where the owner writes
     ROOT/parts/3/                what task 3 made, with `part.json`: its files' sizes and digests
+    ROOT/count.json              how many tasks there are, where that is found out on the way
 
 A claim is one rename to a name that is taken once for ever: of two processes one gets it, and none that has slept
 since it looked can get it again. A part leaves by a rename through its owner's place, so that an owner whose place was
@@ -46,7 +47,7 @@ STALE_SECONDS = 120.0
 """Silence after which an owner on another machine, or one that hangs, loses its task."""
 _BEAT_SECONDS = 0.5
 _LOOK_SECONDS = 0.2
-_PART_FILE = "part.json"
+_PART_FILE, _COUNT_FILE = "part.json", "count.json"
 
 
 @dataclass(frozen=True)
@@ -92,10 +93,13 @@ class SharedTasks:
     """
     Tasks 0 to `count - 1`, each done by one of the processes that call [`run`] with the same directory.
 
+    Where nobody knows how many there are, as of a stream, `count` is `None`, and tasks are claimed one behind the
+    other until one finds that it lies behind the last and says so by [`end_at`].
+
     Args:
         root (`Path`): The directory, the same for all; made if it is not there. Whoever needs no parts any more
             removes it, and the others' [`run`] returns.
-        count (`int`): Number of tasks.
+        count (`int`, *optional*): Number of tasks, if it is known.
         stale_seconds (`float`, *optional*, defaults to 120.0): Silence after which an owner loses its task.
         durable (`bool`, *optional*, defaults to `False`): Fsync each part before it appears. Without, a part that a
             power failure has cut is found by its digest only.
@@ -105,14 +109,14 @@ class SharedTasks:
     def __init__(
         self,
         root: Path,
-        count: int,
+        count: int | None,
         *,
         stale_seconds: float = STALE_SECONDS,
         durable: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ):
         self.root = root
-        self.count = count
+        self._count = count
         self.stale_seconds = stale_seconds
         self.durable = durable
         self._clock = clock
@@ -121,6 +125,29 @@ class SharedTasks:
         self._beats: dict[Claim, tuple[int, float]] = {}
         for folder in (self._claims, self._parts):
             folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def count(self) -> int | None:
+        """Number of tasks; `None` as long as nobody knows it."""
+        path = self.root / _COUNT_FILE
+        if self._count is None and path.is_file():
+            self._count = int(read_sealed_json(path)["count"])
+        return self._count
+
+    def numbers(self) -> range:
+        """All tasks, once their number is known."""
+        if self.count is None:
+            raise ValueError(f"nobody knows yet how many tasks there are in {self.root}")
+        return range(self.count)
+
+    def end_at(self, count: int) -> None:
+        """
+        Say how many tasks there are. A task behind the last, which somebody may be at, makes no part.
+
+        Args:
+            count (`int`): Number of tasks; whoever says it says the same.
+        """
+        write_sealed_json(self.root / _COUNT_FILE, {"count": count}, durable=self.durable)
 
     def run(self, work: Work, *, idle: Callable[[], None] | None = None) -> bool:
         """
@@ -134,7 +161,7 @@ class SharedTasks:
             `bool`: `False` if somebody has removed the directory meanwhile, as those who need no parts any more do.
         """
         try:
-            while len(self.done()) < self.count:
+            while not self._is_complete():
                 claim = self.claim()
                 if claim is not None:
                     self._do(claim, work)
@@ -147,6 +174,9 @@ class SharedTasks:
                 raise
             return False
         return True
+
+    def _is_complete(self) -> bool:
+        return self.count is not None and len(self.done()) >= self.count
 
     def done(self) -> set[int]:
         """The tasks whose parts are there."""
@@ -179,7 +209,9 @@ class SharedTasks:
         """Claim the first task that nobody has, or whose owner is dead or silent; `None` if there is none now."""
         newest = self._newest_claims()
         done = self.done()
-        candidates = (task for task in range(self.count) if task not in done)
+        # Where the end is not known: all that were begun, and the next.
+        count = max([-1, *newest, *done]) + 2 if self.count is None else self.count
+        candidates = (task for task in range(count) if task not in done)
         open_tasks = [task for task in candidates if task not in newest or self._is_open(newest[task])]
         if not open_tasks:
             return None
@@ -229,7 +261,10 @@ class SharedTasks:
         beat = _Beat(claim.place)
         try:
             claim.work.mkdir()
-            published = self.publish(claim, work(claim) or {})
+            facts = work(claim) or {}
+            if self.count is not None and claim.task >= self.count:
+                return
+            published = self.publish(claim, facts)
         except Exception:
             if not claim.is_lost():
                 raise

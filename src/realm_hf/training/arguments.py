@@ -198,6 +198,8 @@ class RefreshArguments(LoopArguments):
 class RealmTrainingArguments(RefreshArguments):
     """Parameters of REALM pre-training (section 3)."""
 
+    can_shard = True
+
     # Parameters that control the example
     masking: Masking = field(
         default="salient", metadata={"help": "salient (section 3.4), recurring, span or uniform."}

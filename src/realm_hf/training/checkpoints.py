@@ -38,6 +38,7 @@ from realm_hf.storage.files import describe_files, file_sha256
 from realm_hf.storage.sealed_json import read_sealed_json, write_sealed_json
 from realm_hf.training.aside import set_aside
 from realm_hf.training.finite import require_finite, require_finite_weights
+from realm_hf.training.model_weights import as_sharded, whole_tensor
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +127,7 @@ class Checkpoint:
                 raise RunDirectoryError(f"{self.path} has optimizer state of {name}, which the model does not have.")
             # Adafactor counts its steps by a Python number; the fused AdamW by a tensor beside the parameter.
             is_count = tensor.dtype == torch.int64
-            value = int(tensor) if is_count else tensor.to(parameters[name].device)
+            value = int(tensor) if is_count else as_sharded(tensor, parameters[name].detach())
             state.setdefault(parameters[name], {})[kind] = value
         optimizer.state.clear()
         optimizer.state.update(state)
@@ -148,10 +149,31 @@ def save_model(model: PreTrainedModel, folder: Path) -> None:
             hf_logging.enable_progress_bar()
 
 
+def optimizer_moments(
+    model: nn.Module, optimizer: torch.optim.Optimizer, *, keep: bool = True
+) -> dict[str, torch.Tensor]:
+    """The optimizer's state in the memory of the host, `<parameter>|<kind>` -> tensor.
+
+    Args:
+        model (`nn.Module`): The model whose parameters it has. Where they are sharded, every rank must call this.
+        optimizer (`torch.optim.Optimizer`): The optimizer.
+        keep (`bool`, *optional*, defaults to `True`): `False` on a rank that only takes part: it gets an empty dict.
+    """
+    names: dict[torch.Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
+    moments: dict[str, torch.Tensor] = {}
+    # In the order of the model's parameters on every rank.
+    for parameter, name in names.items():
+        for kind, value in optimizer.state.get(parameter, {}).items():
+            gathered = whole_tensor(torch.as_tensor(value).detach())
+            if keep:
+                moments[f"{name}|{kind}"] = gathered.cpu().contiguous()
+    return moments
+
+
 def save_checkpoint(
     root: Path,
     model: PreTrainedModel,
-    optimizer: torch.optim.Optimizer,
+    moments: Mapping[str, torch.Tensor],
     *,
     state: Mapping[str, Any],
     tensors: Mapping[str, torch.Tensor],
@@ -161,8 +183,8 @@ def save_checkpoint(
 
     Args:
         root (`pathlib.Path`): The run's checkpoints directory.
-        model ([`~transformers.PreTrainedModel`]): The unwrapped model.
-        optimizer (`torch.optim.Optimizer`): Whose state is saved under the parameters' names.
+        model ([`~transformers.PreTrainedModel`]): The unwrapped model, with whole weights.
+        moments (`Mapping[str, torch.Tensor]`): As [`optimizer_moments`] returns them.
         state (`Mapping[str, Any]`): JSON; must hold "step".
         tensors (`Mapping[str, torch.Tensor]`): Further arrays, as `Checkpoint.tensors` gives them back.
         place (`pathlib.Path`, *optional*): The trainer's own directory, through which it publishes; see [`Term`].
@@ -176,18 +198,12 @@ def save_checkpoint(
         TrainingDiverged: A weight or a moment is NaN or infinite.
     """
     final = root / f"step-{state['step']}"
-    names: dict[torch.Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
-    moments = {
-        f"{names[parameter]}|{kind}": torch.as_tensor(value).detach().cpu().contiguous()
-        for parameter, entries in optimizer.state.items()
-        for kind, value in entries.items()
-    }
     require_finite(moments.items(), "saved")
     with explain_os_errors("write the checkpoint", final), StagedDirectory(final, replace=True, place=place) as staged:
         folder = staged.path
         try:
             save_model(model, folder / "model")
-            save_file(moments, folder / "optimizer.safetensors")
+            save_file(dict(moments), folder / "optimizer.safetensors")
             save_file({name: t.contiguous() for name, t in tensors.items()}, folder / "ahead.safetensors")
         except SafetensorError as error:
             # safetensors hides the system's error, which is most likely a full disk.

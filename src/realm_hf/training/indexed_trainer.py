@@ -88,11 +88,11 @@ class IndexedTrainer(TrainingLoop):
 
         Args:
             checkpoint ([`Checkpoint`], *optional*): Where training goes on.
-            tower ([`RealmEmbedder`]): The passage tower as it is now.
+            tower ([`RealmEmbedder`]): The passage tower as it is now, with whole weights.
             ended (`bool`): No step is left; see [`IndexService.resumed`].
             adopt_from (`str`, *optional*): A run directory whose newest generation serves if it fits.
         """
-        self.on_main(lambda: name_model(self.run, self.model, self.place), "name the model")
+        self.on_main(lambda: name_model(self.run, self.weights.outline, self.place), "name the model")
         resumed = name = None
         if checkpoint is not None:
             served = checkpoint.state["generation"]
@@ -109,20 +109,25 @@ class IndexedTrainer(TrainingLoop):
             self.index.submit(self.step, tower)
 
     def write_model(self, generation: str | None, weights: Path | None = None) -> None:
-        """Write RUN/model: weights, tokenizer and, with a generation, all that they search; on the main process.
+        """Write RUN/model: weights, tokenizer and, with a generation, all that they search; on every rank.
 
         Args:
             generation (`str`, *optional*): Its retriever is put beside the weights.
             weights (`Path`, *optional*): A folder that `save_pretrained` wrote; by default the model as it is now.
         """
-        with staged_model(self) as folder:
-            if generation is not None:
-                save_run_retriever(self.run, generation, folder)
-            if weights is None:
-                save_model(self.model, folder)
-            else:
-                shutil.copytree(weights, folder, dirs_exist_ok=True)
-            self.processing_class.save_pretrained(folder)
+        model = self.weights.on_main() if weights is None else None
+
+        def write() -> None:
+            with staged_model(self) as folder:
+                if generation is not None:
+                    save_run_retriever(self.run, generation, folder)
+                if model is not None:
+                    save_model(model, folder)
+                elif weights is not None:
+                    shutil.copytree(weights, folder, dirs_exist_ok=True)
+                self.processing_class.save_pretrained(folder)
+
+        self.on_main(write, "write the model")
 
     def evaluate_retrieval(self, tower: RealmEmbedder) -> dict[str, float]:
         """Recall and nDCG of `retrieval` over the index that is served, once for a step and an index; on every rank.

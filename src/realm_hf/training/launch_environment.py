@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 
 from accelerate.utils import DistributedType
 
+from realm_hf.training.sharding_launch import asked_sharding
+
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from realm_hf.training.loop_arguments import LoopArguments
 
 _SHARDING = {
-    "ACCELERATE_USE_FSDP": "FSDP",
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism configuration",
@@ -31,13 +32,14 @@ def check_launch(args: LoopArguments) -> None:
     """Refuse what the launcher asks for and this loop does not do, before anything is set up.
 
     Raises:
-        ValueError: The launcher asks for sharded parameters, for fp16 or fp8, for bf16 where the arguments forbid it,
-            or for another number of accumulation steps than the arguments.
+        ValueError: The launcher asks for sharded parameters in a way that this training does not do, for fp16 or fp8,
+            for bf16 where the arguments forbid it, or for another number of accumulation steps than the arguments.
     """
     for variable, what in _SHARDING.items():
         # Asked of the environment: over gloo the Accelerator passes the wish over, and trains unsharded.
         if os.environ.get(variable, "false").lower() in ("1", "true", "yes"):
             raise ValueError(_unsharded(what))
+    asked_sharding(args)
     _check_precision(launcher_precision(), "The launcher", args.bf16)
     asked = os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "")
     if asked not in ("", "1", str(args.gradient_accumulation_steps)):
@@ -87,6 +89,7 @@ def _check_precision(precision: str, whose: str, bf16: bool | None) -> None:
 
 def _unsharded(what: str) -> str:
     return (
-        f"The launcher asks for {what}, but this loop keeps whole parameters on each device: launch with "
-        "distributed_type MULTI_GPU, MULTI_CPU or NO, and without its options."
+        f"The launcher asks for {what}, but this loop keeps whole parameters on each device, or shards them itself "
+        "where `accelerate launch` asks for FSDP2: launch with distributed_type MULTI_GPU, MULTI_CPU or NO, and "
+        "without its options."
     )

@@ -9,10 +9,9 @@ normaliser on masks drawn for all micro-batches beforehand, and its checkpoints 
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from signal import Signals
 from typing import Any, TypeVar
@@ -30,6 +29,7 @@ from realm_hf.training.checkpoints import Checkpoint, micro_batch_seed
 from realm_hf.training.finite import SkippedSteps
 from realm_hf.training.launch_environment import check_accelerator
 from realm_hf.training.loop_arguments import LoopArguments
+from realm_hf.training.model_weights import ModelWeights, whole_tensor
 from realm_hf.training.optimization import (
     enable_activation_checkpointing,
     learning_rate,
@@ -40,12 +40,11 @@ from realm_hf.training.ranks import Ranks
 from realm_hf.training.result import TrainingResult
 from realm_hf.training.run_checkpoints import RunCheckpoints
 from realm_hf.training.run_facts import run_facts
-from realm_hf.training.signals import StopRequest
+from realm_hf.training.sharding_launch import asked_sharding
+from realm_hf.training.signals import StopRequest, report_interruption
 from realm_hf.training.task import TrainingTask
 from realm_hf.training.tenure import Tenure
 from realm_hf.training.tracking import Reporter, figures_of, finish_trackers
-
-logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -82,11 +81,12 @@ class TrainingLoop(TrainingTask):
         if args.gradient_checkpointing:
             enable_activation_checkpointing(model)
         model.to(self.device)
-        self.module = accelerator.prepare_model(module)
-        self.optimizer = accelerator.prepare_optimizer(make_optimizer(module, args, self.own_rates()))
         #: Set by SIGTERM and Ctrl-C while `train` runs, or by whoever wants the training to end after this step.
         self.stop_requested = StopRequest()
         self._ranks = Ranks(accelerator, self.stop_requested)
+        self.weights = ModelWeights(model, accelerator, self._ranks, asked_sharding(args))
+        self.module = self.weights.prepare(module)
+        self.optimizer = accelerator.prepare_optimizer(make_optimizer(module, args, self.own_rates()))
         self._callbacks = CallbackList(callbacks, self._ranks)
         self._tenure = Tenure(self._ranks)
         self.skipped_steps = SkippedSteps(args.max_skipped_steps)
@@ -150,7 +150,7 @@ class TrainingLoop(TrainingTask):
             extra |= self.finish()
             self._evaluate()
         else:
-            self._report_interruption(signal.name)
+            report_interruption(signal, self.step, self.args.max_steps)
         self._call("on_train_end")
         facts = {**extra, "evaluation": self._metrics, "skipped_steps": self.skipped_steps.total}
         self.reporter.summarize(self.directory / "summary.json", facts)
@@ -158,17 +158,6 @@ class TrainingLoop(TrainingTask):
         # A warm start's moments would otherwise stay in memory for as long as the accelerator that both share.
         self.accelerator.free_memory()
         return TrainingResult(self.step, self.interrupted, self._saved.path, self._metrics, signal)
-
-    def _report_interruption(self, signal: str) -> None:
-        ended = self.step >= self.args.max_steps
-        left = " All steps are taken; the last index and evaluation are left." if ended else ""
-        logger.warning(
-            "%s: stopped after step %d of %d.%s Go on with resume_from_checkpoint=true.",
-            signal,
-            self.step,
-            self.args.max_steps,
-            left,
-        )
 
     @property
     def _goes_on(self) -> bool:
@@ -223,7 +212,7 @@ class TrainingLoop(TrainingTask):
         """The step's record, the gradient norm, and its sum over the ranks: finite if each rank's is."""
         computed = self.accumulate(step)
         limit = self.args.max_grad_norm or float("inf")
-        norm = self.accelerator.clip_grad_norm_(self.module.parameters(), limit)
+        norm = whole_tensor(self.accelerator.clip_grad_norm_(self.module.parameters(), limit))
         own = torch.cat([computed.sums, norm.detach().reshape(1).to(computed.sums)]).tolist()
         *sums, norms = self.sum_over_ranks(own)
         return computed.record(sums), own[-1], norms
@@ -242,10 +231,10 @@ class TrainingLoop(TrainingTask):
     @contextmanager
     def micro_batch(self, step: int, index: int, last: bool) -> Iterator[None]:
         """Surrounds the forward and backward of micro-batch `index`: seeds dropout by its place in the global batch
-        and keeps DDP from reducing gradients before the last one.
+        and says when gradients are summed over the ranks.
         """
         torch.manual_seed(micro_batch_seed(self.args.seed, step, index * self.world_size + self.rank))
-        with self._ranks.reducing(step), nullcontext() if last else self.accelerator.no_sync(self.module):
+        with self._ranks.reducing(step), self.weights.accumulating(self.module, last):
             yield
 
     def autocast(self) -> AbstractContextManager[None]:

@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
 from realm_hf.training.elastic_restart import restarted_by_launcher
 
@@ -43,6 +43,9 @@ class LoopArguments:
     Raises:
         ValueError: a field has a value that no run can use; the message names the field, the value and the remedy.
     """
+
+    #: Whether the trainer of these arguments can spread the weights over the ranks.
+    can_shard: ClassVar[bool] = False
 
     # Parameters that control where the run lives and how long it is
     output_dir: str = field(metadata={"help": "The run directory: checkpoints, log, index and report go there."})

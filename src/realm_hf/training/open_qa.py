@@ -323,7 +323,7 @@ class OpenQATrainer(IndexedTrainer):
 
     def write_result(self) -> None:
         """RUN/model: the best weights so far and the tokenizer; `finish` adds what they search."""
-        self.on_main(lambda: self.write_model(None, self.best.folder), "write the model")
+        self.write_model(None, self.best.folder)
 
     def finish(self) -> dict[str, Any]:
         """Index the final weights if the index is refreshed at all; write RUN/model."""
@@ -340,7 +340,7 @@ class OpenQATrainer(IndexedTrainer):
             logger.warning("The index of the best weights is gone: RUN/model gets the last weights and their index.")
             generation, self.best.step = self.index.generation, None
         beside = generation if self.args.save_retriever else None
-        self.on_main(lambda: self.write_model(beside, self.best.folder), "write the model")
+        self.write_model(beside, self.best.folder)
         chosen = {"step": self.step} if self.best.step is None else {"step": self.best.step, "value": self.best.value}
         return {"final_generation": generation, "model": chosen, "trained_questions": trained_questions(self.log_path)}
 

@@ -21,6 +21,7 @@ from realm_hf.training.arguments import RefreshArguments
 from realm_hf.training.elastic_restart import meet_restarted_ranks
 from realm_hf.training.launch_environment import check_accelerator, check_launch, launcher_precision
 from realm_hf.training.loop_arguments import LoopArguments
+from realm_hf.training.sharding_launch import without_fsdp
 from realm_hf.training.tracking import installed_trackers
 
 
@@ -37,17 +38,18 @@ def make_accelerator(args: LoopArguments) -> Accelerator:
     make_output_directory(Path(args.output_dir))
     meet_restarted_ranks(args.use_cpu)
     folders = ProjectConfiguration(project_dir=args.output_dir, logging_dir=f"{args.output_dir}/tracking")
-    accelerator = Accelerator(
-        cpu=args.use_cpu,
-        # The loop accumulates and casts by itself. Both are given, and the first as a plugin, because only that goes
-        # before the launcher's variable.
-        mixed_precision="no",
-        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
-        log_with=installed_trackers(args.report_to) or None,
-        project_config=folders,
-        # BERT's buffers are constants (position ids): nothing to send round before every forward.
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
-    )
+    with without_fsdp():
+        accelerator = Accelerator(
+            cpu=args.use_cpu,
+            # The loop accumulates, casts and shards by itself. The first two are given, and the first as a plugin,
+            # because only that goes before the launcher's variable.
+            mixed_precision="no",
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+            log_with=installed_trackers(args.report_to) or None,
+            project_config=folders,
+            # BERT's buffers are constants (position ids): nothing to send round before every forward.
+            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        )
     check_accelerator(accelerator, args)
     if isinstance(args, RefreshArguments) and args.refresh == "async":
         # Here, before corpora are prepared and towers warmed up: the builder itself is first needed hours later.

@@ -25,7 +25,7 @@ from realm_hf.data.questions.load import OpenQAExample
 from realm_hf.data.sentences.build import SentenceStore
 from realm_hf.data.sentences.recurring import RecurringMasks, check_masks
 from realm_hf.models.host_facts import PreTrainingFacts
-from realm_hf.models.modeling_realm import RealmForPreTraining
+from realm_hf.models.modeling_realm import RealmEmbedder, RealmForPreTraining
 from realm_hf.models.transfer import to_device
 from realm_hf.retriever.candidates import CandidateSource
 from realm_hf.runs.directory import RunDirectory
@@ -151,7 +151,7 @@ class RealmTrainer(IndexedTrainer):
 
     def begin(self, checkpoint: Checkpoint | None) -> None:
         """Serve a generation, the checkpoint's if there is one, and ask for the first candidates."""
-        self.serve(checkpoint, self.model.embedder, ended=self.step >= self.args.max_steps)
+        self.serve(checkpoint, self.weights.whole(self.model.embedder), ended=self.step >= self.args.max_steps)
         embed = None if self.args.query_encoder == "snapshot" else self._embed_live
         self.ahead = CandidatePrefetcher(self.examples, self.index.reading, embed)
         if checkpoint is not None:
@@ -160,7 +160,10 @@ class RealmTrainer(IndexedTrainer):
             self._request(step)
 
     def _embed_live(self, queries: list[MaskedQuery]) -> np.ndarray:
-        return encode_queries(self.model.query_embedder, [query.input_ids for query in queries], bf16=self.bf16)
+        return self._embed(self.weights.whole(self.model.query_embedder), queries)
+
+    def _embed(self, tower: RealmEmbedder, queries: list[MaskedQuery]) -> np.ndarray:
+        return encode_queries(tower, [query.input_ids for query in queries], bf16=self.bf16)
 
     # One step
 
@@ -190,7 +193,8 @@ class RealmTrainer(IndexedTrainer):
         started = time.perf_counter()
         retrieved = self.ahead.take(step)
         waited = time.perf_counter() - started
-        retrieved = self.retrieved = self.rerank.step(retrieved, self.plan.candidates(step))
+        rerank = self.rerank if self.args.rerank_depth is None else self.rerank.of(self.weights.whole(self.model))
+        retrieved = self.retrieved = rerank.step(retrieved, self.plan.candidates(step))
         queries = [query for micro, _ in retrieved.micro_batches for query in micro]
         masked = float(sum(len(query.labels) for query in queries))
         tokens, examples, skipped, excluded = self.sum_over_ranks(
@@ -247,7 +251,7 @@ class RealmTrainer(IndexedTrainer):
             event = self.index.after_step(step, self.model.embedder, self.stop_requested.is_set)
             events = [] if event is None else [event]
         self._request(step + 1 + self.args.retrieval_depth)
-        found = self.retrieval_after_swap(self.model.query_embedder) if events else {}
+        found = self.retrieval_after_swap(self.weights.whole(self.model.query_embedder)) if events else {}
         return {"building": self.index.is_building, "events": events, **found}
 
     def _request(self, step: int) -> None:
@@ -289,35 +293,35 @@ class RealmTrainer(IndexedTrainer):
             `eval_loss` (nats a masked token, or a span), `eval_retrieval_utility` (nats an example), `eval_null_mass`,
             `eval_entropy`, where there are held-out sentences; and what `evaluate_retrieval` returns.
         """
-        found = self.evaluate_retrieval(self.model.query_embedder)
+        model = self.weights.whole(self.model)
+        found = self.evaluate_retrieval(model.query_embedder)
         if not self.eval_queries:
             return found
-        total = self.sum_over_ranks(self.together("evaluate", self._evaluate_own))
-        total[0] /= max(
-            1.0, total[SUMS.index("tokens" if self.model.config.marginalization == "token" else "examples")]
-        )
+        total = self.sum_over_ranks(self.together("evaluate", lambda: self._evaluate_own(model)))
+        counted = "tokens" if model.config.marginalization == "token" else "examples"
+        total[0] /= max(1.0, total[SUMS.index(counted)])
         return {**means(total, "eval_"), **found}
 
-    def _evaluate_own(self) -> list[float]:
+    def _evaluate_own(self, model: RealmForPreTraining) -> list[float]:
         """[`SUMS`] over this rank's share of the held-out sentences."""
         queries, size = self.eval_queries, self.args.per_device_eval_batch_size
         starts = range(self.rank * size, len(queries), size * self.world_size)
         own = [query for start in starts for query in queries[start : start + size]]
-        rows = self._retrieve(own)
+        rows = self._retrieve(model, own)
         batches = (self._collate(own[s : s + size], rows[s : s + size]) for s in range(0, len(own), size))
         with self.autocast():
-            return evaluation_sums(self.model, batches)
+            return evaluation_sums(model, batches)
 
-    def _retrieve(self, queries: list[MaskedQuery]) -> np.ndarray:
-        embeddings = self._embed_live(queries) if self.args.query_encoder == "live" else None
+    def _retrieve(self, model: RealmForPreTraining, queries: list[MaskedQuery]) -> np.ndarray:
+        embeddings = self._embed(model.query_embedder, queries) if self.args.query_encoder == "live" else None
         kept = self.args.num_candidates
         with self.index.reading() as served:
             rows = served.retrieve(queries, self.plan.retrieved(kept), embeddings)[0]
-        return self.rerank(queries, rows, kept)
+        return self.rerank.of(model)(queries, rows, kept)
 
     def write_result(self) -> None:
         """RUN/model: weights and tokenizer; `finish` adds what they search."""
-        self.on_main(lambda: self.write_model(None), "write the model")
+        self.write_model(None)
 
     def finish(self) -> dict[str, Any]:
         """Index the final weights, write their retriever beside RUN/model, and RUN/examples.json."""
@@ -326,14 +330,15 @@ class RealmTrainer(IndexedTrainer):
         if event is not None:
             self._note({"events": [event]})
         shown = self.eval_queries[:EXAMPLES_SHOWN] or self.examples.first(EXAMPLES_SHOWN)
-        rows = self._retrieve(shown)
-        self.on_main(lambda: self.write_model(self.index.generation), "write the model")
-        self.on_main(lambda: self._write_examples(shown, rows), "explain the examples")
+        model = self.weights.whole(self.model)
+        rows = self._retrieve(model, shown)
+        self.write_model(self.index.generation)
+        self.on_main(lambda: self._write_examples(model, shown, rows), "explain the examples")
         return {"final_generation": self.index.generation}
 
-    def _write_examples(self, shown: list[MaskedQuery], rows: np.ndarray) -> None:
+    def _write_examples(self, model: RealmForPreTraining, shown: list[MaskedQuery], rows: np.ndarray) -> None:
         with self.autocast():
-            examples = explain(self.model, self.collator, self.passages, shown, rows) if shown else []
+            examples = explain(model, self.collator, self.passages, shown, rows) if shown else []
         with explain_os_errors("write the examples into", self.directory):
             write_json(self.directory / "examples.json", examples, place=self.place)
 

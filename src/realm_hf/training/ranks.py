@@ -68,6 +68,14 @@ class Ranks:
                 dist.all_reduce(count, group=self._group.group)
         return [bool(number) for number in count.tolist()]
 
+    def largest(self, value: int) -> int:
+        """The largest `value` of all ranks."""
+        most = torch.tensor(value, dtype=torch.int64)
+        if self._group.group is not None:
+            with explain_lost_rank("an agreement of the ranks", self._timeout):
+                dist.all_reduce(most, op=dist.ReduceOp.MAX, group=self._group.group)
+        return int(most.item())
+
     def together(self, what: str, work: Callable[[], T]) -> T:
         """Do this rank's part of what one may be hours longer at than another; see [`RankGroup.together`]."""
         return self._group.together(what, work)

@@ -67,6 +67,10 @@ class LiveReranker:
         best = np.argsort(-scores, axis=1, kind="stable")[:, : k - 1]
         return np.concatenate([rows[:, :1], np.take_along_axis(found, best, 1)], axis=1)
 
+    def of(self, model: RealmForPreTraining) -> LiveReranker:
+        """The same by the towers of another model."""
+        return type(self)(model, self.passages, self.max_candidate_length, bf16=self.bf16)
+
     def step(self, retrieved: RetrievedStep, k: int) -> RetrievedStep:
         """The candidates of a step; each micro-batch by itself, so that they do not depend on who shares the step."""
         return replace(

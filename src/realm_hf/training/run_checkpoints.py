@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from realm_hf.training.checkpoints import (
     Checkpoint,
     find_checkpoint,
+    optimizer_moments,
     prune_checkpoints,
     save_checkpoint,
     set_later_aside,
@@ -19,6 +20,8 @@ from realm_hf.training.ranks import Ranks
 from realm_hf.training.resumed_arguments import check_resumed, recorded
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from realm_hf.training.task import TrainingTask
 
 logger = logging.getLogger(__name__)
@@ -69,11 +72,16 @@ class RunCheckpoints:
             f"rank{rank}.{name}": t for rank, own in enumerate(self._ranks.gather(tensors)) for name, t in own.items()
         }
 
+        model = trainer.weights.on_main()
+        moments = optimizer_moments(
+            trainer.model, trainer.optimizer.optimizer, keep=trainer.accelerator.is_main_process
+        )
+
         def write() -> Path:
             path = save_checkpoint(
                 trainer.checkpoints,
-                trainer.model,
-                trainer.optimizer.optimizer,
+                model,
+                moments,
                 state=state,
                 tensors=everything,
                 place=trainer.place,
@@ -88,8 +96,12 @@ class RunCheckpoints:
     def _restore(self, trainer: TrainingTask, checkpoint: Checkpoint) -> None:
         check_resumed(checkpoint.path, checkpoint.state, trainer.args, trainer.trained_on(), trainer.world_size)
         self._ranks.on_main(trainer.verify_data, "compare the corpus with its hashes")
-        checkpoint.load_model(trainer.model)
-        require_finite_weights(trainer.model, f"resumed from {checkpoint.path}")
+
+        def load(model: PreTrainedModel) -> None:
+            checkpoint.load_model(model)
+            require_finite_weights(model, f"resumed from {checkpoint.path}")
+
+        trainer.weights.fill(load)
         before = checkpoint.state.get("arguments", {}).get("optim", "adamw_torch_fused")
         if (before == "adafactor") == (trainer.args.optim == "adafactor"):
             checkpoint.load_optimizer(trainer.optimizer.optimizer, trainer.model)

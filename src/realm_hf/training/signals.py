@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import signal
@@ -12,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+
+logger = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _ONE_PRESS_SECONDS = 1.0
@@ -104,3 +107,21 @@ def _launcher() -> list[str]:
     words = [word for word in file.read_bytes().decode(errors="replace").split("\0") if word]
     tail = _program()
     return words if len(words) > len(tail) and words[len(words) - len(tail) :] == tail else []
+
+
+def report_interruption(number: signal.Signals, step: int, max_steps: int) -> None:
+    """Say at which step a training was stopped, and how it goes on.
+
+    Args:
+        number (`signal.Signals`): What stopped it.
+        step (`int`): The last step that was taken.
+        max_steps (`int`): Of the whole training.
+    """
+    left = " All steps are taken; the last index and evaluation are left." if step >= max_steps else ""
+    logger.warning(
+        "%s: stopped after step %d of %d.%s Go on with resume_from_checkpoint=true.",
+        number.name,
+        step,
+        max_steps,
+        left,
+    )

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from realm_hf.training.checkpoints import Checkpoint
     from realm_hf.training.finite import SkippedSteps
     from realm_hf.training.loop_arguments import LoopArguments
+    from realm_hf.training.model_weights import ModelWeights
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class TrainingTask(ABC):
     accelerator: Accelerator
     optimizer: AcceleratedOptimizer
     processing_class: PreTrainedTokenizerBase
+    weights: ModelWeights
     skipped_steps: SkippedSteps
     world_size: int
     #: Optimizer steps that are done, and examples that they have taken.

@@ -15,7 +15,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from realm_hf.data.documents import check_documents
+from realm_hf.data.documents import Documents, readable_documents
 from realm_hf.data.passages.packing import LONGEST_WORD, PassagePacker
 from realm_hf.data.passages.parts import DOCUMENTS_A_BATCH, join_parts, packed_features, write_part
 from realm_hf.data.passages.store import NULL_PASSAGE, PassageStore
@@ -32,7 +32,7 @@ logger = logging.get_logger(__name__)
 
 
 def build_passages(
-    documents: Dataset,
+    documents: Documents,
     tokenizer: PreTrainedTokenizerBase,
     output_dir: str | Path,
     *,
@@ -54,7 +54,9 @@ def build_passages(
     dropped passages are counted in `statistics`.
 
     Args:
-        documents (`Dataset`): One document a row; see [`~realm_hf.data.load_documents`].
+        documents (`Dataset`, `IterableDataset` or iterable of mappings): One document a row; see
+            [`~realm_hf.data.load_documents`]. Of a stream 16,384 documents are in memory at once, in each process;
+            the store is that of the same rows in a `Dataset`.
         tokenizer (`PreTrainedTokenizerBase`): A fast BERT-like tokenizer.
         output_dir (`str` or `Path`): Where the store shall appear, in one rename. Must be absent or empty.
         max_length (`int`, *optional*, defaults to `MAX_PASSAGE_LENGTH`): Most wordpieces of a candidate input.
@@ -79,7 +81,7 @@ def build_passages(
 
 
 def passages_from_rows(
-    rows: Dataset,
+    rows: Documents,
     tokenizer: PreTrainedTokenizerBase,
     output_dir: str | Path,
     *,
@@ -99,8 +101,8 @@ def passages_from_rows(
     return _build(rows, packer, Path(output_dir), num_proc)
 
 
-def _build(documents: Dataset, packer: PassagePacker, output_dir: Path, num_proc: int) -> PassageStore:
-    check_documents(documents, [packer.text_column, *([packer.title_column] if packer.title_column else [])])
+def _build(rows: Documents, packer: PassagePacker, output_dir: Path, num_proc: int) -> PassageStore:
+    documents = readable_documents(rows, [packer.text_column, *([packer.title_column] if packer.title_column else [])])
     require_fast_tokenizer(packer.tokenizer)
     if packer.max_length < 8:
         raise ValueError(f"max_length is {packer.max_length}: at least 8 wordpieces are needed for a title and a body")
@@ -113,7 +115,7 @@ def _build(documents: Dataset, packer: PassagePacker, output_dir: Path, num_proc
         "splitter": splitter_key(packer.splitter),
         "whole": packer.whole,
     }
-    helpers = helpers_for(len(documents), num_proc)
+    helpers = helpers_for(documents, num_proc)
     with explain_os_errors("write the passages into", output_dir):
         build_in_ranges(
             documents,

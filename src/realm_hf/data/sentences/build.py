@@ -10,7 +10,7 @@ example of its own, so that data order can be permuted and resumed by row number
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from realm_hf.data.cache import cached_map
-from realm_hf.data.documents import check_documents
+from realm_hf.data.documents import Documents, readable_documents
 from realm_hf.data.ranges import Part, build_in_ranges, helpers_for
 from realm_hf.data.sentences.store import FORMAT_VERSION, Sentence, SentenceStore, write_views
 from realm_hf.data.splitter import Splitter, split_sentences, splitter_key
@@ -47,7 +47,7 @@ _TAGGED_FEATURES = Features({**_SPLIT_FEATURES, "char_starts": _NUMBERS, "char_e
 
 
 def build_sentences(
-    documents: Dataset | Sequence[str],
+    documents: Documents | Sequence[str],
     tokenizer: PreTrainedTokenizerBase,
     tagger: Tagger,
     output_dir: str | Path,
@@ -68,7 +68,8 @@ def build_sentences(
     as `longer_than_query`). The other masking modes use the same sentences, so that they can be compared.
 
     Args:
-        documents (`Dataset` or `Sequence[str]`): The pre-training corpus X; it may differ from the passages'.
+        documents (`Dataset`, `IterableDataset`, iterable of mappings, or `Sequence[str]`): The pre-training corpus X;
+            it may differ from the passages'. Of a stream 16,384 are in memory at once, in each process.
         tokenizer (`PreTrainedTokenizerBase`): A fast BERT-like tokenizer.
         tagger (`Tagger`): See [`~realm_hf.data.tagger_from_name`].
         output_dir (`str` or `Path`): Where the store shall appear, in one rename. Must be absent or empty.
@@ -90,12 +91,11 @@ def build_sentences(
     Raises:
         ValueError: If the corpus is empty, a column is missing, or no sentence is left.
         FileExistsError: If `output_dir` already holds something.
-        OSError: The disk is full or read-only. The ranges that were ready stay beside `output_dir`, and the next call
-            goes on from them.
+        OSError: The disk is full or read-only. The next call goes on from the ranges that were ready.
     """
-    if not isinstance(documents, Dataset | dict) and isinstance(documents, Sequence):
+    if isinstance(documents, Sequence) and not any(isinstance(row, Mapping) for row in documents[:1]):
         documents = Dataset.from_dict({text_column: list(documents)})
-    check_documents(documents, [text_column])
+    chosen = readable_documents(documents, [text_column])
     require_fast_tokenizer(tokenizer)
     if not 0 <= heldout_fraction < 1:
         raise ValueError(f"heldout_fraction is {heldout_fraction}: it must lie in [0, 1)")
@@ -104,7 +104,7 @@ def build_sentences(
     output_dir = Path(output_dir)
     if tagger_num_proc is None:
         tagger_num_proc = num_proc if tags_by_rules(tagger) else 1
-    helpers = helpers_for(len(documents), tagger_num_proc)
+    helpers = helpers_for(chosen, tagger_num_proc)
     processes = (1, 1) if helpers else (num_proc, tagger_num_proc)
     prepare = _PrepareRange(
         tokenizer, tagger, max_query_length, heldout_fraction, text_column, splitter, cache_dir, *processes
@@ -119,11 +119,13 @@ def build_sentences(
         "splitter": splitter_key(splitter),
     }
     with explain_os_errors("write the sentences into", output_dir):
-        build_in_ranges(documents, output_dir, key=key, prepare=prepare, join=_JoinRanges(prepare), helpers=helpers)
+        build_in_ranges(chosen, output_dir, key=key, prepare=prepare, join=_JoinRanges(prepare), helpers=helpers)
     store = SentenceStore(output_dir)
     logger.debug("%s: %s", output_dir, store.statistics)
     if heldout_fraction and not len(store.heldout):
-        logger.warning("no document was held out (heldout_fraction=%s of %d)", heldout_fraction, len(documents))
+        logger.warning(
+            "no document was held out (heldout_fraction=%s of %d)", heldout_fraction, store.statistics["documents"]
+        )
     return store
 
 
