@@ -4,6 +4,7 @@
         --weights runs/masked-lm-small/model --output_dir runs/real_text
     python benchmarks/real_text.py ... --choose --arms realm --retriever_learning_rate 1e-4 --results choice.jsonl
     python benchmarks/real_text.py ... --labels 128 1024
+    python benchmarks/real_text.py ... --articles wikipedia.parquet --questions nq_open.dev.jsonl web_questions.jsonl
     python benchmarks/real_text.py --tables docs/results/real-text.md
 
 The weights have seen text alone, no question (`realm-hf warm-start masked-lm --from_nothing`). The corpus is SQuAD's
@@ -21,6 +22,9 @@ as its best passage. `--choose` asks 2,000 train questions instead: settings are
 and on one seed: random spans, salient (all of them), recurring (those that other passages answer), 30 times stale, no
 null passage, no exclusion, ICT alone (no REALM), dense candidates (none by BM25). BM25 stands beside them.
 
+A second measure asks `--questions` of `--articles`, another corpus than the one that retrieval was learned on: those
+that name an article with the answer (harness/article_questions.py).
+
 A call trains what is not there yet: stages that arms share are trained once and stay in the output directory, and an
 arm of a seed is a line of real-text.jsonl with its curves. It can be stopped and started at any time.
 """
@@ -29,26 +33,27 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness.arms import Row, arm_tables, measure_missing, measured_with, sections
+from harness.arms import Row, measure_missing, sections
+from harness.article_questions import ArticleQuestions
 from harness.contrastive_starts import BOTH, ICT, RECURRING
 from harness.few_labels import BOTH as BOTH_TOWERS
 from harness.few_labels import QUERY, LabelledQuestion, fine_tuned, labelled
 from harness.paragraph_corpus import ParagraphCorpus
-from harness.realm_stages import RealmStages, Variant
+from harness.real_text_table import UTILITY, section
+from harness.realm_stages import RealmStages, Variant, add_realm_arguments
 from harness.results import Line, add_result_arguments, measure_or_write_tables
-from harness.retrieval import DEPTH, figure, gold_ranks, means, shown, sums_by_article
+from harness.retrieval import DEPTH, gold_ranks, means, sums_by_article
 from harness.squad import Questions, add_file_arguments
 from harness.stages import Stage, curve, evaluations
+from harness.stop_after import add_stop_argument, stop_after
 
 from realm_hf import RealmForPreTraining, RealmTokenizer
-from realm_hf.models.precision import ENCODE_DTYPES
 from realm_hf.storage.files import json_sha256
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
@@ -74,9 +79,9 @@ ONCE = {
     "dense candidates": Variant(dense=True),
 }
 ARMS = [BM25, START, WARM, *SEVERAL, CONTINUED, *ONCE, ICT_ALONE]
-FEW = (WARM, CONTINUED, REALM)
+FEW = (START, WARM, CONTINUED, REALM)
 _CHOSEN_BY = 2_000
-_CURVES = ("retrieval_utility", "loss", "null_mass", "entropy", "recall_at_1", "recall_at_5", "recall_at_20")
+_CURVES = (*UTILITY, "recall_at_1", "recall_at_5", "recall_at_20")
 
 
 class Arms:
@@ -98,8 +103,7 @@ class Arms:
         self.choice, self.labels = train.take(order[:chosen_by]), train.take(order[chosen_by:])
         self.asked = self.choice if args.choose else Questions.read(args.dev)
         probes = self.choice.take(range(min(args.probes, chosen_by)))
-        gold = zip(probes.examples, probes.gold, strict=True)
-        self.stages = RealmStages(args, self.corpus, [replace(one, gold=(row,)) for one, row in gold])
+        self.stages = RealmStages(args, self.corpus, probes.with_gold())
 
     def settings(self) -> dict[str, Any]:
         """What a line was measured on; another line is measured again."""
@@ -107,6 +111,7 @@ class Arms:
         named = Path(args.weights)
         left_out = {"passages", "train", "dev", "output_dir", "weights", "tokenizer", "seeds", "arms", "results"}
         left_out |= {"tables", "choose", "probes", "labels", "label_steps", "label_batch_size", "label_learning_rate"}
+        left_out |= {"articles", "questions", "article_passage_length", "stop_after_minutes"}
         start = self.stages.start(args.seeds[0])
         return {
             "weights": f"{named.parent.name if named.name == 'model' else named.name} {start.key}",
@@ -168,7 +173,7 @@ class Arms:
         line = {**self._recall(stage.model()), "seconds": round(self.seconds(arm, seed), 1)}
         if arm in SEVERAL | ONCE:
             log = stage.log()
-            line |= {name: round(stage.facts["metrics"][f"eval_{name}"], 4) for name in _CURVES[:4]}
+            line |= {name: round(stage.facts["metrics"][f"eval_{name}"], 4) for name in UTILITY}
             line |= {"curve": curve(log), "evaluations": evaluations(log, _CURVES)}
         return line
 
@@ -190,6 +195,20 @@ class Arms:
         return self._recall(model)
 
     @cached_property
+    def articles(self) -> ArticleQuestions:
+        """The second measure's questions and passages."""
+        args, corpus = self.args, self.corpus
+        length = args.article_passage_length
+        return ArticleQuestions(args.articles, args.questions, self.tokenizer, corpus.folder, max_length=length)
+
+    def article_line(self, arm: str, seed: int) -> Line:
+        """What an arm finds in the articles."""
+        if arm == BM25:
+            return {**self.articles.line_of_bm25(), "seconds": 0.0}
+        found = self.articles.line(self.stage(arm, seed).model(), self.args.encode_dtype)
+        return {**found, "seconds": round(self.seconds(arm, seed), 1)}
+
+    @cached_property
     def _labelled(self) -> list[LabelledQuestion]:
         return labelled(self.corpus, self.labels.take(range(min(max(self.args.labels), len(self.labels.gold)))))
 
@@ -200,11 +219,14 @@ class Arms:
         sums = sums_by_article(np.minimum(ranks, DEPTH), self.corpus.articles[self.asked.gold])
         return {**means(sums), "by_article": sums}
 
-    def rows(self) -> Iterator[Row]:
-        """All lines: arms of each seed, then what few labels make of them."""
+    def arm_rows(self, line: Callable[[str, int], Line]) -> Iterator[Row]:
+        """A line for each arm of each seed."""
         for seed in self.args.seeds:
             for arm in self.arms_of(seed):
-                yield {"arm": arm, "seed": seed, "labels": 0}, partial(self.line, arm, seed)
+                yield {"arm": arm, "seed": seed, "labels": 0}, partial(line, arm, seed)
+
+    def few_labels_rows(self) -> Iterator[Row]:
+        """What few labels make of some arms."""
         args = self.args
         trained = f"{args.label_steps} steps of {args.label_batch_size} at {args.label_learning_rate:g}"
         for seed in args.seeds:
@@ -217,62 +239,21 @@ class Arms:
 
 def measure(args: argparse.Namespace) -> None:
     """Train the arms that have no line, and write one for each."""
-    arms = Arms(args)
-    measure_missing(args.results, arms.rows(), arms.settings(), "benchmarks", "examples/bm25.py")
+    if (args.articles is None) != (args.questions is None):
+        raise SystemExit("--articles and --questions belong together: name both, or neither.")
+    stop_after(args.stop_after_minutes)
+    arms, code = Arms(args), ("benchmarks", "examples/bm25.py")
+    settings = arms.settings()
+    measure_missing(args.results, [*arms.arm_rows(arms.line), *arms.few_labels_rows()], settings, *code)
+    if args.questions:
+        settings |= arms.articles.settings()
+        measure_missing(args.results, arms.arm_rows(arms.article_line), settings, *code)
 
 
 def table(lines: list[Line]) -> str:
     """Markdown: a section for each setting."""
-    return sections(lines, _section)
-
-
-def _section(lines: list[Line]) -> str:
-    on = lines[0]["on"]
-    arms = [line for line in lines if not line["labels"]]
     compared = [(REALM, other) for other in ARMS if other not in (REALM, BM25)]
-    parts = [
-        f"### {on['weights'].split()[0]}",
-        "",
-        f"{on['questions']:,} {on['asked'].split()[0]} questions, asked of {on['paragraphs']:,} paragraphs in "
-        f"{on['passages'].split()[0]} passages; REALM: {on['max_steps']} steps of {on['batch_size']}, {on['masking']} "
-        f"masks, {on['num_candidates']} candidates, towers at {on['retriever_learning_rate']:g}, refresh every "
-        f"{on['refresh_steps']} steps. Means over seeds, in brackets the 95 % interval, articles resampled; a "
-        "difference is taken over the seeds that both arms have.",
-        "",
-        *arm_tables(arms, ARMS, compared, "seconds"),
-        "",
-        *_utility_table(arms),
-        *_few_labels_table(lines),
-        measured_with(lines[-1]),
-    ]
-    return "\n".join(parts)
-
-
-def _utility_table(lines: list[Line]) -> list[str]:
-    """What a passage is worth at the end, held out: of the arms that read."""
-    found = [line for line in lines if "retrieval_utility" in line]
-    if not found:
-        return []
-    parts = ["| arm, seed | utility, nats a span | loss, nats a span | null mass | entropy, nats |", "|---" * 5 + "|"]
-    for line in sorted(found, key=lambda line: (ARMS.index(line["arm"]), line["seed"])):
-        figures = (f"{line[name]:.2f}" for name in _CURVES[:4])
-        parts.append(f"| {line['arm']}, {line['seed']} | {' | '.join(figures)} |")
-    return [*parts, ""]
-
-
-def _few_labels_table(lines: list[Line]) -> list[str]:
-    """Recall after fine-tuning on some train questions; means over seeds."""
-    sums: dict[tuple[str, ...], list[Any]] = {}
-    for line in sorted((line for line in lines if line["labels"]), key=lambda line: ARMS.index(line["arm"])):
-        names = (line["arm"], f"{line['labels']:,}", line["towers"], line["trained"])
-        sums.setdefault(names, []).append(line["by_article"])
-    if not sums:
-        return []
-    recalls = ("recall@1", "recall@5", "recall@20")
-    parts = [f"| start | questions | trained | by | {' | '.join(recalls)} |", "|---" * 7 + "|"]
-    for names, seeds in sums.items():
-        parts.append(f"| {' | '.join(names)} | {' | '.join(shown(figure(seeds, each)) for each in recalls)} |")
-    return [*parts, ""]
+    return sections(lines, lambda found: section(found, ARMS, compared))
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -280,6 +261,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_result_arguments(parser, RESULTS)
     add_file_arguments(parser)
+    add_stop_argument(parser)
     parser.add_argument("--output_dir", type=Path, required=True, help="corpora, stages and models are kept here")
     parser.add_argument("--weights", required=True, help="an encoder of `realm-hf warm-start masked-lm`")
     parser.add_argument("--tokenizer", help="whose vocabulary is used; default: that of the weights")
@@ -287,30 +269,21 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--arms", nargs="+", choices=ARMS, metavar="ARM", help=f"{', '.join(ARMS)}; default: all")
     parser.add_argument("--choose", action="store_true", help="ask 2,000 train questions in place of the dev ones")
     parser.add_argument("--probes", type=int, default=500, help="train questions asked at each swap, for the curves")
+    second = parser.add_argument_group("the second measure")
+    second.add_argument("--articles", type=Path, help="a Parquet file of passages: title, text")
+    second.add_argument(
+        "--questions", type=Path, nargs="+", metavar="FILE", help="with answers; asked of the articles"
+    )
+    second.add_argument("--article_passage_length", type=int, default=160, help="wordpieces of a passage")
     size = parser.add_argument_group("model and corpus")
     size.add_argument("--dimension", type=int, default=128, help="of embeddings")
-    size.add_argument("--max_query_length", type=int, default=40, help="wordpieces of a masked sentence")
     size.add_argument("--max_passage_length", type=int, default=96, help="wordpieces of a passage")
     warm = parser.add_argument_group("warm start")
     warm.add_argument("--warm_start", choices=(ICT, RECURRING, BOTH), default=BOTH)
     warm.add_argument("--warm_start_steps", type=int, default=700)
     warm.add_argument("--warm_start_batch_size", type=int, default=128)
     warm.add_argument("--warm_start_learning_rate", type=float, default=3e-4)
-    read = parser.add_argument_group("reading: the encoder learns, the towers rest")
-    read.add_argument("--reading_steps", type=int, default=2000, help="at most")
-    read.add_argument("--reading_utility", type=float, default=1.0, help="ends at so many nats a span, held out")
-    read.add_argument("--reading_learning_rate", type=float, default=3e-4)
-    read.add_argument("--reading_candidates", type=int, default=3, help="the null passage counted")
-    both = parser.add_argument_group("REALM: both learn")
-    both.add_argument("--masking", choices=("recurring", "salient", "span", "uniform"), default="recurring")
-    both.add_argument("--max_steps", type=int, default=700)
-    both.add_argument("--batch_size", type=int, default=16, help="of reading, too")
-    both.add_argument("--num_candidates", type=int, default=5, help="the null passage counted")
-    both.add_argument("--learning_rate", type=float, default=1e-4, help="of the encoder")
-    both.add_argument("--retriever_learning_rate", type=float, default=5e-5, help="of the towers")
-    both.add_argument("--refresh_steps", type=int, default=175)
-    both.add_argument("--encode_dtype", choices=ENCODE_DTYPES, default="auto", help="of the passages, at a refresh")
-    both.add_argument("--eval_steps", type=int, default=100, help="of reading, too")
+    add_realm_arguments(parser)
     few = parser.add_argument_group("few labels")
     few.add_argument(
         "--labels", type=int, nargs="*", default=[], help="train questions to fine-tune on, e.g. 128 1024"

@@ -4,7 +4,7 @@
         --min_words 1000000 --output_dir runs/wikipedia
 
 Reads passages with columns `title` and `text` in reading order, and questions as JSON lines (`question`, `answer`: a
-list). An article is a candidate if a question names its title and its text holds an answer. Candidates that most other
+list). An article is a candidate if a question is linked to it (harness/title_links.py). Candidates that most other
 candidates name come first (so that the articles belong together), whole, until there are enough words. Writes
 `knowledge.parquet` (a row an article: title, text) and `questions.jsonl` (question, answer, title).
 """
@@ -13,26 +13,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 from collections import Counter
 from pathlib import Path
 
 import pandas as pd
-
-from realm_hf.data.questions.matching import answer_tokens
-
-_LONGEST_TITLE = 6  # words
-_SHORTEST_ANSWER = 5  # characters, the spaces around it counted
-
-
-def windows(words: list[str]) -> list[str]:
-    """All runs of up to `_LONGEST_TITLE` words; single words only if they are long enough to be a name."""
-    return [
-        " " + " ".join(words[start:end]) + " "
-        for start in range(len(words))
-        for end in range(start + 1, min(len(words), start + _LONGEST_TITLE) + 1)
-        if end - start > 1 or len(words[start]) > 5
-    ]
+from harness.title_links import TitleLinks, long_enough
 
 
 def main() -> None:
@@ -46,26 +31,22 @@ def main() -> None:
 
     frame = pd.read_parquet(args.articles)
     articles = frame.groupby("title", sort=False)["text"].agg(" ".join)
-    bodies = {title: answer_tokens(text) for title, text in articles.items()}
-    by_name: dict[str, list[str]] = {}
-    for title in bodies:
-        by_name.setdefault(answer_tokens(re.sub(r"\(.*\)", "", title)), []).append(title)
+    links = TitleLinks(articles.to_dict())
 
     questions = []
     for path in args.questions:
         for line in path.read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
-            answers = [answer for answer in row["answer"] if len(answer_tokens(answer)) > _SHORTEST_ANSWER]
-            named = [t for run in windows(answer_tokens(row["question"]).split()) for t in by_name.get(run, [])]
-            titles = [t for t in named if any(answer_tokens(answer) in bodies[t] for answer in answers)]
+            titles = links.linked(row["question"], row["answer"])
             if titles:
-                questions.append({"question": row["question"], "answer": answers, "title": titles[0]})
+                questions.append(
+                    {"question": row["question"], "answer": long_enough(row["answer"]), "title": titles[0]}
+                )
     candidates = {question["title"] for question in questions}
 
     naming = Counter[str]()
     for title in candidates:
-        named_here = {t for run in set(windows(bodies[title].split())) for t in by_name.get(run, [])}
-        naming.update((named_here & candidates) - {title})
+        naming.update((set(links.named(links.bodies[title])) & candidates) - {title})
     chosen: list[str] = []
     words = 0
     for title in sorted(candidates, key=lambda t: (-naming[t], t)):

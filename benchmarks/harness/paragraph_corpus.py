@@ -17,7 +17,7 @@ from datasets import Dataset, disable_progress_bars
 
 from realm_hf import RealmForPreTraining, RealmTokenizer
 from realm_hf.data import tagger_from_name
-from realm_hf.data.passages.build import PassageStore, build_passages
+from realm_hf.data.passages.build import PassageStore, build_passages, passages_from_rows
 from realm_hf.data.passages.recurring import RecurringSpans, find_recurring_spans
 from realm_hf.data.reader_batch import encode_questions
 from realm_hf.data.sentences.build import SentenceStore, build_sentences
@@ -42,6 +42,7 @@ class ParagraphCorpus:
         max_passage_length: Wordpieces of a passage, special tokens included.
         max_query_length: Wordpieces of a masked sentence, special tokens included.
         num_proc: Processes that cut, tag and tokenize.
+        whole: Each paragraph is one passage, its end cut where it is too long, so that both have the same rows.
 
     Raises:
         SystemExit: The folder holds another corpus, or a paragraph is empty.
@@ -56,14 +57,16 @@ class ParagraphCorpus:
         max_passage_length: int,
         max_query_length: int,
         num_proc: int = 1,
+        whole: bool = False,
     ):
         disable_progress_bars()
         self.frame = pd.read_parquet(file)[["title", "text"]]
         self.tokenizer, self.folder = tokenizer, folder
         self.max_query_length, self.num_proc = max_query_length, num_proc
-        place = folder / f"passages-{max_passage_length}"
+        place = folder / f"{'paragraphs' if whole else 'passages'}-{max_passage_length}"
         if not (place / "passages.json").is_file():
-            build_passages(self._documents, tokenizer, place, max_length=max_passage_length, num_proc=num_proc)
+            build = passages_from_rows if whole else build_passages
+            build(self._documents, tokenizer, place, max_length=max_passage_length, num_proc=num_proc)
         self.passages = PassageStore.load(place)
         documents = np.asarray(self.passages.documents)
         #: First passage of each paragraph.

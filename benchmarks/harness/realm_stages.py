@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, TrainerCallback, TrainerControl, Train
 from realm_hf import RealmForPreTraining
 from realm_hf.data.questions.load import OpenQAExample
 from realm_hf.models.fingerprints import state_fingerprint
+from realm_hf.models.precision import ENCODE_DTYPES
 from realm_hf.retriever.candidates import CandidateSource, IndexSource
 from realm_hf.retriever.mixed import MixedSource
 from realm_hf.training.arguments import RealmTrainingArguments
@@ -64,6 +65,26 @@ def start_model(weights: str | Path, dimension: int, seed: int) -> RealmForPreTr
     )
 
 
+def add_realm_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of reading and REALM, which [`RealmStages`] reads."""
+    read = parser.add_argument_group("reading: the encoder learns, the towers rest")
+    read.add_argument("--reading_steps", type=int, default=2000, help="at most")
+    read.add_argument("--reading_utility", type=float, default=1.0, help="ends at so many nats a span, held out")
+    read.add_argument("--reading_learning_rate", type=float, default=3e-4)
+    read.add_argument("--reading_candidates", type=int, default=3, help="the null passage counted")
+    both = parser.add_argument_group("REALM: both learn")
+    both.add_argument("--max_query_length", type=int, default=40, help="wordpieces of a masked sentence")
+    both.add_argument("--masking", choices=("recurring", "salient", "span", "uniform"), default="recurring")
+    both.add_argument("--max_steps", type=int, default=700)
+    both.add_argument("--batch_size", type=int, default=16, help="of reading, too")
+    both.add_argument("--num_candidates", type=int, default=5, help="the null passage counted")
+    both.add_argument("--learning_rate", type=float, default=1e-4, help="of the encoder")
+    both.add_argument("--retriever_learning_rate", type=float, default=5e-5, help="of the towers")
+    both.add_argument("--refresh_steps", type=int, default=175)
+    both.add_argument("--encode_dtype", choices=ENCODE_DTYPES, default="auto", help="of the passages, at a refresh")
+    both.add_argument("--eval_steps", type=int, default=100, help="of reading, too")
+
+
 class StopReading(TrainerCallback):
     """Ends the reading stage once a passage is worth enough.
 
@@ -99,9 +120,13 @@ class RealmStages:
         self.args, self.corpus, self.asked = args, corpus, asked
         self.stages = Stages(Path(args.output_dir) / "stages")
 
+    def first_model(self, seed: int) -> RealmForPreTraining:
+        """What everything starts from."""
+        return start_model(self.args.weights, self.args.dimension, seed)
+
     def start(self, seed: int) -> Stage:
         """The encoder with its towers, not yet trained."""
-        model = start_model(self.args.weights, self.args.dimension, seed)
+        model = self.first_model(seed)
         settings = {
             "weights": state_fingerprint(model.state_dict())[:16],
             "passages": self.corpus.passages.fingerprint,

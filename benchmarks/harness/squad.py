@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +45,10 @@ class Questions:
     def take(self, places: Sequence[int]) -> Questions:
         """Those at `places`."""
         return Questions([self.examples[place] for place in places], [self.gold[place] for place in places])
+
+    def with_gold(self) -> list[OpenQAExample]:
+        """The questions, each with the row of its paragraph as a gold passage."""
+        return [replace(example, gold=(row,)) for example, row in zip(self.examples, self.gold, strict=True)]
 
     @property
     def texts(self) -> list[str]:

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from tiny_squad import DEV_FROM, tiny_squad, tiny_weights
 
@@ -12,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import real_text
 from harness import paragraph_corpus, stages
+from harness.article_questions import ArticleQuestions
 from harness.results import BEGIN, END, read_lines
 
 
@@ -82,6 +84,51 @@ def test_few_labels_are_trained_on_questions_by_which_nothing_is_chosen(tmp_path
     page.write_text(f"{BEGIN}\n{END}\n")
     call(monkeypatch, "--tables", str(page), "--results", str(tmp_path / "lines.jsonl"))
     assert "| warm start | 4 | query tower | 2 steps of 2 at 5e-05 |" in page.read_text()
+
+
+def test_the_second_measure_asks_of_articles_and_leaves_the_first_as_it_is(tmp_path, monkeypatch, options):
+    texts = ["the river sells gold to others .", "the lake sells silver .", "the moon sells gold ."]
+    articles = [
+        {"title": title, "text": text} for title, text in zip(["The River", "Lake", "Moon"], texts, strict=True)
+    ]
+    pd.DataFrame(articles).to_parquet(tmp_path / "articles.parquet")
+    asked = [
+        ("what sells the river ?", "gold"),
+        ("what sells the lake ?", "gold"),
+        ("what sells the river ?", "silver"),
+    ]
+    lines = [json.dumps({"question": question, "answer": [answer]}) for question, answer in asked]
+    (tmp_path / "asked.jsonl").write_text("\n".join(lines))
+    second = ["--articles", str(tmp_path / "articles.parquet"), "--questions", str(tmp_path / "asked.jsonl")]
+    arms = ["--arms", "BM25", "start"]
+    call(monkeypatch, *options, *arms)
+    before = (tmp_path / "lines.jsonl").read_text()
+    call(monkeypatch, *options, *arms, *second)
+    assert (tmp_path / "lines.jsonl").read_text().startswith(before)
+    lines = read_lines(tmp_path / "lines.jsonl")[2:]
+    assert [line["arm"] for line in lines] == ["BM25", "start"]
+    # One question names an article that holds its answer; two passages hold it, one of them the article's.
+    assert {(line["on"]["questions"], line["on"]["articles"]) for line in lines} == {(1, 1)}
+    assert lines[0]["recall@1"] == lines[0]["in_article"]["recall@1"] == 100
+    assert lines[1]["recall@5"] == lines[1]["in_article"]["recall@5"] == 100
+    page = tmp_path / "page.md"
+    page.write_text(f"{BEGIN}\n{END}\n")
+    call(monkeypatch, "--tables", str(page), "--results", str(tmp_path / "lines.jsonl"))
+    assert "1 questions of asked, linked to 1 articles, asked of 3 passages" in page.read_text()
+    with pytest.raises(SystemExit, match="belong together"):
+        call(monkeypatch, *options, *second[:2])
+
+
+def test_an_answer_elsewhere_counts_as_found_but_not_in_the_article(tmp_path, monkeypatch):
+    frame = pd.DataFrame({"title": ["The River", "Moon"], "text": ["the river sells gold .", "the moon sells gold ."]})
+    frame.to_parquet(tmp_path / "articles.parquet")
+    (tmp_path / "asked.jsonl").write_text(json.dumps({"question": "what sells the river ?", "answer": "gold"}))
+    tokenizer = real_text.RealmTokenizer.from_pretrained(tiny_weights(tmp_path / "weights"))
+    files = tmp_path / "articles.parquet", [tmp_path / "asked.jsonl"]
+    asked = ArticleQuestions(*files, tokenizer, tmp_path / "data", max_length=24)
+    line = asked.figures(np.array([[1, 0]]))
+    assert (line["recall@1"], line["in_article"]["recall@1"], line["in_article"]["recall@5"]) == (100, 0, 100)
+    assert asked.figures(np.array([[-1, -1]]))["recall@20"] == 0
 
 
 @pytest.fixture

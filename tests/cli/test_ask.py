@@ -9,6 +9,7 @@ import pytest
 from tiny_answerers import tiny_answerer
 from tiny_worlds import tiny_model
 
+from realm_hf import BM25Source, QuestionAnswerer
 from realm_hf.cli.ask import add_parser
 
 QUESTIONS = ["How many people has the island?", "Where does the river lie?", "road"]
@@ -65,6 +66,17 @@ def test_json_has_all_and_a_line_for_each(saved, answerer, capsys):
     expected = answerer([*QUESTIONS, ""], top_k=7)
     assert [answer["text"] for answer in found] == [answer.text for answer in expected]
     assert [len(answer["evidence"]) for answer in found] == [7, 7, 7, 0]
+
+
+def test_the_passages_that_another_source_finds_are_read(saved, answerer, capsys):
+    assert run(QUESTIONS[0], "--model", saved, "--json", "--top_k", 3, "--source", "bm25") == 0
+    (found,) = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    retriever = answerer.retriever.snapshot()
+    retriever.candidate_source = BM25Source.build(retriever.passages, retriever.tokenizer)
+    asked = QuestionAnswerer(answerer.model, retriever)
+    rows = asked.retrieve(QUESTIONS[0], top_k=3).batch.rows[0].tolist()
+    assert sorted(passage["row"] for passage in found["evidence"]) == sorted(rows)
+    assert sorted(rows) != sorted(answerer.retrieve(QUESTIONS[0], top_k=3).batch.rows[0].tolist())
 
 
 def test_a_pipe_is_a_batch_with_a_line_for_each(saved, monkeypatch, capsys):

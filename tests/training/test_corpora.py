@@ -11,6 +11,8 @@ from tiny_worlds import FIXTURES
 
 from realm_hf import RealmKnowledgeAugEncoder, RealmTokenizer, fit_projection
 from realm_hf.cli import corpora
+from realm_hf.cli.corpus_arguments import KnowledgeArguments
+from realm_hf.cli.new_encoders import new_tokenizer
 from realm_hf.data import passages_from_rows
 
 
@@ -69,3 +71,10 @@ def test_towers_and_encoder_start_from_what_train_masked_lm_leaves(tmp_path, mon
     words = RealmKnowledgeAugEncoder.from_pretrained(folder).realm.embeddings.word_embeddings.weight
     for tower in (model.embedder.realm, model.encoder.realm):
         assert torch.equal(tower.embeddings.word_embeddings.weight, words)
+
+
+def test_a_vocabulary_is_made_of_streamed_documents_too(tmp_path):
+    """Not always the same one: of pieces that occur equally often the trainer takes any."""
+    streamed = KnowledgeArguments(str(FIXTURES / "countries.jsonl"), streaming=True)
+    made = new_tokenizer(streamed, "bert", 400, tmp_path / "tokenizer")
+    assert 300 < len(made) <= 400 and "the" in made.get_vocab()

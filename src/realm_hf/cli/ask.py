@@ -15,6 +15,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from realm_hf.cli.source_option import add_source_option, use_source
+
 if TYPE_CHECKING:
     from realm_hf.qa.answerer import QuestionAnswerer
     from realm_hf.qa.answers import Answer, Evidence
@@ -40,6 +42,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--retriever", metavar="NAME", help="directory or Hub name of a RealmRetriever (default: MODEL)"
     )
+    add_source_option(parser)
     parser.add_argument("--top_k", type=int, metavar="K", help="passages to read (default: the model's own, mostly 5)")
     parser.add_argument("--evidence", type=int, default=3, metavar="N", help="passages to show (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="one JSON object a line, with all evidence")
@@ -79,7 +82,7 @@ def ask(options: argparse.Namespace) -> int:
 
 
 def load_answerer(options: argparse.Namespace) -> QuestionAnswerer:
-    """The answerer that `--model`, `--retriever`, `--batch_size` and `--device` name."""
+    """The answerer that `--model`, `--retriever`, `--source`, `--batch_size` and `--device` name."""
     if options.batch_size < 1 or (options.top_k is not None and options.top_k < 1):
         raise ValueError(f"--batch_size is {options.batch_size}, --top_k {options.top_k}: at least 1 is needed.")
     if options.model.count("/") != 1 and not Path(options.model).is_dir():  # cannot be `owner/name` on the Hub
@@ -103,6 +106,7 @@ def load_answerer(options: argparse.Namespace) -> QuestionAnswerer:
     retriever = RealmRetriever.from_pretrained(options.retriever or options.model)
     if retriever.tokenizer is None:
         retriever.tokenizer = AutoTokenizer.from_pretrained(options.model)
+    use_source(retriever, options.source)
     return QuestionAnswerer(RealmForOpenQA.from_pretrained(options.model), retriever, device=options.device)
 
 

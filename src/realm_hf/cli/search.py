@@ -7,6 +7,8 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
+from realm_hf.cli.source_option import add_source_option, use_source
+
 if TYPE_CHECKING:
     from realm_hf.retriever.text_search import FoundPassage
 
@@ -25,6 +27,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("retriever", metavar="RETRIEVER", help="run directory, saved retriever or Hub name")
     parser.add_argument("queries", nargs="*", metavar="QUERY", help="a question or words; quote it")
     parser.add_argument("--k", type=int, default=5, metavar="K", help="passages of each (default: %(default)s)")
+    add_source_option(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object a passage and line, with the whole text")
     parser.set_defaults(command=search)
 
@@ -50,6 +53,7 @@ def search(options: argparse.Namespace) -> int:
     if options.k < 1:
         raise ValueError(f"--k is {options.k}: at least 1 is needed.")
     retriever = RealmRetriever.from_pretrained(options.retriever)
+    use_source(retriever, options.source)
     lines = options.queries or [line.strip() for line in sys.stdin]
     queries = [line for line in lines if line]
     for query, found in zip(queries, retriever.search(queries, k=options.k) if queries else [], strict=True):

@@ -12,7 +12,7 @@ from realm_hf.retriever.candidates import CandidateSource, IndexSource
 from realm_hf.retriever.fused import FusedSource, WeightedSource
 from realm_hf.retriever.mixed import MixedSource
 
-__all__ = ["opened_source", "saved_source"]
+__all__ = ["opened_source", "saved_source", "source_parts"]
 
 logger = logging.get_logger(__name__)
 
@@ -25,8 +25,8 @@ def saved_source(source: CandidateSource | None) -> SavedSource | None:
     """
     if source is None or isinstance(source, IndexSource):
         return None
-    words = [part for part in _parts(source) if isinstance(part, BM25Source)]
-    names = [_name(part) for part in _parts(source)]
+    words = [part for part in source_parts(source) if isinstance(part, BM25Source)]
+    names = [_name(part) for part in source_parts(source)]
     if None in names or len(words) != 1:
         logger.warning(
             "The candidate source (%s) is not saved: only one made of one BM25Source and the index can be. A loaded "
@@ -59,8 +59,13 @@ def opened_source(saved: SavedSource | None) -> CandidateSource | None:
     return words
 
 
-def _parts(source: CandidateSource) -> Sequence[CandidateSource]:
-    """What a source is made of; itself, if it is made of no other."""
+def source_parts(source: CandidateSource) -> Sequence[CandidateSource]:
+    """
+    The sources that a source of this package is made of; itself, if it is made of no other.
+
+    Args:
+        source ([`CandidateSource`]): Any. A subclass of one of this package's is one of your own.
+    """
     if type(source) is MixedSource:
         return [part for part, _ in source.parts]
     if type(source) is FusedSource:

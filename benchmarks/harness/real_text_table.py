@@ -1,0 +1,78 @@
+"""The tables of benchmarks/real_text.py, from its lines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from .arms import arm_tables, measured_with
+from .article_questions import in_article_table
+from .results import Line
+from .retrieval import figure, shown
+
+UTILITY = ("retrieval_utility", "loss", "null_mass", "entropy")
+
+
+def section(lines: list[Line], order: Sequence[str], compared: Sequence[tuple[str, str]]) -> str:
+    """Markdown: all lines of one setting.
+
+    Args:
+        lines: They have the same `on`.
+        order: The arms, in the order of the tables.
+        compared: Pairs of arms: the first over the second.
+    """
+    on, arms = lines[0]["on"], [line for line in lines if not line["labels"]]
+    parts = [
+        f"### {on['weights'].split()[0]}{', asked of articles' if 'articles' in on else ''}",
+        "",
+        f"{_asked(on)} REALM: {on['max_steps']} steps of {on['batch_size']}, {on['masking']} masks, "
+        f"{on['num_candidates']} candidates, towers at {on['retriever_learning_rate']:g}, refresh every "
+        f"{on['refresh_steps']} steps. Means over seeds, in brackets the 95 % interval, articles resampled; a "
+        "difference is taken over the seeds that both arms have.",
+        "",
+        *arm_tables(arms, order, compared, "seconds"),
+        "",
+        *([*in_article_table(arms, order), ""] if "articles" in on else []),
+        *_utility_table(arms, order),
+        *_few_labels_table(lines, order),
+        measured_with(lines[-1]),
+    ]
+    return "\n".join(parts)
+
+
+def _asked(on: dict[str, Any]) -> str:
+    passages = f"{int(on['passages'].split()[0]):,} passages"
+    if "articles" in on:
+        return (
+            f"{on['questions']:,} questions of {on['asked'].rpartition(' ')[0]}, linked to {on['articles']:,} "
+            f"articles, asked of {passages}; recall of an answer."
+        )
+    questions = f"{on['questions']:,} {on['asked'].split()[0]} questions"
+    return f"{questions}, asked of {on['paragraphs']:,} paragraphs in {passages}."
+
+
+def _utility_table(lines: list[Line], order: Sequence[str]) -> list[str]:
+    """What a passage is worth at the end, held out: of the arms that read."""
+    found = [line for line in lines if UTILITY[0] in line]
+    if not found:
+        return []
+    parts = ["| arm, seed | utility, nats a span | loss, nats a span | null mass | entropy, nats |", "|---" * 5 + "|"]
+    for line in sorted(found, key=lambda line: (order.index(line["arm"]), line["seed"])):
+        figures = (f"{line[name]:.2f}" for name in UTILITY)
+        parts.append(f"| {line['arm']}, {line['seed']} | {' | '.join(figures)} |")
+    return [*parts, ""]
+
+
+def _few_labels_table(lines: list[Line], order: Sequence[str]) -> list[str]:
+    """Recall after fine-tuning on some train questions; means over seeds."""
+    sums: dict[tuple[str, ...], list[Any]] = {}
+    for line in sorted((line for line in lines if line["labels"]), key=lambda line: order.index(line["arm"])):
+        names = (line["arm"], f"{line['labels']:,}", line["towers"], line["trained"])
+        sums.setdefault(names, []).append(line["by_article"])
+    if not sums:
+        return []
+    recalls = ("recall@1", "recall@5", "recall@20")
+    parts = [f"| start | questions | trained | by | {' | '.join(recalls)} |", "|---" * 7 + "|"]
+    for names, seeds in sums.items():
+        parts.append(f"| {' | '.join(names)} | {' | '.join(shown(figure(seeds, each)) for each in recalls)} |")
+    return [*parts, ""]
