@@ -24,11 +24,14 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 ROOT = Path(__file__).resolve().parents[1]
 VOCABULARY = ROOT / "tests" / "fixtures" / "vocab.txt"
@@ -74,6 +77,9 @@ def measure_corpus(args: argparse.Namespace) -> None:
         rows = args.folder / f"rows-{copies}-{args.rows}.parquet"
         if not rows.exists():
             write_copies(args.passages, rows, copies, args.rows)
+        if not args.streaming:
+            # `datasets` converts the file once, in up to a gigabyte of memory; that is not the workers' doing.
+            load_rows(rows)
         plans = [(count, 0) for count in args.processes]
         if copies == args.copies and args.kills:
             plans.append((max(args.processes), args.kills))
@@ -145,7 +151,6 @@ def own_megabytes(pid: int) -> float:
 
 def work(args: argparse.Namespace) -> None:
     """One worker: stores the rows with all others that do, and logs the ranges that it finished."""
-    from datasets import load_dataset
     from transformers import AutoTokenizer
 
     from realm_hf import RealmTokenizer
@@ -164,12 +169,15 @@ def work(args: argparse.Namespace) -> None:
     SharedTasks.publish = logged  # type: ignore[method-assign]
     path = Path(args.model)
     tokenizer = RealmTokenizer(str(path)) if path.suffix == ".txt" else AutoTokenizer.from_pretrained(args.model)
-    cache = str(args.rows.parent / "cache")
-    if args.streaming:
-        rows = load_documents(args.rows, streaming=True)
-    else:
-        rows = load_dataset("parquet", data_files=str(args.rows), split="train", cache_dir=cache)
+    rows = load_documents(args.rows, streaming=True) if args.streaming else load_rows(args.rows)
     passages_from_rows(rows, tokenizer, args.output)
+
+
+def load_rows(rows: Path) -> "Dataset":
+    """The rows of a file, converted on the first call."""
+    from datasets import load_dataset
+
+    return load_dataset("parquet", data_files=str(rows), split="train", cache_dir=str(rows.parent / "cache"))
 
 
 def measure_index(args: argparse.Namespace) -> None:
