@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 import torch.distributed as dist
 
@@ -38,7 +37,7 @@ from realm_hf.refresh.search_ranks import SearchRanks
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
-from harness.machine import measured_on  # noqa: E402
+from harness.machine import measured_on, own_megabytes  # noqa: E402
 from harness.vectors import DIMENSION, chunks, queries  # noqa: E402
 
 _OVER_RETRIEVE = 16
@@ -108,11 +107,10 @@ def random_schedules(rank: int, world_size: int, count: int, seed: int = 0) -> i
 def time_searches(rank: int, world_size: int, path: str, batch: int, k: int, rounds: int) -> dict[str, Any]:
     """Seconds of searches of `batch` queries of all ranks together, and this rank's memory; on every rank."""
     embeddings = np.load(path, mmap_mode="r")
-    process = psutil.Process()
-    before = process.memory_full_info().uss
+    before = own_megabytes(os.getpid())
     ranks = SearchRanks(rank, world_size) if world_size > 1 else None
     index = ShardedIndex(embeddings, ranks, rows=shard(len(embeddings), rank, world_size))
-    held = process.memory_full_info().uss - before
+    held = own_megabytes(os.getpid()) - before
     own = queries(embeddings, batch)[rank::world_size]
     exclude = Multiples(np.full(len(own), 7))
     expected = ExactIndex(embeddings).search(own, k, exclude=exclude)
@@ -126,8 +124,8 @@ def time_searches(rank: int, world_size: int, path: str, batch: int, k: int, rou
         started = time.perf_counter()
         index.search(own, k, exclude=exclude)
         seconds.append(time.perf_counter() - started)
-    peak = process.memory_full_info().uss - before
-    return {"seconds": statistics.median(seconds), "held": held, "peak": peak, "same_rows": same}
+    after = own_megabytes(os.getpid()) - before
+    return {"seconds": statistics.median(seconds), "held": held, "after": after, "same_rows": same}
 
 
 def on_ranks(world_size: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
@@ -196,15 +194,15 @@ def main() -> None:
                 print(f"{world_size} ranks: {args.schedules} searches, {searched} queries, all as one exact index")
         return
     print(measured_on(1, "benchmarks/sharded_search.py"), flush=True)
-    print("| rows | ranks | ms a search | MB held a rank | MB at its peak | same rows as one exact index |")
+    print("| rows | ranks | ms a search | MB held a rank | MB after searches | same rows as one exact index |")
     print("|---:|---:|---:|---:|---:|---:|")
     for rows in args.rows:
         path = str(write_rows(rows, args.folder))
         for world_size in args.ranks:
             found = on_ranks(world_size, time_searches, path, args.batch, args.k, args.rounds)
-            seconds, held, peak = (max(one[name] for one in found) for name in ("seconds", "held", "peak"))
+            seconds, held, after = (max(one[name] for one in found) for name in ("seconds", "held", "after"))
             same = min(one["same_rows"] for one in found)
-            row = f"{rows:,} | {world_size} | {1000 * seconds:.0f} | {held / 1e6:.0f} | {peak / 1e6:.0f} | {same:.4f}"
+            row = f"{rows:,} | {world_size} | {1000 * seconds:.0f} | {held:.0f} | {after:.0f} | {same:.4f}"
             print(f"| {row} |", flush=True)
 
 

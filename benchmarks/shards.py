@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from harness.machine import own_megabytes
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -138,15 +139,6 @@ def store_rows(args: argparse.Namespace, rows: Path, processes: int, kills: int)
     found = seconds, most, store.fingerprint, len(store)
     shutil.rmtree(output)
     return found
-
-
-def own_megabytes(pid: int) -> float:
-    """Anonymous memory of a process, in MB; 0 when it has ended."""
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return 0.0
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Anonymous:")) / 1000
 
 
 def work(args: argparse.Namespace) -> None:
