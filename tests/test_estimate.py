@@ -101,6 +101,14 @@ def test_devices_that_hold_the_rows_search_on_the_path_of_the_step():
     on_cores = changed(passages=2_000_000, devices=2, batch_size=16, factory="exact-sharded")
     assert on_cores.search_seconds == pytest.approx(found.search_seconds / 2)
     assert "two shares of the index" in "\n".join(in_words(found))
+    chosen = changed(
+        passages=2_000_000,
+        devices=2,
+        batch_size=16,
+        device_gigabytes=80,
+        rates=dataclasses.replace(RATES, gigascores=0.25),
+    )
+    assert chosen.search_seconds == pytest.approx(found.search_seconds + 1_000_000 * 16 / 0.25e9)
 
 
 def test_a_bm25_source_takes_eight_bytes_for_each_word_of_a_passage_once(countries):

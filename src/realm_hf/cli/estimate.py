@@ -67,8 +67,8 @@ def _run(options: argparse.Namespace) -> int:
     rates = packaged_rates()[options.device]
     given = {name: getattr(options, name) for name in asdict(rates) if getattr(options, name, None) is not None}
     if "encode_tflops" in given:
-        # A rate of one's own is that of the precision of one's own.
-        rates = replace(rates, bfloat16_encode_tflops=given["encode_tflops"])
+        # A rate of one's own is that of the precision of one's own, and of another device, which chooses otherwise.
+        rates = replace(rates, bfloat16_encode_tflops=given["encode_tflops"], gigascores=None)
     if given:
         rates = replace(rates, **given, source=f"{', '.join(given)} as given; the others: {rates.source}")
     own = {name: getattr(options, name) for name in (own.name for own in fields(Plan)) if hasattr(options, name)}

@@ -26,7 +26,7 @@ __all__ = [
 _ADAM_BYTES = 16  # a parameter's weight, gradient and two moments, fp32 each
 _SEARCHED = (
     "search: each device multiplies all queries of the step with its rows at the rate of embedding (a GPU twice, in "
-    "float16), on the step's path; sorting and what the devices send each other is not counted"
+    "float16), on the step's path; {choosing}what the devices send each other is not counted"
 )
 _TEXT_BYTES = 5.0  # of UTF-8 a wordpiece of English, with its space
 _TASK_ROWS = 16_384  # realm_hf.refresh.build.TASK_ROWS, which takes torch to import
@@ -117,6 +117,8 @@ def estimate_run(plan: Plan) -> Estimate:
     dtype = plan.dtype or ("float16" if is_sharded else "float32")
     share = -(-plan.passages // plan.devices) * plan.dimension if is_sharded else 0
     search_seconds = share * search_operations(plan.batch_size, plan.device_gigabytes) / (rates.encode_tflops * 1e12)
+    if rates.gigascores is not None:
+        search_seconds += share / plan.dimension * plan.batch_size / (rates.gigascores * 1e9)
     step_seconds = search_seconds + _step_operations(plan) / (plan.devices * rates.train_tflops * 1e12)
     embed_seconds = _embed_seconds(plan, team)
     operations = index_operations(plan.passages, plan.dimension, chosen.factory, chosen.train_size)
@@ -229,8 +231,15 @@ def _assumed(plan: Plan, factory: str, dtype: str) -> list[str]:
         *([f"a snapshot by the schedule {plan.schedule}"] if plan.refresh_schedule is not None else []),
         f"index {factory} over {dtype} embeddings of dimension {plan.dimension}; {where}, on cores or cards of "
         "their own",
-        *([_SEARCHED] if factory == EXACT_SHARDED else []),
+        *([_searched(plan)] if factory == EXACT_SHARDED else []),
     ]
+
+
+def _searched(plan: Plan) -> str:
+    choosing = (
+        "choosing the best and " if plan.rates.gigascores is None else "the best are chosen as fast as measured; "
+    )
+    return _SEARCHED.format(choosing=choosing)
 
 
 def _other_reader(plan: Plan) -> list[str]:

@@ -28,6 +28,8 @@ class Rates:
         disk_gigabytes (`float`): A second, written with a hash.
         source (`str`): Where the figures come from.
         bfloat16_encode_tflops (`float`, *optional*): Of embedding in bfloat16, where that was measured.
+        gigascores (`float`, *optional*): Billions of scores among which a search in shards chooses the best, in a
+            second; where it was not measured, choosing counts nothing.
     """
 
     train_tflops: float
@@ -36,6 +38,7 @@ class Rates:
     disk_gigabytes: float
     source: str
     bfloat16_encode_tflops: float | None = None
+    gigascores: float | None = None
 
 
 def packaged_rates() -> dict[str, Rates]:
