@@ -1,4 +1,4 @@
-"""What the commands that train share: a knowledge corpus as passages, a model to start from, and how they end."""
+"""What the commands that train share: corpora as passages and sentences, a model to start from, and how they end."""
 
 from __future__ import annotations
 
@@ -13,14 +13,20 @@ import numpy as np
 from accelerate import Accelerator
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
-from realm_hf.cli.arguments import KnowledgeArguments, ModelArguments
+from realm_hf.cli.arguments import KnowledgeArguments, ModelArguments, SentenceArguments
 from realm_hf.data import (
     PassageStore,
+    RecurringMasks,
     RecurringSpans,
+    SentenceStore,
     articles_of,
     build_passages,
+    build_sentences,
+    find_recurring_masks,
     find_recurring_spans,
+    load_documents,
     passages_from_rows,
+    tagger_from_name,
 )
 from realm_hf.generations.projection import fit_projection
 from realm_hf.models.configuration_realm import RealmConfig
@@ -28,7 +34,14 @@ from realm_hf.models.modeling_realm import RealmForPreTraining
 from realm_hf.models.sentence_transformer_reading import find_folder
 from realm_hf.models.tokenization_realm import RealmTokenizer
 from realm_hf.storage.files import write_json
-from realm_hf.training import RankGroup, TrainingLoop, TrainingResult, resume_command, save_trained_model
+from realm_hf.training import (
+    RankGroup,
+    RealmTrainingArguments,
+    TrainingLoop,
+    TrainingResult,
+    resume_command,
+    save_trained_model,
+)
 
 # Settings on which a corpus does not depend.
 _HOW_IT_IS_READ = ("num_proc", "streaming")
@@ -204,6 +217,48 @@ def prepare_passages(
     settings = {k: v for k, v in asdict(args).items() if k not in _HOW_IT_IS_READ} | {"max_length": max_length}
     once(directory, settings, build, shared=True)
     return PassageStore(directory)
+
+
+def prepare_sentences(
+    knowledge: KnowledgeArguments,
+    corpus: SentenceArguments,
+    args: RealmTrainingArguments,
+    tokenizer: PreTrainedTokenizerBase,
+    directory: Path,
+) -> SentenceStore:
+    """The pre-training corpus as tagged sentences in `directory`, built once."""
+    if corpus.pretraining_corpus is None:
+        source = (knowledge.knowledge_corpus, knowledge.knowledge_split, knowledge.knowledge_config)
+        column = knowledge.text_column
+    else:
+        source = (corpus.pretraining_corpus, corpus.pretraining_split, corpus.pretraining_config)
+        column = corpus.pretraining_text_column
+
+    def build() -> None:
+        build_sentences(
+            load_documents(source[0], source[1], name=source[2], streaming=knowledge.streaming),
+            tokenizer,
+            tagger_from_name(corpus.tagger),
+            directory,
+            max_query_length=args.max_query_length,
+            heldout_fraction=corpus.heldout_fraction,
+            text_column=column,
+            num_proc=knowledge.num_proc,
+        )
+
+    settings = {**asdict(corpus), "source": list(source), "column": column, "max_query_length": args.max_query_length}
+    once(directory, settings, build, shared=True)
+    return SentenceStore(directory)
+
+
+def prepare_masks(
+    sentences: SentenceStore, passages: PassageStore, tokenizer: PreTrainedTokenizerBase, run: Path
+) -> RecurringMasks:
+    """Which salient spans other passages hold, found once."""
+    path = run / "recurring-masks.npz"
+    settings = {"sentences": sentences.fingerprint, "passages": passages.fingerprint}
+    once(path, settings, lambda: find_recurring_masks(sentences, passages, tokenizer).save(path))
+    return RecurringMasks.load(path, passages, sentences)
 
 
 def recurring_spans_of(passages: PassageStore, tokenizer: PreTrainedTokenizerBase, run: Path) -> RecurringSpans:

@@ -20,8 +20,7 @@ from realm_hf.cli.arguments import (
     SentenceArguments,
     WarmStartArguments,
 )
-from realm_hf.cli.corpora import load_tokenizer, prepare_passages
-from realm_hf.cli.pretrain import prepare_sentences
+from realm_hf.cli.corpora import load_tokenizer, prepare_passages, prepare_sentences
 from realm_hf.cli.programs import one_line_errors
 from realm_hf.data.taggers.names import check_tagger_name
 from realm_hf.storage.ray_workers import run_on_ray

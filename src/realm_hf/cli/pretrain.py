@@ -10,11 +10,9 @@ log.jsonl, summary.json, examples.json, report.html, and a folder for each warm 
 """
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 from accelerate import Accelerator
-from transformers import PreTrainedTokenizerBase
 
 from realm_hf.cli.arguments import (
     EvaluationArguments,
@@ -28,21 +26,14 @@ from realm_hf.cli.corpora import (
     end_interrupted,
     load_model,
     load_tokenizer,
-    once,
+    prepare_masks,
     prepare_passages,
+    prepare_sentences,
 )
 from realm_hf.cli.eval_questions import load_eval_questions
 from realm_hf.cli.pretrain_warm_starts import check_launch_of_warm_starts, warm_up
 from realm_hf.cli.programs import one_line_errors, set_up_logging
-from realm_hf.data import (
-    PassageStore,
-    RecurringMasks,
-    SentenceStore,
-    build_sentences,
-    find_recurring_masks,
-    load_documents,
-    tagger_from_name,
-)
+from realm_hf.data import PassageStore, SentenceStore
 from realm_hf.data.taggers.names import check_tagger_name
 from realm_hf.models.modeling_realm import RealmForPreTraining
 from realm_hf.report import write_report
@@ -103,48 +94,6 @@ def main(
         print(f"Report: {write_report(run)}")
     accelerator.end_training()
     return 0
-
-
-def prepare_sentences(
-    knowledge: KnowledgeArguments,
-    corpus: SentenceArguments,
-    args: RealmTrainingArguments,
-    tokenizer: PreTrainedTokenizerBase,
-    directory: Path,
-) -> SentenceStore:
-    """The pre-training corpus as tagged sentences in `directory`, built once."""
-    if corpus.pretraining_corpus is None:
-        source = (knowledge.knowledge_corpus, knowledge.knowledge_split, knowledge.knowledge_config)
-        column = knowledge.text_column
-    else:
-        source = (corpus.pretraining_corpus, corpus.pretraining_split, corpus.pretraining_config)
-        column = corpus.pretraining_text_column
-
-    def build() -> None:
-        build_sentences(
-            load_documents(source[0], source[1], name=source[2], streaming=knowledge.streaming),
-            tokenizer,
-            tagger_from_name(corpus.tagger),
-            directory,
-            max_query_length=args.max_query_length,
-            heldout_fraction=corpus.heldout_fraction,
-            text_column=column,
-            num_proc=knowledge.num_proc,
-        )
-
-    settings = {**asdict(corpus), "source": list(source), "column": column, "max_query_length": args.max_query_length}
-    once(directory, settings, build, shared=True)
-    return SentenceStore(directory)
-
-
-def prepare_masks(
-    sentences: SentenceStore, passages: PassageStore, tokenizer: PreTrainedTokenizerBase, run: Path
-) -> RecurringMasks:
-    """Which salient spans other passages hold, found once."""
-    path = run / "recurring-masks.npz"
-    settings = {"sentences": sentences.fingerprint, "passages": passages.fingerprint}
-    once(path, settings, lambda: find_recurring_masks(sentences, passages, tokenizer).save(path))
-    return RecurringMasks.load(path, passages, sentences)
 
 
 def overview(

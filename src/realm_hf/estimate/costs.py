@@ -115,10 +115,11 @@ def estimate_run(plan: Plan) -> Estimate:
     rates, team = plan.rates, plan.builders or plan.devices
     is_sharded = chosen.factory == EXACT_SHARDED
     dtype = plan.dtype or ("float16" if is_sharded else "float32")
-    share = -(-plan.passages // plan.devices) * plan.dimension if is_sharded else 0
+    rows = -(-plan.passages // plan.devices) if is_sharded else 0
+    share = rows * plan.dimension
     search_seconds = share * search_operations(plan.batch_size, plan.device_gigabytes) / (rates.encode_tflops * 1e12)
     if rates.gigascores is not None:
-        search_seconds += share / plan.dimension * plan.batch_size / (rates.gigascores * 1e9)
+        search_seconds += rows * plan.batch_size / (rates.gigascores * 1e9)
     step_seconds = search_seconds + _step_operations(plan) / (plan.devices * rates.train_tflops * 1e12)
     embed_seconds = _embed_seconds(plan, team)
     operations = index_operations(plan.passages, plan.dimension, chosen.factory, chosen.train_size)

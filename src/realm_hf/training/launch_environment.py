@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from accelerate.utils import DistributedType
 
-from realm_hf.training.sharding_launch import asked_sharding
+from realm_hf.training.sharding_launch import asked_sharding, launcher_says
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -37,7 +37,7 @@ def check_launch(args: LoopArguments) -> None:
     """
     for variable, what in _SHARDING.items():
         # Asked of the environment: over gloo the Accelerator passes the wish over, and trains unsharded.
-        if os.environ.get(variable, "false").lower() in ("1", "true", "yes"):
+        if launcher_says(variable):
             raise ValueError(_unsharded(what))
     asked_sharding(args)
     _check_precision(launcher_precision(), "The launcher", args.bf16)

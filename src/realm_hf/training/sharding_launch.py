@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from realm_hf.training.loop_arguments import LoopArguments
 
 _USE = "ACCELERATE_USE_FSDP"
-_TRUE = ("1", "true", "yes")
 # What would be passed over, or would change how weights are read: setting -> what to say instead.
 _REFUSED_SWITCHES = {
     "fsdp_cpu_ram_efficient_loading": "every rank reads the models that it needs, snapshots among them: set it to "
@@ -52,7 +51,7 @@ def asked_sharding(args: LoopArguments) -> Sharding | None:
         ValueError: This training keeps whole weights on each device, or the launcher asks for FSDP1 or for a setting
             of it that would be passed over.
     """
-    if os.environ.get(_USE, "false").lower() not in _TRUE:
+    if not launcher_says(_USE):
         return None
     version = os.environ.get("FSDP_VERSION", "1")
     if version != "2":
@@ -72,13 +71,18 @@ def asked_sharding(args: LoopArguments) -> Sharding | None:
             "Use optim='adamw_torch_fused'."
         )
     for setting, remedy in _REFUSED_SWITCHES.items():
-        if os.environ.get(setting.upper(), "false").lower() in _TRUE:
+        if launcher_says(setting.upper()):
             raise ValueError(f"The launcher asks for {setting}=true, but {remedy}.")
     _require("fsdp_auto_wrap_policy", "TRANSFORMER_BASED_WRAP", "weights are gathered layer by layer")
     _require("fsdp_state_dict_type", "FULL_STATE_DICT", "checkpoints hold whole weights, whatever the number of ranks")
     if os.environ.get("FSDP_IGNORED_MODULES"):
         raise ValueError("The launcher asks for fsdp_ignored_modules, but all weights are sharded: leave it out.")
     return Sharding(_layers(), _reshards())
+
+
+def launcher_says(variable: str) -> bool:
+    """Whether a variable of the launcher's is set to yes."""
+    return os.environ.get(variable, "false").lower() in ("1", "true", "yes")
 
 
 @contextmanager
