@@ -33,7 +33,8 @@ import numpy as np
 from harness.answer_scores import score_means, score_sums, score_table
 from harness.arms import Row, measure_missing, measured_with, sections
 from harness.paragraph_corpus import ParagraphCorpus
-from harness.realm_stages import RealmStages, Variant, add_realm_arguments
+from harness.passage_vectors import passage_vectors
+from harness.realm_stages import RealmStages, Variant, add_realm_arguments, start_model
 from harness.results import Line, add_result_arguments, measure_or_write_tables
 from harness.retrieval import DEPTH, gain_table, gold_ranks, means, recall_table, sums_by_article
 from harness.squad import Questions, add_file_arguments
@@ -41,8 +42,6 @@ from harness.stages import Stage
 from harness.stop_after import add_stop_argument, stop_after
 
 from realm_hf import RealmEmbedder, RealmForOpenQA, RealmForPreTraining, RealmRetriever, RealmTokenizer
-from realm_hf.generations.embedding import embed_passages
-from realm_hf.models.precision import encoding_in, resolved_encode_dtype
 from realm_hf.qa.answerer import QuestionAnswerer
 from realm_hf.retriever.mixture_fit import fit_mixture
 from realm_hf.storage.files import json_sha256
@@ -67,12 +66,10 @@ class OwnReadingStages(RealmStages):
 
     def first_model(self, seed: int) -> RealmForPreTraining:
         """The towers of `--weights`; the encoder of `--encoder_weights`, if there is one."""
-        read = {"pooling_mode": "mean", "projection": "none", "normalize": True, "marginalization": "span"}
-        dropout = dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob", "projection_dropout"), 0.0)
-        start = partial(RealmForPreTraining.from_bert, pooler="identity", seed=seed, **read, **dropout)
-        model = start(self.args.weights)
+        model = start_model(self.args.weights, None, seed)
         if self.args.encoder_weights is not None:
-            model.encoder.load_state_dict(start(self.args.encoder_weights).encoder.state_dict())
+            encoder = start_model(self.args.encoder_weights, None, seed).encoder
+            model.encoder.load_state_dict(encoder.state_dict())
         return model
 
     def warm_start(self, seed: int, arm: str, before: Stage | None = None, steps: int | None = None) -> Stage:  # noqa: ARG002
@@ -184,8 +181,7 @@ class SquadAnswers:
         model = self.stage(arm).model().eval()
         file = self.folder / "vectors" / f"{self.stage(arm).key}-{self.args.encode_dtype}.npy"
         if not file.is_file():
-            with encoding_in(resolved_encode_dtype(self.args.encode_dtype, model.device), model.device):
-                vectors = embed_passages(model.embedder, self.passages)
+            vectors = passage_vectors(model, self.passages, self.args.encode_dtype)
             file.parent.mkdir(parents=True, exist_ok=True)
             np.save(file.with_suffix(".part.npy"), vectors)
             file.with_suffix(".part.npy").replace(file)

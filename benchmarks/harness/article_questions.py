@@ -8,8 +8,6 @@ those of the article that the question names alone.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import sys
 from collections.abc import Sequence
 from functools import cached_property
@@ -23,10 +21,10 @@ from datasets import Dataset, disable_progress_bars
 from realm_hf import RealmForPreTraining, RealmRetriever, RealmTokenizer
 from realm_hf.data.passages.build import PassageStore, passages_from_rows
 from realm_hf.data.questions.load import OpenQAExample, load_questions
-from realm_hf.generations.embedding import embed_passages
-from realm_hf.models.precision import encoding_in, resolved_encode_dtype
+from realm_hf.storage.files import file_sha256, json_sha256
 from realm_hf.training.retrieval_evaluation import RetrievalQuestions
 
+from .passage_vectors import passage_vectors
 from .results import Line, read_lines, write_lines
 from .retrieval import DEPTH, KS, means, sums_by_article
 from .title_links import LinkedQuestion, TitleLinks, linked_questions
@@ -77,11 +75,12 @@ class ArticleQuestions:
 
     def settings(self) -> dict[str, Any]:
         """What a line was measured on."""
+        texts = [[each.example.question, each.example.answers] for each in self.asked]
         return {
             "passages": f"{len(self.passages)} of {self.passages.fingerprint}",
             "questions": len(self.asked),
             "articles": int(self.articles.max()) + 1,
-            "asked": f"{self.names} {_texts_sha256(self.asked)}",
+            "asked": f"{self.names} {json_sha256({'questions': texts})[:12]}",
         }
 
     def line_of_bm25(self) -> Line:
@@ -97,8 +96,7 @@ class ArticleQuestions:
             encode_dtype: In what the passages are embedded.
         """
         model.eval()
-        with encoding_in(resolved_encode_dtype(encode_dtype, model.device), model.device):
-            vectors = embed_passages(model.embedder, self.passages)
+        vectors = passage_vectors(model, self.passages, encode_dtype)
         retriever = RealmRetriever(self.passages, self.tokenizer, embeddings=vectors)
         return self.figures(self._questions.search(model.query_embedder, retriever, DEPTH))
 
@@ -172,12 +170,4 @@ def in_article_table(lines: Sequence[Line], order: Sequence[str]) -> list[str]:
 
 
 def _sha256(files: Sequence[Path]) -> str:
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(hashlib.sha256(Path(file).read_bytes()).digest())
-    return digest.hexdigest()[:12]
-
-
-def _texts_sha256(asked: Sequence[LinkedQuestion]) -> str:
-    texts = [[each.example.question, each.example.answers] for each in asked]
-    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:12]
+    return json_sha256({"files": [file_sha256(file) for file in files]})[:12]

@@ -48,16 +48,22 @@ class Variant:
     null: bool = True
 
 
-def start_model(weights: str | Path, dimension: int, seed: int) -> RealmForPreTraining:
-    """The encoder read as the mean of its tokens, through a random projection, as a unit vector; no dropout."""
+def start_model(weights: str | Path, dimension: int | None, seed: int) -> RealmForPreTraining:
+    """The encoder read as the mean of its tokens, as a unit vector; no dropout.
+
+    Args:
+        weights: A BERT.
+        dimension: Of the embeddings, by a random projection; `None`: the encoder's own, without one.
+        seed: Of what is random.
+    """
+    projection = {"projection": "none"} if dimension is None else {"retriever_proj_size": dimension}
     return RealmForPreTraining.from_bert(
         weights,
         pooler="identity",
         seed=seed,
         pooling_mode="mean",
-        projection="linear",
         normalize=True,
-        retriever_proj_size=dimension,
+        **{"projection": "linear", **projection},
         marginalization="span",
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
