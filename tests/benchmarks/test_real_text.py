@@ -162,6 +162,20 @@ def test_a_negative_is_of_another_paragraph_and_holds_no_answer(arms):
         assert not any(example.answers[0] in arms.corpus.passages.text(int(row)) for row in question.negatives)
 
 
+def test_the_seconds_of_a_run_do_not_count_that_it_was_stopped_for_a_while(tmp_path):
+    swap = {"events": [{"event": "swap"}]}
+    records = [
+        {"step": 0, "index_seconds": 20.0, **swap},
+        {"step": 1, "step_seconds": 2.0, "events": []},
+        {"step": 2, "step_seconds": 500.0, "events": []},
+        {"step": 3, "step_seconds": 3.0},
+        {"step": 3, "eval_loss": 1.0, "eval_seconds": 9.0},
+        {"step": 4, "step_seconds": 30.0, **swap},
+    ]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert stages.seconds_of(tmp_path) == 20 + 3 * 3 + 30
+
+
 def test_a_stage_that_was_stopped_is_trained_again_and_a_finished_one_is_not(tmp_path):
     class Model:
         def save_pretrained(self, folder):
