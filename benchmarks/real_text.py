@@ -112,7 +112,7 @@ class Arms:
         left_out = {"passages", "train", "dev", "output_dir", "weights", "tokenizer", "seeds", "arms", "results"}
         left_out |= {"tables", "choose", "probes", "labels", "label_steps", "label_batch_size", "label_learning_rate"}
         left_out |= {"articles", "questions", "article_passage_length", "stop_after_minutes"}
-        start = self.stages.start(args.seeds[0])
+        start = self.stages.start(0)  # Of the same seed for all calls, which may have other seeds.
         return {
             "weights": f"{named.parent.name if named.name == 'model' else named.name} {start.key}",
             "passages": f"{len(self.corpus.passages)} of {self.corpus.passages.fingerprint}",
