@@ -185,6 +185,14 @@ def test_a_run_too_short_for_a_build_is_never_refreshed():
 def test_a_step_grows_with_batch_candidates_and_lengths():
     base = changed().step_seconds
     assert changed(batch_size=16).step_seconds == pytest.approx(2 * base)
+    # Two operations forward and four back, for each weight and token, and attention.
+    embedded = PLAN.shape.forward_operations(PLAN.passage_tokens)
+    shared = changed(batch_size=16, distinct_candidates=100)
+    assert shared.step_seconds == pytest.approx(2 * base - 3 * (16 * 7 - 100) * embedded / 1e12)
+    assert "100 passages are embedded; no padding" in "\n".join(shared.assumed)
+    assert "56 passages are embedded, as if no two queries shared one" in "\n".join(changed().assumed)
+    assert changed(candidate_tokens=150.0).step_seconds == changed(passage_tokens=150.0).step_seconds
+    assert changed(candidate_tokens=150.0).embed_seconds == changed().embed_seconds
     for change in ({"candidates": 9}, {"passage_tokens": 210.0}, {"query_tokens": 41.0}, {"masked_tokens": 4.0}):
         assert changed(**change).step_seconds > base
 
@@ -196,6 +204,10 @@ def test_a_step_grows_with_batch_candidates_and_lengths():
         ({"steps": 0}, "steps is 0"),
         ({"builders": -1}, "builders is -1"),
         ({"dtype": "int8"}, "dtype is 'int8'"),
+        (
+            {"distinct_candidates": 57},
+            "distinct_candidates is 57, but 8 queries of 8 candidates.* at most 56 passages",
+        ),
         ({"encode_dtype": "int8"}, "encode_dtype is 'int8'. Choose float32 or bfloat16"),
         ({"index_cores": 0}, "index_cores is 0"),
         ({"refresh_schedule": "0-10:5"}, "refresh_schedule is '0-10:5': it ends at step 10"),

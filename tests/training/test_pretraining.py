@@ -10,6 +10,7 @@ from tiny_worlds import bag_of_words_start, fact_world, load_world, tiny_model, 
 from transformers import TrainerCallback
 
 from realm_hf.data import OpenQAExample, find_recurring_masks
+from realm_hf.data.passages.store import NULL_PASSAGE
 from realm_hf.generations.embedding import embed_passages
 from realm_hf.index.faiss_index import build_index
 from realm_hf.retriever.retriever import RealmRetriever
@@ -242,6 +243,26 @@ def test_run_leaves_model_examples_and_summary(world, tmp_path):
     assert summary["steps"] == 2 and summary["evaluation"] == result.metrics
     assert summary["generations"][0].keys() >= {"name", "snapshot_step", "builder_pid", "swapped_at_step"}
     assert summary["seconds"]["step"] > 0
+
+
+def test_the_log_says_how_many_passages_a_step_embeds_and_how_long_they_are(world, tmp_path):
+    made = pretrainer(world, tmp_path, max_steps=3, heldout=False)
+    embedded, lengths, collate = [], [], made._collate
+
+    def counted(queries, rows):
+        batch = collate(queries, rows)
+        own = batch["facts"].encoded
+        own = own[(batch["candidate_ids"].flatten()[own] != NULL_PASSAGE).numpy()]
+        embedded.append(len(own))
+        lengths.append(batch["candidate_attention_mask"].flatten(0, 1).sum(-1)[own].float().mean().item())
+        return batch
+
+    made._collate = counted
+    made.train()
+    log = steps(tmp_path)
+    assert [record["distinct_candidates"] for record in log] == embedded[:3]
+    assert [record["candidate_tokens"] for record in log] == pytest.approx(lengths[:3])
+    assert max(embedded[:3]) < 4 * (made.args.num_candidates - 1), "some queries share a passage"
 
 
 def test_span_marginalization_is_normalised_by_examples(world, tmp_path):

@@ -36,10 +36,22 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     for name in (*counts, "keep_generations"):
         parser.add_argument(f"--{name}", type=int, default=defaults[name], metavar="N", help="(default: %(default)s)")
     parser.add_argument("--refresh_schedule", metavar="PARTS", help="such as 0-1000:250,1000-:1000 (default: none)")
+    parser.add_argument(
+        "--candidate_tokens",
+        type=float,
+        metavar="X",
+        help="mean length of a candidate, as log.jsonl says (default: that of all passages)",
+    )
     for name in ("query_tokens", "passage_tokens", "masked_tokens"):
         parser.add_argument(
             f"--{name}", type=float, default=defaults[name], metavar="X", help="(default: %(default)s)"
         )
+    parser.add_argument(
+        "--distinct_candidates",
+        type=float,
+        metavar="X",
+        help="passages that a step embeds, shared ones once, as log.jsonl says (default: no two queries share one)",
+    )
     parser.add_argument(
         "--dtype", choices=DTYPE_BYTES, help="of embeddings (default: float32, and float16 for exact-sharded)"
     )

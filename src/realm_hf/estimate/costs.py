@@ -207,14 +207,15 @@ def _ages(plan: Plan, step_seconds: float, build: float) -> _Ages:
 def _step_operations(plan: Plan) -> float:
     """Forward and backward (twice the forward) of one step over all devices."""
     shape, reading = plan.shape, plan.reading_shape
-    joint = plan.query_tokens + plan.passage_tokens
+    joint = plan.query_tokens + plan.tokens_a_candidate
     query = (
         shape.forward_operations(plan.query_tokens)
-        + (plan.candidates - 1) * (shape.forward_operations(plan.passage_tokens) + reading.forward_operations(joint))
+        + (plan.candidates - 1) * reading.forward_operations(joint)
         + reading.forward_operations(plan.query_tokens)  # beside the null passage
         + plan.candidates * reading.head_operations(plan.masked_tokens)
     )
-    return 3 * plan.batch_size * query
+    passages = plan.embedded_candidates * shape.forward_operations(plan.tokens_a_candidate)
+    return 3 * (plan.batch_size * query + passages)
 
 
 def _assumed(plan: Plan, factory: str, dtype: str) -> list[str]:
@@ -225,7 +226,8 @@ def _assumed(plan: Plan, factory: str, dtype: str) -> list[str]:
         "parameters a tower, two towers, AdamW in fp32; activations are not counted",
         *_other_reader(plan),
         f"a step: {plan.batch_size} queries of {plan.query_tokens:g} tokens, {plan.candidates} candidates of "
-        f"{plan.passage_tokens:g}, {plan.masked_tokens:g} masked; no padding is computed",
+        f"{plan.tokens_a_candidate:g}, {plan.masked_tokens:g} masked; {plan.embedded_candidates:g} passages are "
+        f"embedded{_unshared(plan)}; no padding is computed",
         f"each of {plan.devices} device(s): {rates.train_tflops:g} TFLOP/s training, {plan.encode_tflops:g} "
         f"embedding; index at {rates.index_tflops:g} on each of {plan.index_cores} core(s), "
         f"disk at {rates.disk_gigabytes:g} GB/s ({rates.source})",
@@ -234,6 +236,10 @@ def _assumed(plan: Plan, factory: str, dtype: str) -> list[str]:
         "their own",
         *([_searched(plan)] if factory == EXACT_SHARDED else []),
     ]
+
+
+def _unshared(plan: Plan) -> str:
+    return ", as if no two queries shared one" if plan.distinct_candidates is None else ""
 
 
 def _searched(plan: Plan) -> str:

@@ -62,6 +62,10 @@ class Plan:
         index_cores (`int`): Of the process that trains and fills the index, which is one, however many embed.
         batch_size (`int`): Queries of a step, over all devices.
         candidates (`int`): K, the null passage counted.
+        distinct_candidates (`float`, *optional*): Passages that a step embeds, those that several of its queries share
+            once; a run's log.jsonl has them. If not given, no two queries share one: `batch_size * (candidates - 1)`.
+        candidate_tokens (`float`, *optional*): Mean length of a candidate, which log.jsonl has, too: what is retrieved
+            may be shorter than the others, or longer. `passage_tokens` if not given.
         query_tokens (`float`): Mean length of a query.
         passage_tokens (`float`): Mean length of a passage.
         masked_tokens (`float`): Masked wordpieces of a query.
@@ -101,6 +105,8 @@ class Plan:
     device_gigabytes: float | None = None
     encoder_shape: ModelShape | None = None
     encode_dtype: str = "float32"
+    distinct_candidates: float | None = None
+    candidate_tokens: float | None = None
 
     @property
     def encode_tflops(self) -> float:
@@ -112,6 +118,18 @@ class Plan:
                 "encode_dtype is bfloat16, for which no rate is known: measure it and give encode_tflops."
             )
         return self.rates.bfloat16_encode_tflops
+
+    @property
+    def embedded_candidates(self) -> float:
+        """Passages that a step embeds."""
+        if self.distinct_candidates is None:
+            return self.batch_size * (self.candidates - 1)
+        return self.distinct_candidates
+
+    @property
+    def tokens_a_candidate(self) -> float:
+        """Mean length of what is retrieved."""
+        return self.passage_tokens if self.candidate_tokens is None else self.candidate_tokens
 
     @property
     def reading_shape(self) -> ModelShape:
@@ -137,6 +155,12 @@ class Plan:
         if self.builders < 0:
             raise ValueError(
                 f"builders is {self.builders}: give 0 for none beside the trainer, or how many there are."
+            )
+        if not 0 <= self.embedded_candidates <= self.batch_size * (self.candidates - 1):
+            raise ValueError(
+                f"distinct_candidates is {self.distinct_candidates:g}, but {self.batch_size} queries of "
+                f"{self.candidates} candidates, the null passage one of them, have at most "
+                f"{self.batch_size * (self.candidates - 1)} passages."
             )
         if self.encode_dtype not in ENCODE_DTYPES:
             raise ValueError(f"encode_dtype is {self.encode_dtype!r}. Choose {' or '.join(ENCODE_DTYPES)}.")

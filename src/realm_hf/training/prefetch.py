@@ -25,6 +25,7 @@ import torch
 
 from realm_hf.data.collators import pad_rows
 from realm_hf.data.masking import MaskedQuery, Skip, example_rng, mask_example
+from realm_hf.data.passages.store import NULL_PASSAGE
 from realm_hf.index.base import Collective
 from realm_hf.models.host_facts import RowFacts
 from realm_hf.models.precision import autocast
@@ -195,6 +196,10 @@ class RetrievedStep:
     excluded: int
     skipped: int
     search_seconds: float
+
+    def embedded(self) -> np.ndarray:
+        """Rows of the passages that go through the tower: those that examples of a micro-batch share once, no null."""
+        return np.concatenate([np.unique(rows[rows > NULL_PASSAGE]) for _, rows in self.micro_batches])
 
 
 class CandidatePrefetcher:

@@ -197,13 +197,12 @@ class RealmTrainer(IndexedTrainer):
         retrieved = self.retrieved = rerank.step(retrieved, self.plan.candidates(step))
         queries = [query for micro, _ in retrieved.micro_batches for query in micro]
         masked = float(sum(len(query.labels) for query in queries))
-        tokens, examples, skipped, excluded = self.sum_over_ranks(
-            [masked, float(len(queries)), float(retrieved.skipped), float(retrieved.excluded)]
-        )
+        embedded = np.minimum(self.passages.lengths[retrieved.embedded()], self.args.max_candidate_length)
+        counts = (len(queries), retrieved.skipped, retrieved.excluded, len(embedded), embedded.sum())
+        tokens, examples, skipped, excluded, distinct, read = self.sum_over_ranks([masked, *map(float, counts)])
         items = max(1.0, tokens if self.model.config.marginalization == "token" else examples)
         learns = self._retriever_learns(step)
-        figures = []
-        last = len(retrieved.micro_batches) - 1
+        figures, last = [], len(retrieved.micro_batches) - 1
         for index, (micro, rows) in enumerate(retrieved.micro_batches):
             batch = self._collate(micro, rows)
             with self.micro_batch(step, index, index == last):
@@ -218,6 +217,8 @@ class RealmTrainer(IndexedTrainer):
             "masked_tokens": int(tokens),
             "skipped": int(skipped),
             "excluded": int(excluded),
+            "distinct_candidates": int(distinct),
+            "candidate_tokens": read / max(1.0, distinct),
             "generation": retrieved.generation,
             "staleness_steps": step - retrieved.snapshot_step,
             "staleness_seconds": time.time() - retrieved.created,
