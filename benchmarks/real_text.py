@@ -14,12 +14,13 @@ as its best passage. `--choose` asks 2,000 train questions instead: settings are
     start                  the encoder, read as the mean of its tokens
     warm start             recurring spans and the inverse cloze task, half of the steps each
     warm start, continued  more of it, for the seconds of reading and REALM
-    realm                  the encoder reads, then both learn; half of the candidates by BM25
+    realm                  the encoder reads, then both learn; half of the candidates by BM25, and spans are masked
+                           that one of BM25's holds (harness/answered_masks.py)
     posterior shuffled     the same, but the retriever is not told which candidate helped
     uniform masks          15 % of the wordpieces; with its own reading, as the other kinds of masks
     never refreshed        the index stays the warm start's
 
-and on one seed: random spans, salient (all of them), recurring (those that other passages answer), 30 times stale, no
+and on one seed: random spans, salient (all of them), recurring (those that other passages hold), 30 times stale, no
 null passage, no exclusion, ICT alone (no REALM), dense candidates (none by BM25). BM25 stands beside them.
 
 A second measure asks `--questions` of `--articles`, another corpus than the one that retrieval was learned on: those
@@ -45,6 +46,7 @@ from harness.contrastive_starts import BOTH, ICT, RECURRING
 from harness.few_labels import BOTH as BOTH_TOWERS
 from harness.few_labels import QUERY, LabelledQuestion, fine_tuned, labelled
 from harness.paragraph_corpus import ParagraphCorpus
+from harness.passage_vectors import passage_vectors, stage_vectors
 from harness.real_text_table import UTILITY, section
 from harness.realm_stages import RealmStages, Variant, add_realm_arguments
 from harness.results import Line, add_result_arguments, measure_or_write_tables
@@ -170,7 +172,7 @@ class Arms:
             ranks = gold_ranks(rows, np.array(self.asked.gold), self.corpus.groups)
             return {**self._figures(ranks), "seconds": 0.0}
         stage = self.stage(arm, seed)
-        line = {**self._recall(stage.model()), "seconds": round(self.seconds(arm, seed), 1)}
+        line = {**self._recall(stage.model(), stage), "seconds": round(self.seconds(arm, seed), 1)}
         if arm in SEVERAL | ONCE:
             log = stage.log()
             line |= {name: round(stage.facts["metrics"][f"eval_{name}"], 4) for name in UTILITY}
@@ -212,8 +214,13 @@ class Arms:
     def _labelled(self) -> list[LabelledQuestion]:
         return labelled(self.corpus, self.labels.take(range(min(max(self.args.labels), len(self.labels.gold)))))
 
-    def _recall(self, model: RealmForPreTraining) -> Line:
-        return self._figures(self.corpus.ranks(model.eval(), self.asked.texts, self.asked.gold))
+    def _recall(self, model: RealmForPreTraining, stage: Stage | None = None) -> Line:
+        passages, dtype = self.corpus.passages, self.args.encode_dtype
+        model.eval()
+        vectors = (
+            passage_vectors(model, passages, dtype) if stage is None else stage_vectors(stage, model, passages, dtype)
+        )
+        return self._figures(self.corpus.ranks(model, self.asked.texts, self.asked.gold, vectors=vectors))
 
     def _figures(self, ranks: np.ndarray) -> Line:
         sums = sums_by_article(np.minimum(ranks, DEPTH), self.corpus.articles[self.asked.gold])

@@ -28,7 +28,10 @@ from realm_hf.models.precision import autocast
 from realm_hf.retriever.bm25 import BM25Source
 from realm_hf.training.prefetch import encode_queries
 
+from .answered_masks import find_answered_masks
+
 HELD_OUT = 0.01  # of the paragraphs: their sentences are evaluated on
+ANSWERED_DEPTH = 2  # of BM25's passages for a masked sentence, one of which holds what is masked
 _QUESTIONS_AT_ONCE = 256
 
 
@@ -118,6 +121,22 @@ class ParagraphCorpus:
         return RecurringMasks.load(path, self.passages, self.sentences)
 
     @cached_property
+    def answered(self) -> RecurringMasks:
+        """Which of them the best passages by BM25 answer, so many as are candidates."""
+        path = self.folder / f"answered-{ANSWERED_DEPTH}-{self.sentences.fingerprint}-{self.passages.fingerprint}.npz"
+        if not path.is_file():
+            found = find_answered_masks(
+                self.masks,
+                self.sentences,
+                self.passages,
+                self.bm25.index,
+                depth=ANSWERED_DEPTH,
+                room=self.max_query_length - 2,
+            )
+            found.save(path)
+        return RecurringMasks.load(path, self.passages, self.sentences)
+
+    @cached_property
     def recurring(self) -> RecurringSpans:
         """Spans that passages of one article share."""
         path = self.folder / f"recurring-{self.passages.fingerprint}.npz"
@@ -134,7 +153,13 @@ class ParagraphCorpus:
         return BM25Source.load(place)
 
     def ranks(
-        self, model: RealmForPreTraining, questions: Sequence[str], gold: Sequence[int], *, bf16: bool = False
+        self,
+        model: RealmForPreTraining,
+        questions: Sequence[str],
+        gold: Sequence[int],
+        *,
+        bf16: bool = False,
+        vectors: np.ndarray | None = None,
     ) -> np.ndarray:
         """At which rank, from 0, each question's paragraph is among all paragraphs, `[Q]`, by exact search.
 
@@ -146,9 +171,11 @@ class ParagraphCorpus:
             questions: Texts.
             gold: The paragraph of each.
             bf16: Embed in bfloat16.
+            vectors: Of all passages, `[N, D]`, where they are known.
         """
-        with autocast(model.device, bf16):
-            vectors = embed_passages(model.embedder, self.passages)
+        if vectors is None:
+            with autocast(model.device, bf16):
+                vectors = embed_passages(model.embedder, self.passages)
         ids = encode_questions(questions, self.tokenizer, self.passages.special_tokens, MAX_QUERY_LENGTH)
         ranks = []
         for start in range(0, len(ids), _QUESTIONS_AT_ONCE):

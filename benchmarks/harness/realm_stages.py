@@ -7,10 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState
 
 from realm_hf import RealmForPreTraining
 from realm_hf.data.questions.load import OpenQAExample
+from realm_hf.data.sentences.recurring import RecurringMasks
+from realm_hf.data.sentences.store import SentenceStore
 from realm_hf.models.fingerprints import state_fingerprint
 from realm_hf.models.precision import ENCODE_DTYPES
 from realm_hf.retriever.candidates import CandidateSource, IndexSource
@@ -80,7 +83,7 @@ def add_realm_arguments(parser: argparse.ArgumentParser) -> None:
     read.add_argument("--reading_candidates", type=int, default=3, help="the null passage counted")
     both = parser.add_argument_group("REALM: both learn")
     both.add_argument("--max_query_length", type=int, default=40, help="wordpieces of a masked sentence")
-    both.add_argument("--masking", choices=("recurring", "salient", "span", "uniform"), default="recurring")
+    both.add_argument("--masking", choices=("answered", "recurring", "salient", "span", "uniform"), default="answered")
     both.add_argument("--max_steps", type=int, default=700)
     both.add_argument("--batch_size", type=int, default=16, help="of reading, too")
     both.add_argument("--num_candidates", type=int, default=5, help="the null passage counted")
@@ -221,7 +224,7 @@ class RealmStages:
             kind = ShuffledPosterior if variant.shuffled else RealmForPreTraining
             model = kind.from_pretrained(before.folder / "model")
             # Another order of sentences than the reader's, the same for all arms.
-            return model, self._pretrain(model, run, seed + 1000, variant, settings, [])
+            return model, self._pretrain(model, run, seed + 1000, variant, settings, [], before.folder)
 
         changed = {"arm": arm, "variant": repr(variant)}
         return self.stages.get("realm", seed, before, {**settings, **self._data(), **changed}, train)
@@ -232,6 +235,12 @@ class RealmStages:
             for name in ("batch_size", "max_query_length", "max_passage_length", "eval_steps")
         }
         return {"sentences": self.corpus.sentences.fingerprint, **sizes}
+
+    def _masks(self, masking: str) -> RecurringMasks | None:
+        """The spans that may be masked, where not all may be."""
+        if masking == "answered":
+            return self.corpus.answered
+        return self.corpus.masks if masking == "recurring" else None
 
     def _source(self, variant: Variant, candidates: int) -> CandidateSource:
         """Half of the candidates by BM25, half by the index."""
@@ -248,9 +257,11 @@ class RealmStages:
         variant: Variant,
         settings: dict[str, Any],
         callbacks: list[TrainerCallback],
+        index_from: Path | None = None,
     ) -> dict[str, Any]:
         """Train in `run`; the seconds, and what was evaluated last."""
         args, corpus = self.args, self.corpus
+        masks = self._masks(settings["masking"])
         arguments = RealmTrainingArguments(
             output_dir=str(run),
             per_device_train_batch_size=args.batch_size,
@@ -262,20 +273,28 @@ class RealmStages:
             save_total_limit=1,
             disable_tqdm=True,
             seed=seed,
-            **settings,
+            **{**settings, "masking": settings["masking"] if masks is None else "recurring"},
         )
         kind = RealmTrainer if variant.null else WithoutNull
         trainer = kind(
             model,
             arguments,
-            train_dataset=corpus.sentences.train,
-            eval_dataset=corpus.sentences.heldout,
+            train_dataset=_with_masks(corpus.sentences.train, masks),
+            eval_dataset=_with_masks(corpus.sentences.heldout, masks),
             processing_class=corpus.tokenizer,
             passages=corpus.passages,
             eval_retrieval=self.asked,
             candidate_source=self._source(variant, arguments.num_candidates - 1),
-            recurring_masks=corpus.masks if arguments.masking == "recurring" else None,
+            recurring_masks=masks,
             callbacks=callbacks,
+            index_from=index_from,
         )
         result = trainer.train(resume_from_checkpoint=True).exit_if_interrupted()
         return {"seconds": seconds_of(run), "steps": result.step, "metrics": result.metrics}
+
+
+def _with_masks(sentences: SentenceStore, masks: RecurringMasks | None) -> SentenceStore:
+    """The sentences that have something to mask: the others would only make batches smaller."""
+    if masks is None:
+        return sentences
+    return sentences.select(np.flatnonzero([masks.kept(sentences.row_of(i)).any() for i in range(len(sentences))]))

@@ -1,7 +1,8 @@
 """Trainings that build on each other, each done once: what two arms share is trained for the first and found again.
 
-A stage is a folder with the model that it left, its facts and the log. Its name ends in a hash of its settings and of
-the stages before it, so that other settings are another stage. A stage that was stopped goes on from its checkpoint.
+A stage is a folder with the model that it left, its facts, the log and, where it searched one, its index. Its name
+ends in a hash of its settings and of the stages before it, so that other settings are another stage. A stage that was
+stopped goes on from its checkpoint.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from realm_hf.storage.files import json_sha256, write_json
 
 CURVE = ("loss", "retrieval_utility", "null_mass", "entropy", "staleness_steps")
 _KEPT = ("log.jsonl", "summary.json", "examples.json")
+INDEX = "index"
 _POINTS = 40
 
 
@@ -87,6 +89,8 @@ class Stages:
             for kept in _KEPT:
                 if (run / kept).is_file():
                     shutil.copy(run / kept, folder / kept)
+            if (run / INDEX).is_dir():
+                shutil.move(run / INDEX, folder / INDEX)
             write_json(done, {"settings": decided, "facts": facts})
             shutil.rmtree(run)
         return Stage(folder, key, json.loads(done.read_text(encoding="utf-8"))["facts"])

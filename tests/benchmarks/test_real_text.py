@@ -26,6 +26,7 @@ def options(tmp_path, monkeypatch):
         *("--results", str(tmp_path / "lines.jsonl"), "--dimension", "8", "--max_passage_length", "24"),
         *("--warm_start_steps", "2", "--warm_start_batch_size", "4", "--reading_steps", "1", "--max_steps", "2"),
         *("--batch_size", "2", "--refresh_steps", "1", "--eval_steps", "1", "--probes", "3", "--seeds", "0"),
+        *("--masking", "salient"),
     ]
 
 
@@ -54,7 +55,7 @@ def test_arms_share_their_stages_and_each_is_trained_once(tmp_path, monkeypatch,
         *("reading", "realm", "realm", "start", "warm_start", "warm_start"),
     ]
     assert not list(folder.glob("*/run"))
-    call(monkeypatch, *options, "--arms", *arms, "no null passage", "no exclusion", "recurring", "30 times stale")
+    call(monkeypatch, *options, "--arms", *arms, "no null passage", "no exclusion", "salient", "30 times stale")
     after = {stage.name: (stage / "stage.json").stat().st_mtime_ns for stage in folder.iterdir()}
     assert before.items() < after.items() and len(after) == len(before) + 2
     lines = read_lines(tmp_path / "lines.jsonl")

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from realm_hf.data import OpenQAExample, find_recurring_masks
 from realm_hf.data.passages.store import NULL_PASSAGE
 from realm_hf.generations.embedding import embed_passages
 from realm_hf.index.faiss_index import build_index
+from realm_hf.refresh import build as refresh_build
 from realm_hf.retriever.retriever import RealmRetriever
 from realm_hf.runs.errors import RunDirectoryError
 from realm_hf.runs.records import read_log
@@ -21,7 +23,7 @@ from realm_hf.training.pretraining import RealmTrainer
 from realm_hf.training.retrieval_evaluation import RetrievalQuestions
 
 
-def pretrainer(world, run, model=None, heldout=True, sentences=None, masks=None, **overrides):
+def pretrainer(world, run, model=None, heldout=True, sentences=None, masks=None, index_from=None, **overrides):
     settings = {
         "max_steps": 6,
         "per_device_train_batch_size": 4,
@@ -48,6 +50,7 @@ def pretrainer(world, run, model=None, heldout=True, sentences=None, masks=None,
         processing_class=tiny_tokenizer(),
         passages=passages,
         recurring_masks=masks,
+        index_from=index_from,
     )
 
 
@@ -243,6 +246,31 @@ def test_run_leaves_model_examples_and_summary(world, tmp_path):
     assert summary["steps"] == 2 and summary["evaluation"] == result.metrics
     assert summary["generations"][0].keys() >= {"name", "snapshot_step", "builder_pid", "swapped_at_step"}
     assert summary["seconds"]["step"] > 0
+
+
+def test_two_runs_that_begin_alike_embed_the_corpus_once(world, tmp_path, monkeypatch):
+    first = pretrainer(world, tmp_path / "first", max_steps=1, refresh="off")
+    begun = tiny_model()
+    begun.load_state_dict(first.model.state_dict())
+    first.train()
+    built = []
+    counted = partial(_counted, built, refresh_build.embed_passages)
+    monkeypatch.setattr(refresh_build, "embed_passages", counted)
+    source = {"index_from": tmp_path / "first", "max_steps": 1, "refresh": "off"}
+    pretrainer(world, tmp_path / "again", begun, **source).train()
+    assert not built and swaps(tmp_path / "again")[0]["staleness_steps"] == 0
+    assert losses(tmp_path / "again") == losses(tmp_path / "first")
+    pretrainer(world, tmp_path / "other", first.model, **source).train()
+    assert len(built) == 1, "other weights have their own index"
+
+
+def losses(run):
+    return [record["loss"] for record in steps(run)]
+
+
+def _counted(calls, embed, *args, **kwargs):
+    calls.append(1)
+    return embed(*args, **kwargs)
 
 
 def test_the_log_says_how_many_passages_a_step_embeds_and_how_long_they_are(world, tmp_path):

@@ -174,6 +174,12 @@ class PreTrainingArguments(RealmTrainingArguments):
             "help": "Steps in which the rate rises to its peak; -1: a tenth of max_steps, within 100 and 10,000."
         },
     )
+    index_from: str | None = field(
+        default=None,
+        metadata={
+            "help": "A run whose newest index serves first, if it is of this tower; default: built at the start."
+        },
+    )
 
 
 @dataclass

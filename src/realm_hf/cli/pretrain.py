@@ -83,6 +83,7 @@ def main(
             passages=passages,
             eval_retrieval=load_eval_questions(evaluation),
             recurring_masks=masks,
+            index_from=args.index_from,
             accelerator=accelerator,
         )
     result = trainer.train()

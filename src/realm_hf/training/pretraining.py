@@ -63,8 +63,9 @@ class RealmTrainer(IndexedTrainer):
             swap and evaluation the served index is asked for them, see [`~IndexedTrainer.evaluate_retrieval`].
         candidate_source ([`CandidateSource`], *optional*): Finds candidates instead of `args.candidate_mix`.
         recurring_masks ([`RecurringMasks`], *optional*): Of these sentences and passages, for `masking="recurring"`.
-        callbacks (`list` of [`~transformers.TrainerCallback`], *optional*): Called in order; see
-            [`RealmCallback`].
+        callbacks (`list` of [`~transformers.TrainerCallback`], *optional*): Called in order; see [`RealmCallback`].
+        index_from (`str`, *optional*): A run directory whose newest generation serves first if it is of these passages
+            and this passage tower: runs that begin with the same weights embed the corpus once.
         run ([`RunDirectory`] or `str`, *optional*, defaults to `args.output_dir`): The run directory, opened or
             created.
         accelerator (`accelerate.Accelerator`, *optional*): One to share; by default made from the arguments.
@@ -90,6 +91,7 @@ class RealmTrainer(IndexedTrainer):
         candidate_source: CandidateSource | None = None,
         recurring_masks: RecurringMasks | None = None,
         callbacks: Sequence[TrainerCallback] = (),
+        index_from: str | Path | None = None,
         run: RunDirectory | str | Path | None = None,
         accelerator: Accelerator | None = None,
     ):
@@ -112,7 +114,7 @@ class RealmTrainer(IndexedTrainer):
         super().__init__(model, model, args, root, accelerator, processing_class, callbacks)
         self.model: RealmForPreTraining = model
         self.run = run if isinstance(run, RunDirectory) else self.open_run(root, passages)
-        self.passages = passages
+        self.passages, self.index_from = passages, index_from
         self.collator = PreTrainingCollator(
             passages, processing_class, args.max_query_length, args.max_candidate_length, config=model.config
         )
@@ -151,7 +153,9 @@ class RealmTrainer(IndexedTrainer):
 
     def begin(self, checkpoint: Checkpoint | None) -> None:
         """Serve a generation, the checkpoint's if there is one, and ask for the first candidates."""
-        self.serve(checkpoint, self.weights.whole(self.model.embedder), ended=self.step >= self.args.max_steps)
+        source = self.index_from if self.step == 0 else None
+        tower, ended = self.weights.whole(self.model.embedder), self.step >= self.args.max_steps
+        self.serve(checkpoint, tower, ended=ended, adopt_from=source)
         embed = None if self.args.query_encoder == "snapshot" else self._embed_live
         self.ahead = CandidatePrefetcher(self.examples, self.index.reading, embed)
         if checkpoint is not None:
