@@ -26,6 +26,9 @@ null passage, no exclusion, ICT alone (no REALM), dense candidates (none by BM25
 A second measure asks `--questions` of `--articles`, another corpus than the one that retrieval was learned on: those
 that name an article with the answer (harness/article_questions.py).
 
+A third, `--held_out_masks`, asks what REALM trains for: a passage for a masked sentence that was held out, its own
+paragraph left out (harness/held_out_masks.py).
+
 A call trains what is not there yet: stages that arms share are trained once and stay in the output directory, and an
 arm of a seed is a line of real-text.jsonl with its curves. It can be stopped and started at any time.
 """
@@ -45,6 +48,7 @@ from harness.article_questions import ArticleQuestions
 from harness.contrastive_starts import BOTH, ICT, RECURRING
 from harness.few_labels import BOTH as BOTH_TOWERS
 from harness.few_labels import QUERY, LabelledQuestion, fine_tuned, labelled
+from harness.held_out_masks import HeldOutMasks
 from harness.paragraph_corpus import ParagraphCorpus
 from harness.passage_vectors import passage_vectors, stage_vectors
 from harness.real_text_table import UTILITY, section
@@ -113,7 +117,7 @@ class Arms:
         named = Path(args.weights)
         left_out = {"passages", "train", "dev", "output_dir", "weights", "tokenizer", "seeds", "arms", "results"}
         left_out |= {"tables", "choose", "probes", "labels", "label_steps", "label_batch_size", "label_learning_rate"}
-        left_out |= {"articles", "questions", "article_passage_length", "stop_after_minutes"}
+        left_out |= {"articles", "questions", "article_passage_length", "stop_after_minutes", "held_out_masks"}
         start = self.stages.start(0)  # Of the same seed for all calls, which may have other seeds.
         return {
             "weights": f"{named.parent.name if named.name == 'model' else named.name} {start.key}",
@@ -211,6 +215,20 @@ class Arms:
         return {**found, "seconds": round(self.seconds(arm, seed), 1)}
 
     @cached_property
+    def masks(self) -> HeldOutMasks:
+        """The third measure's masked sentences."""
+        return HeldOutMasks(self.corpus)
+
+    def mask_line(self, arm: str, seed: int) -> Line:
+        """What an arm finds for them."""
+        if arm == BM25:
+            return {**self.masks.line_of_bm25(), "seconds": 0.0}
+        stage = self.stage(arm, seed)
+        model = stage.model().eval()
+        vectors = stage_vectors(stage, model, self.corpus.passages, self.args.encode_dtype)
+        return {**self.masks.line(vectors, model.query_embedder), "seconds": round(self.seconds(arm, seed), 1)}
+
+    @cached_property
     def _labelled(self) -> list[LabelledQuestion]:
         return labelled(self.corpus, self.labels.take(range(min(max(self.args.labels), len(self.labels.gold)))))
 
@@ -252,6 +270,8 @@ def measure(args: argparse.Namespace) -> None:
     arms, code = Arms(args), ("benchmarks", "examples/bm25.py")
     settings = arms.settings()
     measure_missing(args.results, [*arms.arm_rows(arms.line), *arms.few_labels_rows()], settings, *code)
+    if args.held_out_masks:
+        measure_missing(args.results, arms.arm_rows(arms.mask_line), settings | arms.masks.settings(), *code)
     if args.questions:
         settings |= arms.articles.settings()
         measure_missing(args.results, arms.arm_rows(arms.article_line), settings, *code)
@@ -282,6 +302,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--questions", type=Path, nargs="+", metavar="FILE", help="with answers; asked of the articles"
     )
     second.add_argument("--article_passage_length", type=int, default=160, help="wordpieces of a passage")
+    parser.add_argument("--held_out_masks", action="store_true", help="the third measure: ask masked sentences, too")
     size = parser.add_argument_group("model and corpus")
     size.add_argument("--dimension", type=int, default=128, help="of embeddings")
     size.add_argument("--max_passage_length", type=int, default=96, help="wordpieces of a passage")

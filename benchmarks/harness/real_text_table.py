@@ -7,6 +7,7 @@ from typing import Any
 
 from .arms import arm_tables, measured_with
 from .article_questions import in_article_table
+from .held_out_masks import HELD_OUT_MASKS
 from .results import Line
 from .retrieval import figure, shown
 
@@ -23,7 +24,7 @@ def section(lines: list[Line], order: Sequence[str], compared: Sequence[tuple[st
     """
     on, arms = lines[0]["on"], [line for line in lines if not line["labels"]]
     parts = [
-        f"### {on['weights'].split()[0]}{', asked of articles' if 'articles' in on else ''}",
+        f"### {on['weights'].split()[0]}{_measure(on)}",
         "",
         f"{_asked(on)} REALM: {on['max_steps']} steps of {on['batch_size']}, {on['masking']} masks, "
         f"{on['num_candidates']} candidates, towers at {on['retriever_learning_rate']:g}, refresh every "
@@ -40,12 +41,23 @@ def section(lines: list[Line], order: Sequence[str], compared: Sequence[tuple[st
     return "\n".join(parts)
 
 
+def _measure(on: dict[str, Any]) -> str:
+    if on["asked"].startswith(HELD_OUT_MASKS):
+        return ", asked for what is masked"
+    return ", asked of articles" if "articles" in on else ""
+
+
 def _asked(on: dict[str, Any]) -> str:
     passages = f"{int(on['passages'].split()[0]):,} passages"
     if "articles" in on:
         return (
             f"{on['questions']:,} questions of {on['asked'].rpartition(' ')[0]}, linked to {on['articles']:,} "
             f"articles, asked of {passages}; recall of an answer."
+        )
+    if on["asked"].startswith(HELD_OUT_MASKS):
+        return (
+            f"{on['questions']:,} held-out sentences with one span masked, asked of {passages}, their own paragraph "
+            "left out; recall of a passage that holds the span."
         )
     questions = f"{on['questions']:,} {on['asked'].split()[0]} questions"
     return f"{questions}, asked of {on['paragraphs']:,} paragraphs in {passages}."

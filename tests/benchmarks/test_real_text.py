@@ -14,7 +14,10 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import real_text
 from harness import paragraph_corpus, stages
 from harness.article_questions import ArticleQuestions
+from harness.held_out_masks import HeldOutMasks
 from harness.results import BEGIN, END, read_lines
+
+from realm_hf.data.masking import MaskedQuery
 
 
 @pytest.fixture
@@ -202,3 +205,24 @@ def test_a_stage_that_was_stopped_is_trained_again_and_a_finished_one_is_not(tmp
     with pytest.raises(SystemExit):
         kept.get("a", 0, first, {"rate": 1}, stopped)
     assert stages.curve(first.log()) == [{"step": 1, "loss": 1.0}]
+
+
+def test_a_masked_sentence_asks_for_another_passage_that_holds_what_is_masked(tmp_path, monkeypatch, options):
+    texts = ["Gold comes from the river . Silver is sold .", "The river has gold .", "Stones lie on the moon ."]
+    frame = pd.DataFrame({"title": ["A", "B", "C"], "text": texts})
+    frame.to_parquet(tmp_path / "paragraphs.parquet")
+    tokenizer = real_text.RealmTokenizer.from_pretrained(tiny_weights(tmp_path / "weights"))
+    sizes = {"max_passage_length": 24, "max_query_length": 24}
+    corpus = paragraph_corpus.ParagraphCorpus(tmp_path / "paragraphs.parquet", tokenizer, tmp_path / "data", **sizes)
+    sentence = np.array(tokenizer("Gold comes from the river .", add_special_tokens=False)["input_ids"])
+    ids = np.concatenate([[tokenizer.cls_token_id], sentence, [tokenizer.sep_token_id]])
+    ids[5] = tokenizer.mask_token_id
+    masks = object.__new__(HeldOutMasks)
+    masks.corpus, masks.articles = corpus, np.array([0])
+    masks.queries = [MaskedQuery(ids, np.array([5]), sentence[4:5], 0, sentence)]
+    # Row 0 is the sentence's own; of the others the second holds the river.
+    assert masks._figures([np.array([0, 1, 2])])["recall@1"] == 100
+    assert masks._figures([np.array([0, 2, 1])])["recall@1"] == 0
+    assert masks._figures([np.array([0, 2, 1])])["recall@5"] == 100
+    assert masks._figures([np.array([0, 2])])["recall@20"] == 0
+    assert masks.line_of_bm25()["recall@1"] == 100
