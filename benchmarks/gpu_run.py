@@ -39,6 +39,7 @@ from harness.contrastive_starts import RECURRING, contrastive_trainer
 from harness.drawn_ahead import DrawnAhead
 from harness.machine import measured_on
 from harness.paragraph_corpus import ParagraphCorpus
+from harness.passage_vectors import passage_vectors
 from harness.realm_stages import start_model
 from harness.retrieval import DEPTH, means, sums_by_article
 from harness.squad import Questions
@@ -273,7 +274,8 @@ class Run:
         """Of the dev questions' paragraphs."""
         began = time.monotonic()
         model.to(self.device).eval()
-        ranks = self.corpus.ranks(model, self.dev.texts, self.dev.gold, bf16=True)
+        vectors = passage_vectors(model, self.corpus.passages, "bfloat16")
+        ranks = self.corpus.ranks(vectors, model.query_embedder, self.dev.texts, self.dev.gold, bf16=True)
         figures = means(sums_by_article(ranks.clip(max=DEPTH), self.corpus.articles[self.dev.gold]))
         self.report.write(f"{phase}, recall", seconds=round(time.monotonic() - began, 1), **figures)
 

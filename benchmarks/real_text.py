@@ -50,7 +50,7 @@ from harness.few_labels import BOTH as BOTH_TOWERS
 from harness.few_labels import QUERY, LabelledQuestion, fine_tuned, labelled
 from harness.held_out_masks import HeldOutMasks
 from harness.paragraph_corpus import ParagraphCorpus
-from harness.passage_vectors import passage_vectors, stage_vectors
+from harness.passage_vectors import stage_vectors
 from harness.real_text_table import UTILITY, section
 from harness.realm_stages import RealmStages, Variant, add_realm_arguments
 from harness.results import Line, add_result_arguments, measure_or_write_tables
@@ -176,7 +176,7 @@ class Arms:
             ranks = gold_ranks(rows, np.array(self.asked.gold), self.corpus.groups)
             return {**self._figures(ranks), "seconds": 0.0}
         stage = self.stage(arm, seed)
-        line = {**self._recall(stage.model(), stage), "seconds": round(self.seconds(arm, seed), 1)}
+        line = {**self._recall(stage, stage.model()), "seconds": round(self.seconds(arm, seed), 1)}
         if arm in SEVERAL | ONCE:
             log = stage.log()
             line |= {name: round(stage.facts["metrics"][f"eval_{name}"], 4) for name in UTILITY}
@@ -186,9 +186,9 @@ class Arms:
     def labelled_line(self, arm: str, seed: int, count: int, towers: str) -> Line:
         """Recall after fine-tuning on `count` train questions."""
         args = self.args
-        run = Path(args.output_dir) / "few_labels"
+        run, stage = Path(args.output_dir) / "few_labels", self.stage(arm, seed)
         model = fine_tuned(
-            self.stage(arm, seed).model(),
+            stage.model(),
             towers,
             self.corpus,
             self._labelled[:count],
@@ -198,7 +198,7 @@ class Arms:
             learning_rate=args.label_learning_rate,
             seed=seed,
         )
-        return self._recall(model)
+        return self._recall(stage, model)
 
     @cached_property
     def articles(self) -> ArticleQuestions:
@@ -224,21 +224,20 @@ class Arms:
         if arm == BM25:
             return {**self.masks.line_of_bm25(), "seconds": 0.0}
         stage = self.stage(arm, seed)
-        model = stage.model().eval()
-        vectors = stage_vectors(stage, model, self.corpus.passages, self.args.encode_dtype)
-        return {**self.masks.line(vectors, model.query_embedder), "seconds": round(self.seconds(arm, seed), 1)}
+        model = stage.model()
+        found = self.masks.line(self._vectors(stage, model), model.query_embedder)
+        return {**found, "seconds": round(self.seconds(arm, seed), 1)}
 
     @cached_property
     def _labelled(self) -> list[LabelledQuestion]:
         return labelled(self.corpus, self.labels.take(range(min(max(self.args.labels), len(self.labels.gold)))))
 
-    def _recall(self, model: RealmForPreTraining, stage: Stage | None = None) -> Line:
-        passages, dtype = self.corpus.passages, self.args.encode_dtype
-        model.eval()
-        vectors = (
-            passage_vectors(model, passages, dtype) if stage is None else stage_vectors(stage, model, passages, dtype)
-        )
-        return self._figures(self.corpus.ranks(model, self.asked.texts, self.asked.gold, vectors=vectors))
+    def _vectors(self, stage: Stage, model: RealmForPreTraining) -> np.ndarray:
+        return stage_vectors(stage, model.eval(), self.corpus.passages, self.args.encode_dtype)
+
+    def _recall(self, stage: Stage, model: RealmForPreTraining) -> Line:
+        vectors, asked = self._vectors(stage, model), self.asked
+        return self._figures(self.corpus.ranks(vectors, model.query_embedder, asked.texts, asked.gold))
 
     def _figures(self, ranks: np.ndarray) -> Line:
         sums = sums_by_article(np.minimum(ranks, DEPTH), self.corpus.articles[self.asked.gold])

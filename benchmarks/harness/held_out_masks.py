@@ -13,6 +13,7 @@ import torch
 
 from realm_hf.data.masking import MaskedQuery, Skip, example_rng, mask_example
 from realm_hf.data.vocabulary import SpecialTokens
+from realm_hf.retriever.bm25 import best_rows
 from realm_hf.storage.files import json_sha256
 from realm_hf.training.prefetch import encode_queries
 
@@ -70,7 +71,7 @@ class HeldOutMasks:
         """The project's BM25, which does not see the masks."""
         bm25 = self.corpus.bm25.index
         scores = map(bm25.score, bm25.query_terms([query.input_ids for query in self.queries]))
-        return self._figures([np.argsort(-each, kind="stable")[:_DEEP] for each in scores])
+        return self._figures([best_rows(each, _DEEP) for each in scores])
 
     def _figures(self, rows: list[np.ndarray]) -> Line:
         sums = sums_by_article(np.array(list(map(self._rank, self.queries, rows))), self.articles)

@@ -15,16 +15,14 @@ import numpy as np
 import pandas as pd
 from datasets import Dataset, disable_progress_bars
 
-from realm_hf import RealmForPreTraining, RealmTokenizer
+from realm_hf import RealmEmbedder, RealmTokenizer
 from realm_hf.data import tagger_from_name
 from realm_hf.data.passages.build import PassageStore, build_passages, passages_from_rows
 from realm_hf.data.passages.recurring import RecurringSpans, find_recurring_spans
 from realm_hf.data.reader_batch import encode_questions
 from realm_hf.data.sentences.build import SentenceStore, build_sentences
 from realm_hf.data.sentences.recurring import RecurringMasks, find_recurring_masks
-from realm_hf.generations.embedding import embed_passages
 from realm_hf.models.configuration_realm import MAX_QUERY_LENGTH
-from realm_hf.models.precision import autocast
 from realm_hf.retriever.bm25 import BM25Source
 from realm_hf.training.prefetch import encode_queries
 
@@ -154,12 +152,12 @@ class ParagraphCorpus:
 
     def ranks(
         self,
-        model: RealmForPreTraining,
+        vectors: np.ndarray,
+        tower: RealmEmbedder,
         questions: Sequence[str],
         gold: Sequence[int],
         *,
         bf16: bool = False,
-        vectors: np.ndarray | None = None,
     ) -> np.ndarray:
         """At which rank, from 0, each question's paragraph is among all paragraphs, `[Q]`, by exact search.
 
@@ -167,19 +165,16 @@ class ParagraphCorpus:
         place finds nothing.
 
         Args:
-            model: Its towers embed passages and questions.
+            vectors: Of all passages, `[N, D]`.
+            tower: Embeds the questions.
             questions: Texts.
             gold: The paragraph of each.
-            bf16: Embed in bfloat16.
-            vectors: Of all passages, `[N, D]`, where they are known.
+            bf16: Embed the questions in bfloat16.
         """
-        if vectors is None:
-            with autocast(model.device, bf16):
-                vectors = embed_passages(model.embedder, self.passages)
         ids = encode_questions(questions, self.tokenizer, self.passages.special_tokens, MAX_QUERY_LENGTH)
         ranks = []
         for start in range(0, len(ids), _QUESTIONS_AT_ONCE):
-            asked = encode_queries(model.query_embedder, ids[start : start + _QUESTIONS_AT_ONCE], bf16=bf16)
+            asked = encode_queries(tower, ids[start : start + _QUESTIONS_AT_ONCE], bf16=bf16)
             # [n, N] -> [n, paragraphs]
             scores = np.maximum.reduceat(asked @ vectors.T, self.first, axis=1)
             right = np.asarray(gold[start : start + len(asked)])

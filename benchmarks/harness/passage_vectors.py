@@ -21,7 +21,7 @@ def stage_vectors(stage: Stage, model: RealmForPreTraining, passages: PassageSto
 
     Args:
         stage: It may have left an index.
-        model: Its model.
+        model: Its model, or one that was made of it: where that has the same passage tower, the index is its own.
         passages: All are embedded.
         encode_dtype: One of ENCODE_DTYPES; the index was made in it, too.
     """

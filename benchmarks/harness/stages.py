@@ -90,6 +90,8 @@ class Stages:
                 if (run / kept).is_file():
                     shutil.copy(run / kept, folder / kept)
             if (run / INDEX).is_dir():
+                if (folder / INDEX).is_dir():
+                    shutil.rmtree(folder / INDEX)  # Of a call that ended here.
                 shutil.move(run / INDEX, folder / INDEX)
             write_json(done, {"settings": decided, "facts": facts})
             shutil.rmtree(run)

@@ -1,26 +1,19 @@
 """Which masks BM25's best passages answer, by hand on a few sentences."""
 
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 from datasets import Dataset
+from spans_by_hand import PASSAGES, WordTagger
 from tiny_worlds import tiny_tokenizer
 
-from realm_hf.data import Span, build_sentences, find_recurring_masks, passages_from_rows
+from realm_hf.data import build_sentences, find_recurring_masks, passages_from_rows
 from realm_hf.knowledge.bm25 import build_bm25
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 from harness.answered_masks import find_answered_masks
 
-PASSAGES = [
-    "Managua is the capital of Nicaragua. It lies on a lake.",
-    "The lake of Nicaragua is large.",
-    "Nicaraguans like the sea.",
-    "In Managua and in the capital of Honduras people trade copper.",
-    "The price of copper rose.",
-]
 SENTENCES = {
     "Managua is the capital of Nicaragua.": ["Managua", "Nicaragua"],
     "They trade copper with Honduras.": ["copper", "Honduras"],
@@ -28,20 +21,12 @@ SENTENCES = {
 }
 
 
-@dataclass
-class WordTagger:
-    fingerprint: str = "by-hand"
-
-    def __call__(self, texts):
-        return [[Span(t.index(word), t.index(word) + len(word), "X") for word in SENTENCES[t]] for t in texts]
-
-
 def test_a_mask_is_answered_where_the_best_passages_for_the_masked_sentence_hold_it(tmp_path):
     tokenizer = tiny_tokenizer()
     rows = Dataset.from_dict({"title": [""] * len(PASSAGES), "text": PASSAGES})
     passages = passages_from_rows(rows, tokenizer, tmp_path / "passages", max_length=96)
     options = {"heldout_fraction": 0.0, "cache_dir": tmp_path / "cache"}
-    sentences = build_sentences(list(SENTENCES), tokenizer, WordTagger(), tmp_path / "sentences", **options)
+    sentences = build_sentences(list(SENTENCES), tokenizer, WordTagger(SENTENCES), tmp_path / "sentences", **options)
     masks = find_recurring_masks(sentences, passages, tokenizer)
     bm25 = build_bm25(passages, tokenizer)
 

@@ -148,12 +148,11 @@ def test_a_paragraph_scores_as_its_best_passage_and_a_tower_that_maps_all_to_one
     vectors = np.zeros((len(corpus.passages), 2), np.float32)
     # The last passage of paragraph 3 is the best for all, the first of paragraph 5 the second best.
     vectors[corpus.first[4] - 1, 0], vectors[corpus.first[5], 0] = 1, 0.5
-    monkeypatch.setattr(paragraph_corpus, "embed_passages", lambda tower, passages: vectors)
     monkeypatch.setattr(
         paragraph_corpus, "encode_queries", lambda tower, ids, bf16: np.array([[1.0, 0.0]] * len(ids), np.float32)
     )
-    model = arms.stages.start(0).model()
-    assert corpus.ranks(model, ["a", "b", "c"], [3, 5, 0]).tolist() == [0, 1, len(corpus) - 1]
+    tower = arms.stages.start(0).model().query_embedder
+    assert corpus.ranks(vectors, tower, ["a", "b", "c"], [3, 5, 0]).tolist() == [0, 1, len(corpus) - 1]
 
 
 def test_a_negative_is_of_another_paragraph_and_holds_no_answer(arms):

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
@@ -254,7 +253,11 @@ def test_two_runs_that_begin_alike_embed_the_corpus_once(world, tmp_path, monkey
     begun.load_state_dict(first.model.state_dict())
     first.train()
     built = []
-    counted = partial(_counted, built, refresh_build.embed_passages)
+
+    def counted(*args, **kwargs):
+        built.append(args)
+        return embed_passages(*args, **kwargs)
+
     monkeypatch.setattr(refresh_build, "embed_passages", counted)
     source = {"index_from": tmp_path / "first", "max_steps": 1, "refresh": "off"}
     pretrainer(world, tmp_path / "again", begun, **source).train()
@@ -266,11 +269,6 @@ def test_two_runs_that_begin_alike_embed_the_corpus_once(world, tmp_path, monkey
 
 def losses(run):
     return [record["loss"] for record in steps(run)]
-
-
-def _counted(calls, embed, *args, **kwargs):
-    calls.append(1)
-    return embed(*args, **kwargs)
 
 
 def test_the_log_says_how_many_passages_a_step_embeds_and_how_long_they_are(world, tmp_path):

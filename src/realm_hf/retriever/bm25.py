@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from realm_hf.knowledge.knowledge import Knowledge
     from realm_hf.knowledge.overlay import Overlay
 
-__all__ = ["BM25Source"]
+__all__ = ["BM25Source", "best_rows"]
 
 
 class BM25Source(RankingSource):
@@ -99,7 +99,7 @@ class BM25Source(RankingSource):
         scores = np.full((len(queries), depth), -np.inf, np.float32)
         rows = np.full((len(queries), depth), ABSENT, np.int64)
         for place, found in enumerate(self._scored(knowledge, queries)):
-            best = _best(found, depth)
+            best = best_rows(found, depth)
             scores[place, : len(best)], rows[place, : len(best)] = found[best], best
         return scores, rows
 
@@ -159,8 +159,17 @@ class BM25Source(RankingSource):
         return {"index": self.index, "_edited": None}
 
 
-def _best(scores: np.ndarray, depth: int) -> np.ndarray:
-    """Places of the `depth` best scores above 0, best first; equal ones in their order."""
+def best_rows(scores: np.ndarray, depth: int) -> np.ndarray:
+    """
+    The passages that a query finds.
+
+    Args:
+        scores (`np.ndarray`, float32 `[N]`): Of all passages, see [`BM25Index.score`].
+        depth (`int`): At most so many.
+
+    Returns:
+        `np.ndarray`: int64, those with the best scores above 0, best first; equal ones in their order.
+    """
     places = np.flatnonzero(scores > 0)
     found = scores[places]
     if depth < len(places):

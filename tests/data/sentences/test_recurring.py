@@ -1,38 +1,19 @@
 """Salient spans that other passages hold, counted by hand on a few sentences."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 from datasets import Dataset
+from spans_by_hand import PASSAGES, WordTagger
 
-from realm_hf.data import Span, build_sentences, passages_from_rows
+from realm_hf.data import build_sentences, passages_from_rows
 from realm_hf.data.sentences.recurring import RecurringMasks, find_recurring_masks
 
-PASSAGES = [
-    "Managua is the capital of Nicaragua. It lies on a lake.",
-    "The lake of Nicaragua is large.",
-    "Nicaraguans like the sea.",
-    "In Managua and in the capital of Honduras people trade copper.",
-    "The price of copper rose.",
-]
 SENTENCES = [
     ("Managua is the capital of Nicaragua.", ["Managua", "the capital of", "Nicaragua"]),
     ("They trade copper with Honduras.", ["copper", "Honduras"]),
     ("Nobody lives in Atlantis.", ["Atlantis"]),
     ("A lake.", ["lake"]),
 ]
-
-
-@dataclass
-class WordTagger:
-    """The spans that are written beside each sentence."""
-
-    fingerprint: str = "by-hand"
-
-    def __call__(self, texts):
-        found = dict(SENTENCES)
-        return [[Span(text.index(word), text.index(word) + len(word), "X") for word in found[text]] for text in texts]
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +23,12 @@ def stores(tokenizer, tmp_path_factory):
     passages = passages_from_rows(rows, tokenizer, folder / "passages", max_length=96)
     texts = [text for text, _ in SENTENCES]
     sentences = build_sentences(
-        texts, tokenizer, WordTagger(), folder / "sentences", heldout_fraction=0.0, cache_dir=folder / "cache"
+        texts,
+        tokenizer,
+        WordTagger(dict(SENTENCES)),
+        folder / "sentences",
+        heldout_fraction=0.0,
+        cache_dir=folder / "cache",
     )
     return sentences, passages
 
