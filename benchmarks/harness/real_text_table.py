@@ -26,10 +26,9 @@ def section(lines: list[Line], order: Sequence[str], compared: Sequence[tuple[st
     parts = [
         f"### {on['weights'].split()[0]}{_measure(on)}",
         "",
-        f"{_asked(on)} REALM: {on['max_steps']} steps of {on['batch_size']}, {on['masking']} masks, "
-        f"{on['num_candidates']} candidates, towers at {on['retriever_learning_rate']:g}, refresh every "
-        f"{on['refresh_steps']} steps. Means over seeds, in brackets the 95 % interval, articles resampled; a "
-        "difference is taken over the seeds that both arms have.",
+        f"{_asked(on)} Warm start: {on['warm_start_steps']:,} steps of {on['warm_start_batch_size']}. {_realm(on)} "
+        "Means over seeds, in brackets the 95 % interval, articles resampled; a difference is taken over the seeds "
+        "that both arms have.",
         "",
         *arm_tables(arms, order, compared, "seconds"),
         "",
@@ -39,6 +38,21 @@ def section(lines: list[Line], order: Sequence[str], compared: Sequence[tuple[st
         measured_with(lines[-1]),
     ]
     return "\n".join(parts)
+
+
+def _realm(on: dict[str, Any]) -> str:
+    """How both learned; what a line does not name was not there when it was measured."""
+    of_bm25 = on.get("bm25_candidates") or (on["num_candidates"] - 1) // 2
+    parts = [
+        f"REALM: {on['max_steps']} steps of {on['batch_size']}",
+        f"{on['masking']} masks",
+        f"{on['num_candidates']} candidates, the null passage and {of_bm25} of BM25's among them",
+        *(["the batch's others unread"] if on.get("in_batch_candidates") else []),
+        *(["the encoder at rest"] if on.get("freeze_encoder") else []),
+        f"towers at {on['retriever_learning_rate']:g}",
+        f"refresh every {on['refresh_steps']} steps",
+    ]
+    return ", ".join(parts) + "."
 
 
 def _measure(on: dict[str, Any]) -> str:

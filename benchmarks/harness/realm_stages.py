@@ -28,6 +28,7 @@ from .realm_variants import ShuffledPosterior, WithoutExclusion, WithoutNull
 from .stages import Stage, Stages, seconds_of
 
 _SAVE_STEPS = 50
+_LATER = ("bm25_candidates", "in_batch_candidates", "freeze_encoder")
 
 
 @dataclass(frozen=True)
@@ -80,13 +81,19 @@ def add_realm_arguments(parser: argparse.ArgumentParser) -> None:
     read.add_argument("--reading_steps", type=int, default=2000, help="at most")
     read.add_argument("--reading_utility", type=float, default=1.0, help="ends at so many nats a span, held out")
     read.add_argument("--reading_learning_rate", type=float, default=3e-4)
+    read.add_argument("--reading_batch_size", type=int, help="default: that of REALM")
     read.add_argument("--reading_candidates", type=int, default=3, help="the null passage counted")
     both = parser.add_argument_group("REALM: both learn")
     both.add_argument("--max_query_length", type=int, default=40, help="wordpieces of a masked sentence")
     both.add_argument("--masking", choices=("answered", "recurring", "salient", "span", "uniform"), default="answered")
     both.add_argument("--max_steps", type=int, default=700)
-    both.add_argument("--batch_size", type=int, default=16, help="of reading, too")
+    both.add_argument("--batch_size", type=int, default=16)
     both.add_argument("--num_candidates", type=int, default=5, help="the null passage counted")
+    both.add_argument(
+        "--bm25_candidates", type=int, help="of them by BM25, at least 1; default: half, as while reading"
+    )
+    both.add_argument("--in_batch_candidates", action="store_true", help="those of the batch's other queries, unread")
+    both.add_argument("--freeze_encoder", action="store_true", help="only the towers learn")
     both.add_argument("--learning_rate", type=float, default=1e-4, help="of the encoder")
     both.add_argument("--retriever_learning_rate", type=float, default=5e-5, help="of the towers")
     both.add_argument("--refresh_steps", type=int, default=175)
@@ -191,6 +198,7 @@ class RealmStages:
             "num_candidates": args.reading_candidates,
             "encode_dtype": args.encode_dtype,
             "refresh": "off",
+            "batch_size": args.reading_batch_size or args.batch_size,
         }
         variant = Variant(masking=masking)
         before = self.warm_start(seed, args.warm_start)
@@ -214,8 +222,11 @@ class RealmStages:
             "retriever_learning_rate": args.retriever_learning_rate,
             "num_candidates": args.num_candidates,
             "encode_dtype": args.encode_dtype,
+            "batch_size": args.batch_size,
             "refresh": "sync",
             "refresh_steps": args.refresh_steps,
+            # Named where they are set: stages that were made before there was a choice keep their names.
+            **{name: getattr(args, name) for name in _LATER if getattr(args, name) not in (None, False)},
             **variant.arguments,
         }
         before = self.reading(seed, masking)
@@ -230,10 +241,7 @@ class RealmStages:
         return self.stages.get("realm", seed, before, {**settings, **self._data(), **changed}, train)
 
     def _data(self) -> dict[str, Any]:
-        sizes = {
-            name: getattr(self.args, name)
-            for name in ("batch_size", "max_query_length", "max_passage_length", "eval_steps")
-        }
+        sizes = {name: getattr(self.args, name) for name in ("max_query_length", "max_passage_length", "eval_steps")}
         return {"sentences": self.corpus.sentences.fingerprint, **sizes}
 
     def _masks(self, masking: str) -> RecurringMasks | None:
@@ -242,11 +250,12 @@ class RealmStages:
             return self.corpus.answered
         return self.corpus.masks if masking == "recurring" else None
 
-    def _source(self, variant: Variant, candidates: int) -> CandidateSource:
-        """Half of the candidates by BM25, half by the index."""
-        bm25 = candidates // 2
-        parts = [(self.corpus.bm25, bm25), (IndexSource(), candidates - bm25)] if bm25 else []
-        source: CandidateSource = IndexSource() if variant.dense or not parts else MixedSource(parts)
+    def _source(self, variant: Variant, candidates: int, of_bm25: int | None) -> CandidateSource:
+        """Some of the candidates by BM25, the others by the index."""
+        bm25 = candidates // 2 if of_bm25 is None else of_bm25
+        asked = [(self.corpus.bm25, bm25), (IndexSource(), candidates - bm25)]
+        parts = [part for part in asked if part[1]]
+        source: CandidateSource = IndexSource() if variant.dense else MixedSource(parts)
         return source if variant.exclusion else WithoutExclusion(source)
 
     def _pretrain(
@@ -261,10 +270,12 @@ class RealmStages:
     ) -> dict[str, Any]:
         """Train in `run`; the seconds, and what was evaluated last."""
         args, corpus = self.args, self.corpus
+        settings = dict(settings)
+        batch_size, of_bm25 = settings.pop("batch_size"), settings.pop("bm25_candidates", None)
         masks = self._masks(settings["masking"])
         arguments = RealmTrainingArguments(
             output_dir=str(run),
-            per_device_train_batch_size=args.batch_size,
+            per_device_train_batch_size=batch_size,
             max_query_length=args.max_query_length,
             max_candidate_length=args.max_passage_length,
             warmup_steps=max(1, settings["max_steps"] // 10),
@@ -284,7 +295,7 @@ class RealmStages:
             processing_class=corpus.tokenizer,
             passages=corpus.passages,
             eval_retrieval=self.asked,
-            candidate_source=self._source(variant, arguments.num_candidates - 1),
+            candidate_source=self._source(variant, arguments.num_candidates - 1, of_bm25),
             recurring_masks=masks,
             callbacks=callbacks,
             index_from=index_from,

@@ -139,6 +139,54 @@ def test_loss_and_all_gradients_equal_brute_force_enumeration(tiny_config, margi
     assert_same_gradients(found, {name: g for name, g in gradients(model).items() if name in found})
 
 
+def unread_in(batch):
+    """For each query the candidates of the others that are not its own: the first of equal ones, no null passage."""
+    ids = batch["candidate_ids"]
+    flat, mask = ids.flatten().tolist(), torch.zeros(len(ids), ids.numel(), dtype=torch.bool)
+    for row, own in enumerate(ids.tolist()):
+        for place, passage in enumerate(flat):
+            mask[row, place] = passage >= 0 and passage not in own and flat.index(passage) == place
+    return mask
+
+
+@pytest.mark.parametrize("marginalization", ["token", "span"])
+def test_unread_candidates_count_at_the_null_passages_worth(tiny_config, marginalization):
+    model, batch = make_model(tiny_config, marginalization), make_batch(tiny_config.vocab_size, 4)
+    unread = unread_in(batch)
+    assert unread.any(-1).tolist() == [True] * 4
+    # Read by hand: the joint input of an unread passage is the null passage's.
+    every = torch.cat([batch["candidate_ids"], batch["candidate_ids"].flatten().expand(len(unread), -1)], 1)
+    longer = {"candidate_ids": every.masked_fill(torch.cat([torch.zeros_like(every[:, :4]) > 0, ~unread], 1), -2)}
+    for name in ("input_ids", "attention_mask", "token_type_ids"):
+        own, joint = batch[f"candidate_{name}"], batch[f"joint_{name}"]
+        others = own.flatten(0, 1).expand(len(own), -1, -1)
+        longer[f"candidate_{name}"] = torch.cat([own, others], 1)
+        longer[f"joint_{name}"] = torch.cat([joint, joint[:, :1].expand(-1, others.shape[1], -1)], 1)
+    longer["candidate_mask"] = longer["candidate_ids"] > -2
+    expected = model(**{**batch, **longer})
+    expected.loss.backward()
+    wanted = gradients(model)
+    model.zero_grad()
+    found = model(**batch, unread_mask=unread)
+    found.loss.backward()
+    torch.testing.assert_close(found.loss, expected.loss)
+    assert_same_gradients(gradients(model), wanted)
+    assert abs(found.loss.item() - model(**batch).loss.item()) > 1e-3
+    torch.testing.assert_close(found.marginal_utility, expected.marginal_utility)
+    prior = expected.candidate_log_probs.exp()
+    torch.testing.assert_close(found.null_mass, prior[:, 0] + prior[:, 4:].sum(-1))
+    torch.testing.assert_close(found.candidate_log_probs[:, 1:].exp(), prior[:, 1:4])
+
+
+def test_a_query_without_unread_candidates_learns_as_without_them(tiny_config):
+    model, batch = make_model(tiny_config), make_batch(tiny_config.vocab_size, 3)
+    model(**batch).loss.backward()
+    expected = gradients(model)
+    model.zero_grad()
+    model(**batch, unread_mask=torch.zeros(4, 12, dtype=torch.bool)).loss.backward()
+    assert_same_gradients(gradients(model), expected)
+
+
 @pytest.mark.parametrize("candidates", range(1, 17))
 def test_span_gradient_at_the_scores_is_the_papers(tiny_config, candidates):
     """Section 3.3: d log p(y|x) / d f(x, z) = [p(y|z, x) / p(y|x) - 1] p(z|x)."""

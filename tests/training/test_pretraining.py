@@ -10,6 +10,7 @@ from tiny_worlds import bag_of_words_start, fact_world, load_world, tiny_model, 
 from transformers import TrainerCallback
 
 from realm_hf.data import OpenQAExample, find_recurring_masks
+from realm_hf.data.masking import example_rng, mask_example
 from realm_hf.data.passages.store import NULL_PASSAGE
 from realm_hf.generations.embedding import embed_passages
 from realm_hf.index.faiss_index import build_index
@@ -18,6 +19,7 @@ from realm_hf.retriever.retriever import RealmRetriever
 from realm_hf.runs.errors import RunDirectoryError
 from realm_hf.runs.records import read_log
 from realm_hf.training.arguments import RealmTrainingArguments
+from realm_hf.training.in_batch import unread_mask
 from realm_hf.training.pretraining import RealmTrainer
 from realm_hf.training.retrieval_evaluation import RetrievalQuestions
 
@@ -149,6 +151,52 @@ def test_detached_retrieval_gives_the_retriever_no_gradient(world, tmp_path):
     moved = {name for name, p in made.model.named_parameters() if name in before and not torch.equal(before[name], p)}
     assert moved == {name for name in before if name.startswith("encoder.")}
     assert [swap["snapshot_step"] for swap in swaps(tmp_path)] == [0], "an index of unmoved towers is built once"
+
+
+def test_a_frozen_encoder_reads_as_before_while_the_retriever_learns(world, tmp_path):
+    made = pretrainer(world, tmp_path, max_steps=4, freeze_encoder=True)
+    before = {name: parameter.clone() for name, parameter in made.model.named_parameters()}
+    made.train()
+    moved = {name for name, p in made.model.named_parameters() if not torch.equal(before[name], p)}
+    assert moved and all(name.startswith("embedder.") for name in moved)
+
+
+def test_candidates_of_the_batch_count_unread_in_steps_and_not_in_evaluations(world, tmp_path):
+    made = pretrainer(world, tmp_path, max_steps=4, in_batch_candidates=True, refresh="off")
+    seen = []
+
+    def watch(module, args, kwargs):
+        unread = kwargs.get("unread_mask")
+        if unread is not None:
+            ids = kwargs["candidate_ids"]
+            for own, row in zip(ids, unread, strict=True):
+                assert not set(own.tolist()) & set(ids.flatten()[row].tolist())
+        seen.append((module.training, unread is not None and int(unread.sum()) > 0))
+
+    made.model.register_forward_pre_hook(watch, with_kwargs=True)
+    made.train()
+    assert [unread for training, unread in seen if training] == [True] * 4
+    assert not any(unread for training, unread in seen if not training)
+
+
+def test_what_holds_the_sentence_or_the_span_is_no_negative(world):
+    passages, store = load_world(world)
+    sentence = next(sentence for sentence in store.train if len(sentence.spans))
+    query = mask_example(
+        sentence.input_ids, sentence.spans[:1], special_tokens=passages.special_tokens, rng=example_rng(0, 0, 0)
+    )
+    everything = np.arange(len(passages))
+    holding = passages.contains(query.sentence_ids, everything) | passages.contains(query.labels, everything)
+    rows = np.full((3, len(passages)), -2)
+    rows[0, 0], rows[2] = NULL_PASSAGE, everything
+    rows[1, :2] = NULL_PASSAGE, 5
+    rows[0, 1] = own = int(np.flatnonzero(~holding)[0])
+    unread = unread_mask(passages, [query, query, query], rows)
+    counted = set(rows.flatten()[unread[0]].tolist())
+    assert counted == set(np.flatnonzero(~holding).tolist()) - {own}
+    assert 0 < len(counted) < len(passages) - 1, "some hold it, and some do not"
+    assert unread[0].sum() == len(counted), "each once"
+    assert not unread[2].any(), "without the null passage nothing says what an unread one is worth"
 
 
 def test_asynchronous_refresh_swaps_generations_of_newer_snapshots_and_other_processes(world, tmp_path):

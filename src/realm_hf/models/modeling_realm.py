@@ -92,6 +92,7 @@ class RealmForPreTraining(RealmPreTrainedModel):
         joint_token_type_ids: torch.LongTensor | None = None,
         candidate_mask: torch.Tensor | None = None,
         candidate_ids: torch.LongTensor | None = None,
+        unread_mask: torch.Tensor | None = None,
         num_items: torch.Tensor | int | None = None,
         detach_retrieval: bool = False,
         facts: PreTrainingFacts | None = None,
@@ -119,6 +120,11 @@ class RealmForPreTraining(RealmPreTrainedModel):
             candidate_ids (`torch.LongTensor` of shape `(B, K)`, *optional*):
                 Passage rows; -1 is the null passage, -2 an absent candidate. Equal ids are embedded once. Without it,
                 candidate 0 of every row is taken for the null passage.
+            unread_mask (`torch.BoolTensor` of shape `(B, B * K)`, *optional*):
+                True where the candidate of another query, counted flat (of equal ones the first), takes part in
+                p(z|x) without being read: it is taken to be worth what the null passage is, p(y|z, x) = p(y|null, x),
+                and its probability is counted with the null passage's. Neither paper nor released code has it: their
+                sum is over the read candidates alone.
             num_items (`torch.Tensor` or `int`, *optional*):
                 What the summed loss is divided by: the number of masked tokens (`"token"`) or of examples with one
                 (`"span"`) of the whole optimizer step, over ranks and accumulation. Defaults to this batch's own.
@@ -150,17 +156,25 @@ class RealmForPreTraining(RealmPreTrainedModel):
         places = to_device(facts.places(), query_input_ids.device)
         label_mask = mlm_labels != -100
         with torch.set_grad_enabled(torch.is_grad_enabled() and not detach_retrieval):
-            query_score, retrieval_score = self._score(
+            query_score, encoded_score = self._embed(
                 query_input_ids,
                 query_attention_mask,
                 candidate_input_ids,
                 candidate_attention_mask,
                 candidate_token_type_ids,
                 facts,
-                places,
+                places["encoded"],
             )
+            # Absent candidates point at row 0 and are masked.
+            candidate_score = encoded_score[places["source"]].view(*facts.candidate_mask.shape, -1)
+            retrieval_score = relevance_scores(query_score, candidate_score, self.config.score_scale)
+            retrieval_score = retrieval_score.masked_fill(~places["candidate_mask"], -torch.inf)
+            counted_score = retrieval_score
+            if unread_mask is not None:
+                of_encoded = unread_mask.to(query_score.device)[:, places["encoded"]]
+                counted_score = self._with_unread(retrieval_score, query_score, encoded_score, of_encoded)
             # [B, K]
-            candidate_log_probs = F.log_softmax(retrieval_score, dim=-1)
+            candidate_log_probs = F.log_softmax(counted_score, dim=-1)
         # [B, K, M]
         gold = self._gold_log_probs(
             joint_input_ids, joint_attention_mask, joint_token_type_ids, mlm_positions, mlm_labels, facts, places
@@ -192,7 +206,7 @@ class RealmForPreTraining(RealmPreTrainedModel):
             query_score=query_score,
         )
 
-    def _score(
+    def _embed(
         self,
         query_input_ids: torch.Tensor,
         query_attention_mask: torch.Tensor,
@@ -200,10 +214,10 @@ class RealmForPreTraining(RealmPreTrainedModel):
         candidate_attention_mask: torch.Tensor,
         candidate_token_type_ids: torch.Tensor | None,
         facts: PreTrainingFacts,
-        places: dict[str, torch.Tensor],
+        encoded: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Query embeddings `(B, D)` and scores `(B, K)`; each distinct candidate goes through the tower once."""
-        encoded, segments = places["encoded"], candidate_token_type_ids
+        """Embeddings of the queries `(B, D)` and of the E distinct candidates `(E, D)`, embedded once each."""
+        segments = candidate_token_type_ids
         embeddings = self.embedder.encode_tokens(
             candidate_input_ids.flatten(0, 1)[encoded],
             candidate_attention_mask.flatten(0, 1)[encoded],
@@ -212,8 +226,6 @@ class RealmForPreTraining(RealmPreTrainedModel):
             facts.candidate[facts.encoded],
             role="document",
         )
-        # Absent candidates point at row 0 and are masked below.
-        candidate_score = embeddings[places["source"]].view(*facts.candidate_mask.shape, -1)
         query_score = self.query_embedder.encode_tokens(
             query_input_ids,
             query_attention_mask,
@@ -221,8 +233,15 @@ class RealmForPreTraining(RealmPreTrainedModel):
             facts=facts.query,
             role="query",
         )
-        scores = relevance_scores(query_score, candidate_score, self.config.score_scale)
-        return query_score, scores.masked_fill(~places["candidate_mask"], -torch.inf)
+        return query_score, embeddings
+
+    def _with_unread(
+        self, scores: torch.Tensor, query_score: torch.Tensor, encoded_score: torch.Tensor, unread: torch.Tensor
+    ) -> torch.Tensor:
+        """Scores `(B, K)` whose null passage stands for the unread candidates, too; `unread` is `(B, E)`."""
+        every = relevance_scores(query_score, encoded_score.unsqueeze(0), self.config.score_scale)
+        of_unread = every.masked_fill(~unread, -torch.inf).logsumexp(-1, keepdim=True)
+        return torch.cat([torch.logaddexp(scores[:, :1], of_unread), scores[:, 1:]], dim=-1)
 
     def _gold_log_probs(
         self,

@@ -233,6 +233,18 @@ class RealmTrainingArguments(RefreshArguments):
     detach_retrieval: bool = field(
         default=False, metadata={"help": "Ablation: p(z|x) is a constant, so that the retriever learns nothing."}
     )
+    in_batch_candidates: bool = field(
+        default=False,
+        metadata={
+            "help": "Candidates of a micro-batch's other queries count in p(z|x), unread, at the null passage's worth."
+        },
+    )
+    freeze_encoder: bool = field(
+        default=False,
+        metadata={
+            "help": "Only the retriever learns: the encoder reads without a backward pass, as it has learned to."
+        },
+    )
 
     # Parameters that control retrieval
     retrieval_depth: int = field(default=1, metadata={"help": "Steps whose candidates are retrieved in advance."})
@@ -265,6 +277,16 @@ class RealmTrainingArguments(RefreshArguments):
                     f"reading_candidates is {self.reading_candidates}, but freeze_retriever_steps is 0: no step would "
                     "use it. Set the second, or drop the first."
                 )
+        if self.freeze_encoder and (self.freeze_retriever_steps or self.detach_retrieval):
+            raise ValueError(
+                f"freeze_encoder is set, but freeze_retriever_steps is {self.freeze_retriever_steps} and "
+                f"detach_retrieval {self.detach_retrieval}: nothing would learn. Drop one of them."
+            )
+        if self.in_batch_candidates and self.per_device_train_batch_size < 2:
+            raise ValueError(
+                f"in_batch_candidates is set, but per_device_train_batch_size is {self.per_device_train_batch_size}: "
+                "a micro-batch has no other query. Raise the second; accumulated micro-batches do not see each other."
+            )
         if self.rerank_depth is not None and self.rerank_depth <= self.num_candidates:
             raise ValueError(
                 f"rerank_depth is {self.rerank_depth}, but num_candidates is {self.num_candidates}: none would be "

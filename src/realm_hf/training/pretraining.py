@@ -36,6 +36,7 @@ from realm_hf.training.candidate_mix import source_of_mix
 from realm_hf.training.checkpoints import Checkpoint
 from realm_hf.training.data_order import DataOrder, step_positions
 from realm_hf.training.evaluation import SUMS, batch_sums, evaluation_sums, explain, means
+from realm_hf.training.in_batch import unread_mask
 from realm_hf.training.index_service import IndexService
 from realm_hf.training.indexed_trainer import IndexedTrainer
 from realm_hf.training.optimization import make_accelerator
@@ -107,6 +108,8 @@ class RealmTrainer(IndexedTrainer):
             )
         if args.marginalization is not None:
             model.config.marginalization = args.marginalization
+        if args.freeze_encoder:
+            model.encoder.requires_grad_(False)
         accelerator = accelerator or make_accelerator(args)
         args = args.resolved(len(train_dataset), accelerator.num_processes)
         self.args: RealmTrainingArguments = args
@@ -209,6 +212,8 @@ class RealmTrainer(IndexedTrainer):
         figures, last = [], len(retrieved.micro_batches) - 1
         for index, (micro, rows) in enumerate(retrieved.micro_batches):
             batch = self._collate(micro, rows)
+            if self.args.in_batch_candidates and learns and micro:
+                batch["unread_mask"] = torch.from_numpy(unread_mask(self.passages, micro, rows)).to(self.device)
             with self.micro_batch(step, index, index == last):
                 with self.autocast():
                     output = self.module(**batch, num_items=items, detach_retrieval=not learns)
