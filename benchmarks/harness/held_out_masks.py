@@ -1,4 +1,4 @@
-"""What is found for held-out masked sentences: a passage that holds the masked span, and not the sentence itself.
+"""What is found for masked sentences kept back: a passage that holds the masked span, and not the sentence itself.
 
 This is what REALM trains retrieval for. A question of SQuAD asks for the paragraph that it was written from; here the
 paragraph of the sentence is left out, and another one must say the same.
@@ -26,7 +26,7 @@ _DEEP = 4 * DEPTH  # passages of the sentence itself are left out of so many
 
 
 class HeldOutMasks:
-    """Held-out sentences, each with one span masked that other passages hold.
+    """Sentences kept back from REALM's steps, each with one span masked that other passages hold.
 
     Args:
         corpus: Passages, sentences and which of their spans recur.
@@ -37,9 +37,9 @@ class HeldOutMasks:
         special = SpecialTokens.from_tokenizer(corpus.tokenizer)
         self.queries: list[MaskedQuery] = []
         articles = []
-        heldout = corpus.sentences.heldout
-        for number in range(len(heldout)):
-            sentence, row = heldout[number], heldout.row_of(number)
+        kept_back = corpus.sentences.select(np.flatnonzero(corpus.kept_back))
+        for number in range(len(kept_back)):
+            sentence, row = kept_back[number], kept_back.row_of(number)
             masked = mask_example(
                 sentence.input_ids,
                 sentence.spans[corpus.masks.kept(row)],

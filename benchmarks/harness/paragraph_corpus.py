@@ -29,6 +29,7 @@ from realm_hf.training.prefetch import encode_queries
 from .answered_masks import find_answered_masks
 
 HELD_OUT = 0.01  # of the paragraphs: their sentences are evaluated on
+KEPT_BACK = 20  # of so many paragraphs one is kept back: REALM masks none of its sentences, and they are asked
 ANSWERED_DEPTH = 2  # of BM25's passages for a masked sentence, one of which holds what is masked
 _QUESTIONS_AT_ONCE = 256
 
@@ -109,6 +110,12 @@ class ParagraphCorpus:
             sizes |= {"num_proc": self.num_proc, "tagger_num_proc": self.num_proc}
             build_sentences(self._documents, self.tokenizer, tagger, place, **sizes)
         return SentenceStore(place)
+
+    @cached_property
+    def kept_back(self) -> np.ndarray:
+        """Which sentences are of paragraphs that are kept back, bool by row of the store."""
+        documents = np.asarray(self.sentences.rows.with_format("numpy")["document"][:])
+        return documents % KEPT_BACK == 0
 
     @cached_property
     def masks(self) -> RecurringMasks:

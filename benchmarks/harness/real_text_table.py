@@ -70,8 +70,8 @@ def _asked(on: dict[str, Any]) -> str:
         )
     if on["asked"].startswith(HELD_OUT_MASKS):
         return (
-            f"{on['questions']:,} held-out sentences with one span masked, asked of {passages}, their own paragraph "
-            "left out; recall of a passage that holds the span."
+            f"{on['questions']:,} sentences kept back from REALM with one span masked, asked of {passages}, their own "
+            "paragraph left out; recall of a passage that holds the span."
         )
     questions = f"{on['questions']:,} {on['asked'].split()[0]} questions"
     return f"{questions}, asked of {on['paragraphs']:,} paragraphs in {passages}."

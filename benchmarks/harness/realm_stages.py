@@ -23,7 +23,7 @@ from realm_hf.training.loop_arguments import LoopArguments
 from realm_hf.training.pretraining import RealmTrainer
 
 from .contrastive_starts import contrastive_trainer, tasks_of
-from .paragraph_corpus import ParagraphCorpus
+from .paragraph_corpus import KEPT_BACK, ParagraphCorpus
 from .realm_variants import ShuffledPosterior, WithoutExclusion, WithoutNull
 from .stages import Stage, Stages, seconds_of
 
@@ -223,6 +223,7 @@ class RealmStages:
             "num_candidates": args.num_candidates,
             "encode_dtype": args.encode_dtype,
             "batch_size": args.batch_size,
+            "kept_back": KEPT_BACK,
             "refresh": "sync",
             "refresh_steps": args.refresh_steps,
             # Named where they are set: stages that were made before there was a choice keep their names.
@@ -272,6 +273,9 @@ class RealmStages:
         args, corpus = self.args, self.corpus
         settings = dict(settings)
         batch_size, of_bm25 = settings.pop("batch_size"), settings.pop("bm25_candidates", None)
+        trained_on = np.ones(len(corpus.sentences), bool)
+        if settings.pop("kept_back", None):
+            trained_on = ~corpus.kept_back
         masks = self._masks(settings["masking"])
         arguments = RealmTrainingArguments(
             output_dir=str(run),
@@ -290,7 +294,7 @@ class RealmStages:
         trainer = kind(
             model,
             arguments,
-            train_dataset=_with_masks(corpus.sentences.train, masks),
+            train_dataset=_with_masks(corpus.sentences.train, masks, trained_on),
             eval_dataset=_with_masks(corpus.sentences.heldout, masks),
             processing_class=corpus.tokenizer,
             passages=corpus.passages,
@@ -304,8 +308,11 @@ class RealmStages:
         return {"seconds": seconds_of(run), "steps": result.step, "metrics": result.metrics}
 
 
-def _with_masks(sentences: SentenceStore, masks: RecurringMasks | None) -> SentenceStore:
-    """The sentences that have something to mask: the others would only make batches smaller."""
-    if masks is None:
-        return sentences
-    return sentences.select(np.flatnonzero([masks.kept(sentences.row_of(i)).any() for i in range(len(sentences))]))
+def _with_masks(
+    sentences: SentenceStore, masks: RecurringMasks | None, wanted: np.ndarray | None = None
+) -> SentenceStore:
+    """The wanted sentences, by row, that have something to mask: the others would only make batches smaller."""
+    keep = np.ones(len(sentences), bool) if wanted is None else wanted[sentences.indices]
+    if masks is not None:
+        keep = keep & [masks.kept(sentences.row_of(number)).any() for number in range(len(sentences))]
+    return sentences if keep.all() else sentences.select(np.flatnonzero(keep))
