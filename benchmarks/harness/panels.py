@@ -10,12 +10,13 @@ from realm_hf.report.charts import nice_ticks, short_number
 
 Points = Sequence[tuple[float, float]]
 
-COLOURS = ("#1b6ca8", "#d1495b", "#2e933c", "#8f5db7")
+COLOURS = ("#1b6ca8", "#d1495b", "#2e933c", "#8f5db7", "#c77d0a", "#4a4a4a")
+_COLUMNS = 3
 _WIDTH, _HEIGHT, _LEFT, _TOP, _GAP = 340, 220, 55, 32, 45
 
 
 def draw_panels(title: str, across: str, panels: Mapping[str, Mapping[str, Points]], file: Path) -> None:
-    """Draw panels side by side, each with a line and dots for each run.
+    """Draw panels, three side by side, each with a line and dots for each run.
 
     Args:
         title: The accessible name.
@@ -24,16 +25,19 @@ def draw_panels(title: str, across: str, panels: Mapping[str, Mapping[str, Point
         file: The SVG.
     """
     runs = list(dict.fromkeys(run for lines in panels.values() for run in lines))
-    width, height = len(panels) * (_WIDTH + _LEFT) + 15, _TOP + _HEIGHT + _GAP + 18
+    columns, line_height = min(_COLUMNS, len(panels)), _TOP + _HEIGHT + _GAP
+    width, height = columns * (_WIDTH + _LEFT) + 15, -(-len(panels) // columns) * line_height + 18
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" '
         f'font-size="11"><title>{escape(title)}</title>',
         f'<rect width="{width}" height="{height}" fill="white"/>',
     ]
     for place, (heading, lines) in enumerate(panels.items()):
-        parts += _panel(heading, across, lines, runs, _LEFT + place * (_WIDTH + _LEFT))
+        row, column = divmod(place, columns)
+        drawn = _panel(heading, across, lines, runs, _LEFT + column * (_WIDTH + _LEFT))
+        parts += [f'<g transform="translate(0,{row * line_height})">', *drawn, "</g>"]
     for place, run in enumerate(runs):
-        x, colour = _LEFT + 220 * place, COLOURS[place % len(COLOURS)]
+        x, colour = round(_LEFT + min(220, (width - _LEFT) / len(runs)) * place, 1), COLOURS[place % len(COLOURS)]
         parts.append(f'<rect x="{x}" y="{height - 18}" width="10" height="10" fill="{colour}"/>')
         parts.append(f'<text x="{x + 14}" y="{height - 9}">{escape(run)}</text>')
     file.parent.mkdir(parents=True, exist_ok=True)
