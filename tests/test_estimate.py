@@ -197,6 +197,16 @@ def test_a_step_grows_with_batch_candidates_and_lengths():
         assert changed(**change).step_seconds > base
 
 
+def test_an_encoder_at_rest_only_reads_forward_and_needs_no_moments():
+    joint = PLAN.shape.forward_operations(PLAN.query_tokens + PLAN.passage_tokens)
+    alone = PLAN.shape.forward_operations(PLAN.query_tokens)
+    read = 8 * (7 * joint + alone + 8 * PLAN.shape.head_operations(PLAN.masked_tokens))
+    rest = changed(freeze_encoder=True)
+    assert changed().step_seconds - rest.step_seconds == pytest.approx(2 * read / 1e12)
+    assert changed().device_bytes - rest.device_bytes == 12 * PLAN.shape.parameters
+    assert "the encoder is at rest" in "\n".join(rest.assumed)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

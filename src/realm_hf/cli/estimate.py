@@ -71,6 +71,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     for name in ("train_tflops", "encode_tflops", "index_tflops", "disk_gigabytes"):
         parser.add_argument(f"--{name}", type=float, metavar="X", help="instead of the measured rate of the device")
     parser.add_argument("--bm25", action="store_true", help="with a BM25 source, as --candidate_mix bm25=4,dense=3")
+    parser.add_argument("--freeze_encoder", action="store_true", help="only the retriever learns")
     parser.add_argument("--json", action="store_true", help="as JSON, in seconds and bytes")
     parser.set_defaults(command=_run)
 

@@ -23,7 +23,7 @@ __all__ = [
     "time_in_words",
 ]
 
-_ADAM_BYTES = 16  # a parameter's weight, gradient and two moments, fp32 each
+_ADAM_BYTES, _WEIGHT_BYTES = 16, 4  # a parameter's weight, gradient and two moments, fp32 each; the weight alone
 _SEARCHED = (
     "search: each device multiplies all queries of the step with its rows at the rate of embedding (a GPU twice, in "
     "float16), on the step's path; {choosing}what the devices send each other is not counted"
@@ -148,7 +148,9 @@ def estimate_run(plan: Plan) -> Estimate:
         total_seconds=2 * (build - embed_seconds + _embed_seconds(plan, plan.devices))
         + plan.steps * step_seconds
         + (0.0 if plan.builders else ages.refreshes * build),
-        device_bytes=(plan.shape.parameters + plan.reading_shape.parameters) * _ADAM_BYTES + share_bytes,
+        device_bytes=plan.shape.parameters * _ADAM_BYTES
+        + plan.reading_shape.parameters * (_WEIGHT_BYTES if plan.freeze_encoder else _ADAM_BYTES)
+        + share_bytes,
         share_bytes=share_bytes,
         builder_bytes=embeddings + built + 4 * plan.shape.parameters,
         serving_bytes=embeddings + index,
@@ -205,17 +207,17 @@ def _ages(plan: Plan, step_seconds: float, build: float) -> _Ages:
 
 
 def _step_operations(plan: Plan) -> float:
-    """Forward and backward (twice the forward) of one step over all devices."""
+    """Forward and backward (twice the forward) of one step over all devices; of an encoder at rest the forward."""
     shape, reading = plan.shape, plan.reading_shape
     joint = plan.query_tokens + plan.tokens_a_candidate
-    query = (
-        shape.forward_operations(plan.query_tokens)
-        + (plan.candidates - 1) * reading.forward_operations(joint)
+    read = (
+        (plan.candidates - 1) * reading.forward_operations(joint)
         + reading.forward_operations(plan.query_tokens)  # beside the null passage
         + plan.candidates * reading.head_operations(plan.masked_tokens)
     )
     passages = plan.embedded_candidates * shape.forward_operations(plan.tokens_a_candidate)
-    return 3 * (plan.batch_size * query + passages)
+    embedded = plan.batch_size * shape.forward_operations(plan.query_tokens) + passages
+    return 3 * embedded + (1 if plan.freeze_encoder else 3) * plan.batch_size * read
 
 
 def _assumed(plan: Plan, factory: str, dtype: str) -> list[str]:
@@ -227,7 +229,7 @@ def _assumed(plan: Plan, factory: str, dtype: str) -> list[str]:
         *_other_reader(plan),
         f"a step: {plan.batch_size} queries of {plan.query_tokens:g} tokens, {plan.candidates} candidates of "
         f"{plan.tokens_a_candidate:g}, {plan.masked_tokens:g} masked; {plan.embedded_candidates:g} passages are "
-        f"embedded{_unshared(plan)}; no padding is computed",
+        f"embedded{_unshared(plan)}; no padding is computed{', the encoder is at rest' * plan.freeze_encoder}",
         f"each of {plan.devices} device(s): {rates.train_tflops:g} TFLOP/s training, {plan.encode_tflops:g} "
         f"embedding; index at {rates.index_tflops:g} on each of {plan.index_cores} core(s), "
         f"disk at {rates.disk_gigabytes:g} GB/s ({rates.source})",

@@ -80,6 +80,7 @@ class Plan:
             choose "exact-sharded".
         keep_generations (`int`): As `--keep_generations`.
         bm25 (`bool`): Some candidates are found by their words: `--candidate_mix` names bm25.
+        freeze_encoder (`bool`): As `--freeze_encoder`: reading has no backward pass, and the encoder no moments.
         encode_dtype (`str`): "float32", or "bfloat16" at the rate that was measured for it.
     """
 
@@ -101,6 +102,7 @@ class Plan:
     factory: str = "auto"
     keep_generations: int = 2
     bm25: bool = False
+    freeze_encoder: bool = False
     refresh_schedule: str | None = None
     device_gigabytes: float | None = None
     encoder_shape: ModelShape | None = None
