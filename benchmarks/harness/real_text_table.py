@@ -70,7 +70,7 @@ def _asked(on: dict[str, Any]) -> str:
         )
     if on["asked"].startswith(HELD_OUT_MASKS):
         return (
-            f"{on['questions']:,} sentences kept back from REALM with one span masked, asked of {passages}, their own "
+            f"{on['questions']:,} sentences that REALM never masked, one span masked, asked of {passages}, their own "
             "paragraph left out; recall of a passage that holds the span."
         )
     questions = f"{on['questions']:,} {on['asked'].split()[0]} questions"
