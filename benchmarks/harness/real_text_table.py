@@ -24,7 +24,7 @@ def section(lines: list[Line], order: Sequence[str], compared: Sequence[tuple[st
     """
     on, arms = lines[0]["on"], [line for line in lines if not line["labels"]]
     parts = [
-        f"### {on['weights'].split()[0]}{_measure(on)}",
+        f"### {on['weights'].split()[0]}, {on['max_steps']} steps of {on['batch_size']}{_measure(on)}",
         "",
         f"{_asked(on)} Warm start: {on['warm_start_steps']:,} steps of {on['warm_start_batch_size']}. {_realm(on)} "
         "Means over seeds, in brackets the 95 % interval, articles resampled; a difference is taken over the seeds "
