@@ -73,11 +73,12 @@ def dealt_anew(posterior: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
 class WithoutNull(RealmTrainer):
     """Pre-training without the null passage among the candidates; evaluated with it, for utility is over it."""
 
-    def _collate(self, queries: list[MaskedQuery], rows: np.ndarray) -> dict[str, Any]:
+    def _collate(self, queries: list[MaskedQuery], rows: np.ndarray, *, with_unread: bool = False) -> dict[str, Any]:
         if self.model.training:
             rows = rows.copy()
             rows[:, 0] = ABSENT
-        return super()._collate(queries, rows)
+        # Without it nothing says what an unread candidate is worth: there is none then.
+        return super()._collate(queries, rows, with_unread=with_unread)
 
 
 class WithoutExclusion:

@@ -114,6 +114,15 @@ def gradients(model):
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
+def learned(model, batch, **more):
+    """What a forward pass returns and the gradients that it leaves, which are cleared."""
+    output = model(**batch, **more)
+    output.loss.backward()
+    found = gradients(model)
+    model.zero_grad()
+    return output, found
+
+
 def assert_same_gradients(found, expected, atol=1e-9):
     assert set(found) == set(expected)
     for name, gradient in expected.items():
@@ -163,14 +172,10 @@ def test_unread_candidates_count_at_the_null_passages_worth(tiny_config, margina
         longer[f"candidate_{name}"] = torch.cat([own, others], 1)
         longer[f"joint_{name}"] = torch.cat([joint, joint[:, :1].expand(-1, others.shape[1], -1)], 1)
     longer["candidate_mask"] = longer["candidate_ids"] > -2
-    expected = model(**{**batch, **longer})
-    expected.loss.backward()
-    wanted = gradients(model)
-    model.zero_grad()
-    found = model(**batch, unread_mask=unread)
-    found.loss.backward()
+    expected, wanted = learned(model, {**batch, **longer})
+    found, gradient = learned(model, batch, unread_mask=unread)
     torch.testing.assert_close(found.loss, expected.loss)
-    assert_same_gradients(gradients(model), wanted)
+    assert_same_gradients(gradient, wanted)
     assert abs(found.loss.item() - model(**batch).loss.item()) > 1e-3
     torch.testing.assert_close(found.marginal_utility, expected.marginal_utility)
     prior = expected.candidate_log_probs.exp()
@@ -180,11 +185,8 @@ def test_unread_candidates_count_at_the_null_passages_worth(tiny_config, margina
 
 def test_a_query_without_unread_candidates_learns_as_without_them(tiny_config):
     model, batch = make_model(tiny_config), make_batch(tiny_config.vocab_size, 3)
-    model(**batch).loss.backward()
-    expected = gradients(model)
-    model.zero_grad()
-    model(**batch, unread_mask=torch.zeros(4, 12, dtype=torch.bool)).loss.backward()
-    assert_same_gradients(gradients(model), expected)
+    none = torch.zeros(4, 12, dtype=torch.bool)
+    assert_same_gradients(learned(model, batch, unread_mask=none)[1], learned(model, batch)[1])
 
 
 @pytest.mark.parametrize("candidates", range(1, 17))
@@ -320,10 +322,7 @@ def test_every_trainable_parameter_gets_a_gradient_and_unread_parts_are_frozen(t
 def test_detached_retrieval_gives_the_encoder_the_same_and_the_towers_zero_gradients(tiny_config):
     model = make_model(tiny_config)
     batch = make_batch(tiny_config.vocab_size, 5)
-    joint = model(**batch)
-    joint.loss.backward()
-    expected = gradients(model)
-    model.zero_grad()
+    joint, expected = learned(model, batch)
     detached = model(**batch, detach_retrieval=True)
     detached.loss.backward()
     torch.testing.assert_close(detached.loss, joint.loss)

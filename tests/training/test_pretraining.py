@@ -323,8 +323,8 @@ def test_the_log_says_how_many_passages_a_step_embeds_and_how_long_they_are(worl
     made = pretrainer(world, tmp_path, max_steps=3, heldout=False)
     embedded, lengths, collate = [], [], made._collate
 
-    def counted(queries, rows):
-        batch = collate(queries, rows)
+    def counted(queries, rows, **more):
+        batch = collate(queries, rows, **more)
         own = batch["facts"].encoded
         own = own[(batch["candidate_ids"].flatten()[own] != NULL_PASSAGE).numpy()]
         embedded.append(len(own))

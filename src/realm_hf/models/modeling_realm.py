@@ -171,8 +171,8 @@ class RealmForPreTraining(RealmPreTrainedModel):
             retrieval_score = retrieval_score.masked_fill(~places["candidate_mask"], -torch.inf)
             counted_score = retrieval_score
             if unread_mask is not None:
-                of_encoded = unread_mask.to(query_score.device)[:, places["encoded"]]
-                counted_score = self._with_unread(retrieval_score, query_score, encoded_score, of_encoded)
+                unread_of_encoded = unread_mask[:, places["encoded"]]
+                counted_score = self._with_unread(retrieval_score, query_score, encoded_score, unread_of_encoded)
             # [B, K]
             candidate_log_probs = F.log_softmax(counted_score, dim=-1)
         # [B, K, M]

@@ -32,11 +32,11 @@ def unread_mask(passages: PassageStore, queries: Sequence[MaskedQuery], rows: np
     distinct, first = np.unique(rows, return_index=True)
     real = distinct > NULL_PASSAGE
     distinct, first = distinct[real], first[real]
+    groups = passages.duplicate_groups
     mask = np.zeros((len(rows), rows.size), bool)
     for query, own, row in zip(queries, rows, mask, strict=True):
         if own[0] != NULL_PASSAGE:
             continue
-        groups = passages.duplicate_groups
         unread = ~np.isin(groups[distinct], groups[own[own > NULL_PASSAGE]])
         for tokens in (query.sentence_ids, query.labels):
             unread &= ~passages.contains(tokens, distinct)

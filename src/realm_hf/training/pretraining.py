@@ -211,9 +211,7 @@ class RealmTrainer(IndexedTrainer):
         learns = self._retriever_learns(step)
         figures, last = [], len(retrieved.micro_batches) - 1
         for index, (micro, rows) in enumerate(retrieved.micro_batches):
-            batch = self._collate(micro, rows)
-            if self.args.in_batch_candidates and learns and micro:
-                batch["unread_mask"] = torch.from_numpy(unread_mask(self.passages, micro, rows)).to(self.device)
+            batch = self._collate(micro, rows, with_unread=self.args.in_batch_candidates and learns)
             with self.micro_batch(step, index, index == last):
                 with self.autocast():
                     output = self.module(**batch, num_items=items, detach_retrieval=not learns)
@@ -236,10 +234,12 @@ class RealmTrainer(IndexedTrainer):
         }
         return StepFigures(torch.stack(figures).sum(0), lambda total: {**means(total), **facts})
 
-    def _collate(self, queries: list[MaskedQuery], rows: np.ndarray) -> dict[str, Any]:
+    def _collate(self, queries: list[MaskedQuery], rows: np.ndarray, *, with_unread: bool = False) -> dict[str, Any]:
         # A rank or micro-batch without any example still takes part: DDP waits for all ranks.
         pairs = list(zip(queries, rows, strict=True)) or [(self.placeholder, np.array([NULL_PASSAGE]))]
         batch = self.collator(pairs)
+        if with_unread and queries:
+            batch["unread_mask"] = torch.from_numpy(unread_mask(self.passages, queries, rows))
         return {**to_device(batch, self.device), "facts": PreTrainingFacts.of(**batch)}
 
     def _retriever_learns(self, step: int) -> bool:
