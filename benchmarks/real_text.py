@@ -140,8 +140,7 @@ class Arms:
             return stages.warm_start(seed, ICT if arm == ICT_ALONE else args.warm_start)
         if arm == CONTINUED:
             warm, spent = stages.warm_start(seed, args.warm_start), self.seconds(REALM, seed)
-            # At least one of either task.
-            steps = max(2, round(spent * warm.facts["steps"] / warm.facts["seconds"]))
+            steps = max(1, round(spent * warm.facts["steps"] / warm.facts["seconds"]))
             return stages.warm_start(seed, args.warm_start, before=warm, steps=steps)
         variant = (SEVERAL | ONCE)[arm]
         if arm == STALE:

@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from harness.panels import Points, draw_panels
-from harness.results import Line, read_lines
+from harness.results import Line, by_setting, read_lines
 
 FOLDER = Path(__file__).resolve().parent
 RESULTS = FOLDER / "real-text.jsonl"
@@ -52,13 +51,11 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, default=PLOT)
     parser.add_argument("--setting", type=int, help="which, counted from 1 as they were measured; default: the last")
     args = parser.parse_args()
-    lines = [line for line in read_lines(args.results) if "curve" in line]
-    settings: list[dict[str, Any]] = []
-    settings += [line["on"] for n, line in enumerate(lines) if line["on"] not in [one["on"] for one in lines[:n]]]
-    number = args.setting or len(settings)
+    settings = by_setting([line for line in read_lines(args.results) if "curve" in line])
+    number = len(settings) if args.setting is None else args.setting
     if not 1 <= number <= len(settings):
         raise SystemExit(f"{args.results} has lines of {len(settings)} settings, none of number {number}.")
-    chosen = [line for line in lines if line["on"] == settings[number - 1]]
+    chosen = settings[number - 1]
     draw_panels("REALM on real text", "step", panels(chosen), args.plot)
     print(f"{args.plot}: {', '.join(dict.fromkeys(line['arm'] for line in chosen))}")
 

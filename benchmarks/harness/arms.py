@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from .machine import measured_on
-from .results import Line, append_line, command, read_lines
+from .results import Line, append_line, by_setting, command, read_lines
 from .retrieval import Sums, gain_table, means, recall_table
 
 Row = tuple[dict[str, Any], Callable[[], Line]]
@@ -38,9 +38,7 @@ def measure_missing(results: Path, rows: Iterable[Row], on: dict[str, Any], *cod
 
 def sections(lines: Sequence[Line], section: Callable[[list[Line]], str]) -> str:
     """Markdown: a section for each setting, in the order in which they were first measured."""
-    settings: list[dict[str, Any]] = []
-    settings += [line["on"] for place, line in enumerate(lines) if line["on"] not in [o["on"] for o in lines[:place]]]
-    return "\n\n".join(section([line for line in lines if line["on"] == on]) for on in settings)
+    return "\n\n".join(map(section, by_setting(lines)))
 
 
 def arm_tables(

@@ -17,8 +17,11 @@ ICT, RECURRING, BOTH = "ict", "recurring", "both"
 
 
 def tasks_of(arm: str, steps: int) -> list[tuple[str, int]]:
-    """The tasks of an arm, each with its steps."""
-    return [(ICT, steps // 2), (RECURRING, steps - steps // 2)] if arm == BOTH else [(arm, steps)]
+    """The tasks of an arm, each with its steps; of both the first may have none, and is left out."""
+    if arm != BOTH:
+        return [(arm, steps)]
+    half = steps // 2
+    return [*([(ICT, half)] if half else []), (RECURRING, steps - half)]
 
 
 def contrastive_trainer(

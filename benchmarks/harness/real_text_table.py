@@ -42,7 +42,9 @@ def section(lines: list[Line], order: Sequence[str], compared: Sequence[tuple[st
 
 def _realm(on: dict[str, Any]) -> str:
     """How both learned; what a line does not name was not there when it was measured."""
-    of_bm25 = on.get("bm25_candidates") or (on["num_candidates"] - 1) // 2
+    of_bm25 = on.get("bm25_candidates")
+    if of_bm25 is None:
+        of_bm25 = (on["num_candidates"] - 1) // 2
     parts = [
         f"REALM: {on['max_steps']} steps of {on['batch_size']}",
         f"{on['masking']} masks",

@@ -89,9 +89,7 @@ def add_realm_arguments(parser: argparse.ArgumentParser) -> None:
     both.add_argument("--max_steps", type=int, default=700)
     both.add_argument("--batch_size", type=int, default=16)
     both.add_argument("--num_candidates", type=int, default=5, help="the null passage counted")
-    both.add_argument(
-        "--bm25_candidates", type=int, help="of them by BM25, at least 1; default: half, as while reading"
-    )
+    both.add_argument("--bm25_candidates", type=int, help="of them by BM25; default: half, as while reading")
     both.add_argument("--in_batch_candidates", action="store_true", help="those of the batch's other queries, unread")
     both.add_argument("--freeze_encoder", action="store_true", help="only the towers learn")
     both.add_argument("--learning_rate", type=float, default=1e-4, help="of the encoder")
@@ -227,7 +225,7 @@ class RealmStages:
             "refresh": "sync",
             "refresh_steps": args.refresh_steps,
             # Named where they are set: stages that were made before there was a choice keep their names.
-            **{name: getattr(args, name) for name in _LATER if getattr(args, name) not in (None, False)},
+            **{n: value for n in _LATER if (value := getattr(args, n)) is not None and value is not False},
             **variant.arguments,
         }
         before = self.reading(seed, masking)
@@ -273,9 +271,7 @@ class RealmStages:
         args, corpus = self.args, self.corpus
         settings = dict(settings)
         batch_size, of_bm25 = settings.pop("batch_size"), settings.pop("bm25_candidates", None)
-        trained_on = np.ones(len(corpus.sentences), bool)
-        if settings.pop("kept_back", None):
-            trained_on = ~corpus.kept_back
+        trained_on = ~corpus.kept_back if settings.pop("kept_back", None) else None
         masks = self._masks(settings["masking"])
         arguments = RealmTrainingArguments(
             output_dir=str(run),

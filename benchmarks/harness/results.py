@@ -26,6 +26,13 @@ def read_lines(file: Path) -> list[Line]:
     return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
+def by_setting(lines: Sequence[Line]) -> list[list[Line]]:
+    """The lines of each setting, `on`, in the order in which they were first measured."""
+    settings: list[dict[str, Any]] = []
+    settings += [line["on"] for place, line in enumerate(lines) if line["on"] not in [o["on"] for o in lines[:place]]]
+    return [[line for line in lines if line["on"] == on] for on in settings]
+
+
 def append_line(file: Path, line: Line) -> None:
     """Write a line behind the finished ones."""
     write_lines(file, [*read_lines(file), line])

@@ -11,6 +11,7 @@ from tiny_squad import DEV_FROM, PARAGRAPHS, tiny_squad, tiny_weights
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import warm_starts
+from harness.contrastive_starts import BOTH, ICT, RECURRING, tasks_of
 from harness.results import BEGIN, END, read_lines
 
 
@@ -27,6 +28,12 @@ def options(tmp_path):
 def call(monkeypatch, *words):
     monkeypatch.setattr(sys, "argv", ["benchmarks/warm_starts.py", *words])
     warm_starts.main()
+
+
+def test_steps_are_halved_between_the_tasks_and_a_single_one_is_the_second_s():
+    assert tasks_of(BOTH, 3) == [(ICT, 1), (RECURRING, 2)]
+    assert tasks_of(BOTH, 1) == [(RECURRING, 1)]
+    assert tasks_of(ICT, 1) == [(ICT, 1)]
 
 
 def test_each_arm_of_each_seed_is_trained_once_and_stands_in_the_page(tmp_path, monkeypatch, options):
